@@ -1,0 +1,35 @@
+"""Chooses how TCP sockets are read: by sock_diag, or by psutil where that is refused or absent."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from loiter_agent.collectors.processes import ProcessScan
+from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
+from loiter_agent.collectors.tcp_sock_diag import SockDiagTcpCollector
+from loiter_agent.procfs import Procfs
+from loiter_agent.sample import TcpSnapshot
+
+_log = logging.getLogger(__name__)
+
+
+class TcpCollector(Protocol):
+    """Takes snapshots of the TCP sockets."""
+
+    name: str
+
+    def collect(self, scan: ProcessScan) -> TcpSnapshot:
+        """Takes one. Raises OSError where the sockets can not be read."""
+
+    def close(self) -> None:
+        """Lets go of what it holds open."""
+
+
+def open_tcp_collector(procfs: Procfs) -> TcpCollector:
+    """Opens the best collector this host allows, and says in the log when that is not sock_diag."""
+    try:
+        return SockDiagTcpCollector(procfs)
+    except OSError as error:
+        _log.warning("sock_diag is not to be had (%s); reading sockets by psutil, at a higher cost", error)
+        return PsutilTcpCollector()

@@ -1,0 +1,131 @@
+"""Says what a process is called, whose it is and what it belongs to. psutil reads; the naming rules are here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Final, TypeVar
+
+import psutil
+
+from loiter_agent.procfs import Procfs, ProcessVanished, Unreadable, parse_systemd_cgroup
+from loiter_agent.sample import ProcessKey
+
+Value = TypeVar("Value")
+
+_INTERPRETER: Final = re.compile(r"(python|pypy|perl|ruby|node|nodejs|php|lua|bash|dash|sh|zsh)[0-9.]*")
+# Options of these interpreters that take the next argument as their value.
+_OPTIONS_WITH_VALUE: Final = frozenset(("-W", "-X", "-I", "-r", "--require", "-C", "-O", "-o"))
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """What a process is. `user` is None where it can not be read."""
+
+    start_time: datetime
+    name: str
+    app: str
+    user: str | None
+
+
+class Identities:
+    """Looks processes up and keeps what it found until they end or execute another program."""
+
+    def __init__(self, procfs: Procfs) -> None:
+        """Takes the procfs to read cgroups from."""
+        self._procfs = procfs
+        self._known: dict[ProcessKey, tuple[str, ProcessIdentity]] = {}
+
+    def of(self, key: ProcessKey, comm: str) -> ProcessIdentity:
+        """Identifies a process that is called `comm` at the moment. One that has ended keeps the name `comm`."""
+        known = self._known.get(key)
+        if known is not None and known[0] == comm:
+            return known[1]
+        # The start time is reckoned once, so that a clock that is set later does not make it another process.
+        start_time = known[1].start_time if known is not None else _start_time(key)
+        identity = self._look_up(key, comm, start_time)
+        self._known[key] = (comm, identity)
+        return identity
+
+    def forget_all_but(self, processes: Collection[ProcessKey]) -> None:
+        """Forgets processes that are gone."""
+        self._known = {key: known for key, known in self._known.items() if key in processes}
+
+    def _look_up(self, key: ProcessKey, comm: str, start_time: datetime) -> ProcessIdentity:
+        try:
+            process = psutil.Process(key.pid)
+        except psutil.Error:
+            return ProcessIdentity(start_time, comm, comm, None)
+        executable = _readable(process.exe) or ""
+        arguments = _readable(process.cmdline) or []
+        try:
+            cgroup = parse_systemd_cgroup(self._procfs.cgroup(key.pid)) or ""
+        except (ProcessVanished, Unreadable, OSError):
+            cgroup = ""
+        return ProcessIdentity(
+            start_time=start_time,
+            name=_readable(process.name) or comm,
+            app=app_name(cgroup, executable, arguments, comm),
+            user=_readable(process.username),
+        )
+
+
+def app_name(cgroup: str, executable: str, arguments: Sequence[str], comm: str) -> str:
+    """Names what a process belongs to: its systemd service, else its executable, or the script it interprets.
+
+    Args:
+        cgroup: The path that parse_systemd_cgroup yields, or "".
+        executable: The target of /proc/PID/exe, or "".
+        arguments: The command line; nothing of it is used but the name of a script or module.
+        comm: The command name, which stands in where nothing else can be read.
+    """
+    unit = service_unit(cgroup)
+    if unit is not None:
+        return unit
+    program = os.path.basename(executable.removesuffix(" (deleted)"))
+    if not program:
+        return comm
+    if _INTERPRETER.fullmatch(program):
+        return _script(arguments[1:]) or program
+    return program
+
+
+def service_unit(cgroup: str) -> str | None:
+    """Finds the systemd service in a cgroup path: the innermost, for those that a user's own manager runs."""
+    for part in reversed(cgroup.split("/")):
+        if part.endswith(".service") and not part.startswith("user@"):
+            return re.sub(r"\\x([0-9a-f]{2})", lambda escaped: chr(int(escaped[1], 16)), part)
+    return None
+
+
+def _script(arguments: Sequence[str]) -> str | None:
+    skip = False
+    for position, argument in enumerate(arguments):
+        if skip:
+            skip = False
+        elif argument == "-m" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        elif argument in ("-c", "-e", "-"):
+            return None
+        elif argument.startswith("-"):
+            skip = argument in _OPTIONS_WITH_VALUE
+        elif argument.startswith(("/dev/", "/proc/")):  # a script on a descriptor has no name
+            return None
+        else:
+            return os.path.basename(argument) or None
+    return None
+
+
+def _start_time(key: ProcessKey) -> datetime:
+    seconds = psutil.boot_time() + key.start_ticks / os.sysconf("SC_CLK_TCK")
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _readable(read: Callable[[], Value]) -> Value | None:
+    try:
+        return read()
+    except (psutil.Error, OSError):
+        return None

@@ -1,0 +1,72 @@
+"""Chooses which processes are reported one by one, and adds up the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from heapq import nlargest
+
+from loiter_agent.sample import OtherProcesses, ProcessFds, ProcessKey, ProcessSockets
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A process that may be reported. `sockets` is None where the sockets could not be read at all."""
+
+    process: ProcessFds
+    sockets: ProcessSockets | None
+
+    @property
+    def key(self) -> ProcessKey:
+        """The process."""
+        return self.process.key
+
+    @property
+    def close_wait(self) -> int:
+        """Its CLOSE_WAIT sockets, as far as known."""
+        return self.sockets.close_wait if self.sockets else 0
+
+    @property
+    def fd_share(self) -> float:
+        """Open descriptors over the limit, as far as known."""
+        fd_open, limit = self.process.fd_open, self.process.fd_limit
+        return fd_open / limit if fd_open and limit else 0.0
+
+
+def select(candidates: Collection[Candidate], top: int, limit: int) -> list[Candidate]:
+    """Chooses every process with CLOSE_WAIT sockets and the `top` largest by sockets, by descriptors and by share.
+
+    At most `limit` are chosen, those with the most CLOSE_WAIT first. Returned with the most CLOSE_WAIT first, then
+    by sockets, descriptors and pid.
+    """
+    measures: tuple[Callable[[Candidate], float], ...] = (
+        lambda candidate: candidate.sockets.total if candidate.sockets else 0,
+        lambda candidate: candidate.process.fd_open or 0,
+        lambda candidate: candidate.fd_share,
+    )
+    chosen = {candidate.key: candidate for candidate in candidates if candidate.close_wait}
+    for measure in measures:
+        for candidate in nlargest(top, candidates, key=measure):
+            if measure(candidate) > 0:
+                chosen[candidate.key] = candidate
+    return sorted(chosen.values(), key=_order)[:limit]
+
+
+def remainder(candidates: Collection[Candidate], chosen: Collection[Candidate]) -> OtherProcesses:
+    """Adds up the processes that were not chosen."""
+    keys = {candidate.key for candidate in chosen}
+    rest = [candidate for candidate in candidates if candidate.key not in keys]
+    sockets_known = all(candidate.sockets is not None for candidate in candidates)
+    sockets = [candidate.sockets for candidate in rest if candidate.sockets is not None]
+    return OtherProcesses(
+        processes=len(rest),
+        established=sum(one.established for one in sockets) if sockets_known else None,
+        close_wait=sum(one.close_wait for one in sockets) if sockets_known else None,
+        sockets=sum(one.total for one in sockets) if sockets_known else None,
+        fd_open=sum(candidate.process.fd_open or 0 for candidate in rest),
+    )
+
+
+def _order(candidate: Candidate) -> tuple[int, int, int, int]:
+    sockets = candidate.sockets.total if candidate.sockets else 0
+    return -candidate.close_wait, -sockets, -(candidate.process.fd_open or 0), candidate.key.pid

@@ -1,0 +1,96 @@
+"""Reads TCP sockets from the kernel over NETLINK_SOCK_DIAG (sock_diag(7)). The bytes are `inet_diag`'s business."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from loiter_agent.inet_diag import (
+    TCP_BOUND_INACTIVE,
+    Chunk,
+    SockDiagError,
+    dump_request,
+    parse_datagram,
+)
+
+NETLINK_SOCK_DIAG: Final = 4
+# The kernel fills at most 32 KiB a datagram (netlink_recvmsg() in net/netlink/af_netlink.c).
+_DATAGRAM_BYTES: Final = 64 * 1024
+_RECEIVE_TIMEOUT_SECONDS: Final = 10
+
+
+class TornDumpError(Exception):
+    """All of a dump was received, but the kernel says that the table changed under it or that a part was lost."""
+
+
+class SockDiag:
+    """A netlink socket of the network namespace that it was opened in. Not for use by two threads at once."""
+
+    def __init__(self) -> None:
+        """Opens the socket. Raises OSError where the kernel refuses: no netlink, seccomp, RestrictAddressFamilies."""
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        # A timeout of the kernel's, not of Python's, which would add a poll() before each receive.
+        timeout = struct.pack("@ll", _RECEIVE_TIMEOUT_SECONDS, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._buffer = bytearray(_DATAGRAM_BYTES)
+        self._sequence = 0
+
+    def dump(self, states: int) -> Iterator[Chunk]:
+        """Yields the TCP sockets in the states of a bit mask, IPv4 and IPv6, as the kernel hands them out.
+
+        A chunk is valid until the next one is asked for.
+
+        Raises:
+            SockDiagError: The kernel refused the dump, sent no dump, or did not answer in time.
+            TornDumpError: After the last chunk, where NLM_F_DUMP_INTR or ENOBUFS was met on the way.
+        """
+        # A new number for each dump: what may be left of one that was given up is told apart by it.
+        self._sequence = self._sequence % 0x7FFF_FFFF + 1
+        self._socket.send(dump_request(states, self._sequence))
+        view = memoryview(self._buffer)
+        torn = False
+        while True:
+            try:
+                # With MSG_TRUNC the length is the datagram's, even where that is more than the buffer holds.
+                length = self._socket.recv_into(view, 0, socket.MSG_TRUNC)
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    torn = True
+                    continue
+                if error.errno == errno.EAGAIN:
+                    raise SockDiagError(errno.ETIMEDOUT, "the kernel did not answer a sock_diag dump") from None
+                raise
+            if length > len(view):
+                raise SockDiagError(errno.EMSGSIZE, f"a datagram of {length} bytes does not fit {len(view)}")
+            datagram = parse_datagram(view[:length], self._sequence)
+            torn = torn or datagram.interrupted
+            yield from datagram.chunks
+            if datagram.last:
+                break
+        if torn:
+            raise TornDumpError
+
+    def lists_bound_inactive(self) -> bool:
+        """Tells whether this kernel lists bound sockets that neither listen nor are connected (Linux 6.8 does).
+
+        An older kernel passes over the bit of a state it does not know, so asking it is no test: this binds a port of
+        its own for a moment and looks for it.
+        """
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("", 0))
+            # The kernel's inode numbers of sockets are 64 bits wide in places, but 32 in inet_diag_msg.
+            inode = os.fstat(probe.fileno()).st_ino & 0xFFFF_FFFF
+            found = False
+            with contextlib.suppress(TornDumpError):
+                for chunk in self.dump(1 << TCP_BOUND_INACTIVE):
+                    found = found or inode in chunk.inodes()
+            return found
+
+    def close(self) -> None:
+        """Closes the socket. Closing twice is harmless."""
+        self._socket.close()

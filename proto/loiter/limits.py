@@ -1,0 +1,25 @@
+"""Limits on what goes over the wire. The agent keeps them, the aggregator enforces them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DEFAULT_SERVER: Final = "127.0.0.1:7433"
+
+MAX_MESSAGE_BYTES: Final = 1 << 20
+MAX_PROCESSES: Final = 2_000
+MAX_COLLECTORS: Final = 64
+MAX_STRING_CHARS: Final = 256
+MAX_LABELS: Final = 32
+MAX_LABEL_KEY_CHARS: Final = 63
+MAX_LABEL_VALUE_CHARS: Final = 255
+
+MIN_INTERVAL_SECONDS: Final = 0.5
+MAX_INTERVAL_SECONDS: Final = 3_600.0
+
+MAX_WINDOW_SECONDS: Final = 366 * 86_400.0
+MAX_RANKING_ROWS: Final = 10_000
+
+LABEL_KEY_PATTERN: Final = r"[A-Za-z_][A-Za-z0-9_.-]*"
+HOST_ID_PATTERN: Final = r"[0-9a-f]{32}"
+BOOT_ID_PATTERN: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"

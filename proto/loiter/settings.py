@@ -1,0 +1,287 @@
+"""Settings of a program: declared as a frozen dataclass, read from a TOML file, the environment and flags.
+
+A flag beats the environment, the environment beats the file, and the file beats the default. A nested dataclass is a
+TOML table. The environment variable of `interval` is LOITER_INTERVAL, that of `top` in table `processes` is
+LOITER_PROCESSES_TOP.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from loiter.durations import parse_duration
+from loiter.limits import LABEL_KEY_PATTERN, MAX_LABEL_KEY_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS
+
+Settings = TypeVar("Settings")
+Reader = Callable[[object], Any]
+
+ENVIRONMENT_PREFIX: Final = "LOITER_"
+
+
+class SettingsError(Exception):
+    """A setting that can not be used. The message says which, where, and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting: its dotted name, how its value is read, and what it means."""
+
+    name: str
+    read: Reader
+    default: object
+    help: str
+
+    @property
+    def environment(self) -> str:
+        """The environment variable that sets it."""
+        return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
+
+
+def setting(default: Any, read: Reader, help: str) -> Any:
+    """Declares a field of a settings dataclass. `read` takes the TOML value or, from elsewhere, a string."""
+    return dataclasses.field(default=default, metadata={"read": read, "help": help})
+
+
+def entries(settings: type[Any], prefix: str = "") -> Iterator[Entry]:
+    """Lists the settings of a dataclass, those of nested tables included."""
+    for field in dataclasses.fields(settings):
+        if "read" in field.metadata:
+            yield Entry(prefix + field.name, field.metadata["read"], field.default, field.metadata["help"])
+        elif isinstance(field.default_factory, type):
+            yield from entries(field.default_factory, f"{prefix}{field.name}.")
+
+
+def load(
+    settings: type[Settings],
+    file: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, object],
+) -> Settings:
+    """Builds the settings.
+
+    Args:
+        settings: The dataclass that declares them.
+        file: A TOML file, or None to go without one.
+        environment: The process environment; only names that begin with LOITER_ are looked at.
+        flags: By dotted name, the flags that were given; None stands for one that was not.
+
+    Raises:
+        SettingsError: A file that can not be read or parsed, a name that no setting has, or a value it does not take.
+    """
+    known = {entry.name: entry for entry in entries(settings)}
+    values: dict[str, object] = {}
+    if file is not None:
+        values.update(_from_file(file, known))
+    values.update(_from_environment(environment, known))
+    for name, value in flags.items():
+        if value is not None:
+            values[name] = _read(known[name], value, f"--{name.replace('.', '-').replace('_', '-')}")
+    return _build(settings, values)
+
+
+def _build(settings: type[Settings], values: Mapping[str, object], prefix: str = "") -> Settings:
+    arguments: dict[str, object] = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]  # a TypeVar can not be bound to "a dataclass"
+        name = prefix + field.name
+        if isinstance(field.default_factory, type) and "read" not in field.metadata:
+            arguments[field.name] = _build(field.default_factory, values, f"{name}.")
+        elif name in values:
+            arguments[field.name] = values[name]
+    return settings(**arguments)
+
+
+def _read(entry: Entry, value: object, where: str) -> object:
+    try:
+        return entry.read(value)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None
+
+
+def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: not UTF-8 text (byte {error.start})") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from None
+    values: dict[str, object] = {}
+    for name, value in _flatten(document, known):
+        where = f"{file}:{_line_of(text, name)}: {name}"
+        if name not in known:
+            raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
+        values[name] = _read(known[name], value, where)
+    return values
+
+
+def _flatten(table: Mapping[str, object], known: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, dict) and name not in known and any(other.startswith(f"{name}.") for other in known):
+            yield from _flatten(value, known, f"{name}.")
+        else:
+            yield name, value
+
+
+def _line_of(text: str, name: str) -> int:
+    """Finds the line that sets `name`, for messages: tomllib does not keep positions."""
+    table = ""
+    found = 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            table = header[1].replace('"', "").replace("'", "")
+            if table == name:
+                found = number
+        elif key := re.match(r"\s*([^=#]+?)\s*=", line):
+            written = key[1].replace('"', "").replace("'", "").replace(" ", "")
+            if name == (f"{table}.{written}" if table else written):
+                return number
+    return found
+
+
+def _from_environment(environment: Mapping[str, str], known: Mapping[str, Entry]) -> dict[str, object]:
+    by_variable = {entry.environment: entry for entry in known.values()}
+    values: dict[str, object] = {}
+    for variable, text in environment.items():
+        if variable in by_variable:
+            entry = by_variable[variable]
+            values[entry.name] = _read(entry, text, f"environment variable {variable}")
+        elif variable.startswith(ENVIRONMENT_PREFIX):
+            # The agent, the aggregator and its command line share the prefix, so a strange name is an error only
+            # where it looks like a slip in one of ours.
+            near = difflib.get_close_matches(variable, by_variable, n=1, cutoff=0.92)
+            if near:
+                raise SettingsError(f"environment variable {variable}: unknown setting; did you mean {near[0]}?")
+    return values
+
+
+def _suggestion(name: str, known: Mapping[str, Entry]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else f"; the settings are {', '.join(sorted(known))}"
+
+
+# Readers: each takes a TOML value or a string and returns the setting's value, or raises ValueError for a person.
+
+
+def text(value: object) -> str:
+    """Reads a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+def matching(pattern: str, meaning: str) -> Reader:
+    """Makes a reader of strings of one form."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or re.fullmatch(pattern, value) is None:
+            raise ValueError(f"{value!r} is not {meaning}")
+        return value
+
+    return read
+
+
+def one_of(*choices: str) -> Reader:
+    """Makes a reader of a choice."""
+
+    def read(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
+        return str(value)
+
+    return read
+
+
+def boolean(value: object) -> bool:
+    """Reads true or false."""
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise ValueError(f"{value!r} is not true or false")
+
+
+def integer(minimum: int, maximum: int) -> Reader:
+    """Makes a reader of whole numbers in a range, both ends included."""
+
+    def read(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{value!r} is not a whole number")
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{value} is not between {minimum} and {maximum}")
+        return value
+
+    return read
+
+
+def duration(minimum_seconds: float, maximum_seconds: float) -> Reader:
+    """Makes a reader of durations in a range; the value is in seconds."""
+
+    def read(value: object) -> float:
+        if isinstance(value, float):  # a default or a flag that was read before
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r} is not a duration; write it as a text such as '10s'")
+        seconds = parse_duration(value)
+        if not minimum_seconds <= seconds <= maximum_seconds:
+            raise ValueError(f"{value!r} is not between {minimum_seconds:g}s and {maximum_seconds:g}s")
+        return seconds
+
+    return read
+
+
+def path(value: object) -> Path:
+    """Reads a path."""
+    return value if isinstance(value, Path) else Path(text(value))
+
+
+def address(value: object) -> str:
+    """Reads HOST:PORT, with an IPv6 host in brackets."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", value)
+        if match is not None and int(match[2]) <= 65_535:
+            return value
+    raise ValueError(f"{value!r} is not HOST:PORT")
+
+
+def addresses(value: object) -> tuple[str, ...]:
+    """Reads a list of HOST:PORT; one string may hold several with commas between."""
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not items:
+        raise ValueError(f"{value!r} is not a list of HOST:PORT")
+    return tuple(address(item.strip() if isinstance(item, str) else item) for item in items)
+
+
+def labels(value: object) -> tuple[tuple[str, str], ...]:
+    """Reads labels from a TOML table, or from a string such as `role=web,dc=fra1`, or from a list of such pairs."""
+    if isinstance(value, dict):
+        pairs = [(str(key), item) for key, item in value.items()]
+    else:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise ValueError(f"{value!r} is not a table of labels")
+        pairs = []
+        for item in items:
+            key, equals, content = str(item).partition("=")
+            if not equals:
+                raise ValueError(f"{str(item)!r} is not of the form key=value")
+            pairs.append((key.strip(), content.strip()))
+    if len(pairs) > MAX_LABELS:
+        raise ValueError(f"more than {MAX_LABELS} labels")
+    for key, content in pairs:
+        if re.fullmatch(LABEL_KEY_PATTERN, key) is None or len(key) > MAX_LABEL_KEY_CHARS:
+            raise ValueError(f"{key!r} is not a label name; use letters, digits, '_', '.' and '-'")
+        if not isinstance(content, str) or len(content) > MAX_LABEL_VALUE_CHARS:
+            raise ValueError(f"label {key} is not a text of at most {MAX_LABEL_VALUE_CHARS} characters")
+    return tuple(dict(pairs).items())
