@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 import psutil
 
-from loiter_agent.procfs import Procfs, ProcessVanished, Unreadable, parse_systemd_cgroup
+from loiter_agent.procfs import ProcessVanished, Procfs, Unreadable, parse_systemd_cgroup
 from loiter_agent.sample import ProcessKey
 
 Value = TypeVar("Value")
@@ -121,7 +121,7 @@ def _script(arguments: Sequence[str]) -> str | None:
 
 def _start_time(key: ProcessKey) -> datetime:
     seconds = psutil.boot_time() + key.start_ticks / os.sysconf("SC_CLK_TCK")
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _readable(read: Callable[[], Value]) -> Value | None:

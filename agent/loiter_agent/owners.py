@@ -20,7 +20,7 @@ from typing import Final
 
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.inet_diag import TCP_CLOSE_WAIT, TCP_ESTABLISHED, Chunk
-from loiter_agent.procfs import Procfs, ProcessVanished, Unreadable, parse_unified_cgroup
+from loiter_agent.procfs import ProcessVanished, Procfs, Unreadable, parse_unified_cgroup
 from loiter_agent.sample import ProcessFds, ProcessKey, ProcessSockets
 
 # Values of the inode map that are no holders.
@@ -84,9 +84,7 @@ class Owners:
         if gone:
             for index in gone:
                 del self._index_of[self._holders.pop(index).key]
-            self._holder_of = {
-                inode: _UNKNOWN if index in gone else index for inode, index in self._holder_of.items()
-            }
+            self._holder_of = {inode: _UNKNOWN if index in gone else index for inode, index in self._holder_of.items()}
         self._counts = Counter()
         self._seen_inodes = array("I")
         self._seen_holders = array("i")
@@ -95,14 +93,14 @@ class Owners:
     def feed(self, chunk: Chunk) -> None:
         """Takes in sockets of a dump."""
         if chunk.are_mini_sockets:  # nobody's: see the states for what they are
-            self._counts.update(zip(repeat(_OWNERLESS), chunk.states()))
+            self._counts.update(zip(repeat(_OWNERLESS), chunk.states(), strict=False))
             return
         states = chunk.states()
         inodes = chunk.inodes()
         holders = list(map(self._holder_of.get, inodes, repeat(_UNKNOWN)))
         self._seen_inodes.fromlist(inodes)
         self._seen_holders.fromlist(holders)
-        self._counts.update(zip(holders, states))
+        self._counts.update(zip(holders, states, strict=True))
         if _UNKNOWN in holders:
             for index, holder in enumerate(holders):
                 if holder == _UNKNOWN:
@@ -116,7 +114,7 @@ class Owners:
         if not steady:
             # From here on the map holds the sockets of this tick and no others.
             self._holder_of = {}
-            self._holder_of = dict(zip(self._seen_inodes, self._seen_holders))
+            self._holder_of = dict(zip(self._seen_inodes, self._seen_holders, strict=True))
             self._holder_of[0] = _OWNERLESS
             if self._unknown:
                 self._resolve()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from loiter_agent.collectors.host_fds import HostFdsCollector
@@ -54,7 +54,7 @@ class Sampler:
 
     def sample(self) -> Sample:
         """Takes one sample. A collector that fails leaves its section empty and does not take the others down."""
-        started = datetime.now(timezone.utc)
+        started = datetime.now(UTC)
         wall, cpu = time.monotonic(), time.thread_time()
         statuses: list[CollectorStatus] = []
         scan = self._run(statuses, self._processes.name, self._processes.collect)
@@ -88,9 +88,7 @@ class Sampler:
         """Lets go of what the collectors hold open."""
         self._tcp.close()
 
-    def _run(
-        self, statuses: list[CollectorStatus], name: str, collect: Callable[[], Section]
-    ) -> Section | None:
+    def _run(self, statuses: list[CollectorStatus], name: str, collect: Callable[[], Section]) -> Section | None:
         started = time.monotonic()
         section, error = None, None
         try:

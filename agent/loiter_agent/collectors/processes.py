@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loiter_agent.procfs import Procfs, ProcessVanished, Unreadable
+from loiter_agent.procfs import ProcessVanished, Procfs, Unreadable
 from loiter_agent.sample import ProcessFds, ProcessKey
 
 

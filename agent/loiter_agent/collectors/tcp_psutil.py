@@ -16,8 +16,14 @@ from loiter_agent.sample import ProcessKey, ProcessSockets, TcpSnapshot, TcpStat
 
 # States in which no descriptor need refer to the socket (any longer, or yet).
 _OWNERLESS_STATES: Final = frozenset(
-    (psutil.CONN_TIME_WAIT, psutil.CONN_SYN_RECV, psutil.CONN_FIN_WAIT1, psutil.CONN_FIN_WAIT2, psutil.CONN_CLOSING)
-    + (psutil.CONN_LAST_ACK,)
+    {
+        psutil.CONN_TIME_WAIT,
+        psutil.CONN_SYN_RECV,
+        psutil.CONN_FIN_WAIT1,
+        psutil.CONN_FIN_WAIT2,
+        psutil.CONN_CLOSING,
+        psutil.CONN_LAST_ACK,
+    }
 )
 
 

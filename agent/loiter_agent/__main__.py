@@ -1,0 +1,132 @@
+"""The command `loiter-agent`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from loiter.addresses import is_loopback
+from loiter.settings import SettingsError, load
+from loiter.version import version
+from loiter_agent.config import DEFAULT_FILE, AgentSettings
+from loiter_agent.host import identify_host
+from loiter_agent.procfs import Procfs
+
+# grpc, protobuf and apscheduler are imported by `run` alone: `sample` is to start fast and stay small.
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits: 0 good, 1 failed, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    # Scheduling slips are counted in each report; the scheduler's own messages would repeat them every tick.
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+    try:
+        options.command(options)
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(_explain(error), 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="loiter-agent",
+        description="Samples the TCP sockets and file descriptors of this host and reports them to an aggregator.",
+    )
+    parser.add_argument("--version", action="version", version=f"loiter-agent {version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    sample = commands.add_parser("sample", help="show this host now, without an aggregator")
+    sample.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    sample.set_defaults(command=_sample)
+
+    run = commands.add_parser("run", help="sample on a schedule and report")
+    run.add_argument("--server", action="append", metavar="HOST:PORT", help="an aggregator; may be given again")
+    run.add_argument("--interval", metavar="DURATION", help="time between two samples, such as 10s")
+    run.add_argument("--state-dir", metavar="DIR", help="where the agent keeps its state")
+    run.add_argument("--insecure", action="store_true", default=None, help="allow plaintext off this machine")
+    run.add_argument("--hostname", metavar="NAME", help="report under this name")
+    run.add_argument("--label", action="append", metavar="KEY=VALUE", help="a label; may be given again")
+    run.set_defaults(command=_run)
+
+    for command in (sample, run):
+        command.add_argument("--config", metavar="FILE", type=Path, help=f"settings; default: {DEFAULT_FILE}, if any")
+    return parser
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from loiter_agent.sampler import Bounds, Sampler
+    from loiter_agent.show import as_json, as_table
+
+    settings = _settings(options.config, {})
+    procfs = Procfs()
+    host = identify_host(procfs, settings.host_id, settings.hostname, settings.labels)
+    sampler = Sampler(procfs, Bounds(settings.processes.top, settings.processes.limit))
+    print((as_json if options.output == "json" else as_table)(host, sampler.sample()))
+    sampler.close()
+
+
+def _run(options: argparse.Namespace) -> None:
+    import asyncio
+
+    # Before grpc is imported: its C core would write to standard error what we report in our own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from loiter_agent.service import Agent
+
+    def read_settings() -> AgentSettings:
+        settings = _settings(
+            options.config,
+            {
+                "server": options.server,
+                "interval": options.interval,
+                "state_dir": options.state_dir,
+                "insecure": options.insecure,
+                "hostname": options.hostname,
+                "labels": options.label,
+            },
+        )
+        _check_plaintext(settings)
+        return settings
+
+    settings = read_settings()
+    logging.getLogger().setLevel(settings.log_level.upper())
+
+    async def run() -> None:
+        await Agent(settings, read_settings).run()
+
+    asyncio.run(run())
+
+
+def _check_plaintext(settings: AgentSettings) -> None:
+    for server in settings.server:
+        if not (settings.insecure or is_loopback(server)):
+            raise SettingsError(
+                f"server {server} is off this machine, and traffic is not encrypted; "
+                "give --insecure, or set insecure = true, if the network is yours alone"
+            )
+
+
+def _settings(file: Path | None, flags: Mapping[str, object]) -> AgentSettings:
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    return load(AgentSettings, file, os.environ, flags)
+
+
+def _explain(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"loiter-agent: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The agent's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from loiter.limits import (
+    DEFAULT_SERVER,
+    HOST_ID_PATTERN,
+    MAX_INTERVAL_SECONDS,
+    MAX_PROCESSES,
+    MIN_INTERVAL_SECONDS,
+)
+from loiter.settings import (
+    addresses,
+    boolean,
+    duration,
+    integer,
+    labels,
+    matching,
+    one_of,
+    path,
+    setting,
+)
+
+DEFAULT_FILE: Final = Path("/etc/loiter/agent.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """Table `processes`: which are reported one by one."""
+
+    top: int = setting(
+        10, integer(0, MAX_PROCESSES), "how many of the largest to report by sockets, descriptors and share"
+    )
+    limit: int = setting(200, integer(1, MAX_PROCESSES), "how many to report at most, CLOSE_WAIT holders first")
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """Table `spool`: what is kept while no aggregator acknowledges."""
+
+    reports: int = setting(
+        1_000, integer(1, 1_000_000), "how many unacknowledged reports to keep; the oldest is dropped first"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """All settings of the agent."""
+
+    server: tuple[str, ...] = setting((DEFAULT_SERVER,), addresses, "aggregators to report to, tried in turn")
+    interval: float = setting(10.0, duration(MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS), "time between two samples")
+    state_dir: Path = setting(
+        Path("/var/lib/loiter-agent"), path, "where a host id is kept on a machine without a machine-id"
+    )
+    insecure: bool = setting(False, boolean, "allow reporting without encryption to an address off this machine")
+    host_id: str | None = setting(
+        None, matching(HOST_ID_PATTERN, "32 lower-case hexadecimal digits"), "the host's id, if not from machine-id"
+    )
+    hostname: str | None = setting(
+        None, matching(r"[A-Za-z0-9_.-]{1,253}", "a host name"), "the host's name, if not the kernel's"
+    )
+    labels: tuple[tuple[str, str], ...] = setting((), labels, "labels of this host, such as role=web")
+    log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
+    processes: ProcessSettings = field(default_factory=ProcessSettings)
+    spool: SpoolSettings = field(default_factory=SpoolSettings)

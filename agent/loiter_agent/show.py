@@ -1,0 +1,135 @@
+"""Shows a sample to a person, as a table, and to a program, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Final
+
+from loiter.text import printable
+from loiter_agent.sample import HostIdentity, ProcessRow, Sample
+
+# As ss(8) writes them.
+STATE_NAMES: Final = {
+    "established": "ESTAB",
+    "syn_sent": "SYN-SENT",
+    "syn_recv": "SYN-RECV",
+    "fin_wait1": "FIN-WAIT-1",
+    "fin_wait2": "FIN-WAIT-2",
+    "time_wait": "TIME-WAIT",
+    "close": "UNCONN",
+    "close_wait": "CLOSE-WAIT",
+    "last_ack": "LAST-ACK",
+    "listen": "LISTEN",
+    "closing": "CLOSING",
+    "new_syn_recv": "NEW-SYN-RECV",
+    "bound_inactive": "BOUND-INACTIVE",
+}
+
+
+def as_json(host: HostIdentity, sample: Sample) -> str:
+    """Writes a sample with the keys that scripts rely on. What is unknown is null; times are RFC 3339 in UTC."""
+    document = {
+        "time": _time(sample.time),
+        "host": {**asdict(host), "labels": dict(host.labels)},
+        "sampler": sample.sampler,
+        "tcp_states": asdict(sample.tcp_states),
+        "host_fds": asdict(sample.host_fds) if sample.host_fds else {"allocated": None, "limit": None},
+        "processes": [{**asdict(row), "start_time": _time(row.start_time)} for row in sample.processes],
+        "other": asdict(sample.other),
+        "coverage": asdict(sample.coverage),
+        "cost": asdict(sample.cost),
+        "collectors": [asdict(status) for status in sample.collectors],
+    }
+    return json.dumps(document, indent=2)
+
+
+def as_table(host: HostIdentity, sample: Sample) -> str:
+    """Writes a sample in at most 80 columns."""
+    lines = [f"{printable(host.hostname)}  {_time(sample.time)}  read by {sample.sampler or 'nothing'}", ""]
+    states = [(STATE_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
+    shown = [(name, _count(count)) for name, count in states if count]
+    lines += _columns(("STATE", "SOCKETS"), shown or [("none", "0" if sample.sampler else "-")], "<>")
+    lines.append("")
+    if sample.processes:
+        lines += _columns(
+            ("PID", "NAME", "APP", "USER", "CLOSE-WAIT", "ESTAB", "FDS", "FD%"),
+            [_process(row) for row in sample.processes],
+            "><<<>>>>",
+            widest={"NAME": 15, "APP": 20, "USER": 8},
+        )
+    other = sample.other
+    lines.append(
+        f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
+        f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
+    )
+    lines += ["", *_footer(sample)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _footer(sample: Sample) -> list[str]:
+    coverage = sample.coverage
+    lines = []
+    if sample.host_fds is not None:
+        lines.append(f"host: {sample.host_fds.allocated:,} file handles of {sample.host_fds.limit:,}")
+    if coverage.sockets_attributed is not None and coverage.sockets_unattributed is not None:
+        owned = coverage.sockets_attributed + coverage.sockets_unattributed
+        lines.append(
+            f"coverage: {coverage.sockets_attributed:,} of {owned:,} sockets charged to a process; "
+            f"{_count(coverage.sockets_ownerless)} have no owner"
+        )
+    if coverage.processes_unreadable:
+        lines.append(f"          {coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
+    if coverage.namespaces_unread:
+        lines.append(
+            f"          {coverage.namespaces_unread} of {_count(coverage.namespaces)} network namespaces not read"
+        )
+    if coverage.dump_torn:
+        lines.append("          the socket table changed while it was read: counts may be slightly off")
+    lines.extend(
+        f"failed:   {status.name}: {printable(status.error)}"
+        for status in sample.collectors
+        if status.error is not None
+    )
+    lines.append(f"cost: {sample.cost.cpu_seconds * 1_000:.1f} ms CPU")
+    return lines
+
+
+def _process(row: ProcessRow) -> tuple[str, ...]:
+    share = f"{100 * row.fd_open / row.fd_limit:.1f}" if row.fd_open is not None and row.fd_limit else "-"
+    return (
+        str(row.pid),
+        printable(row.name),
+        printable(row.app),
+        printable(row.user or "-"),
+        _count(row.close_wait),
+        _count(row.established),
+        _count(row.fd_open),
+        share,
+    )
+
+
+def _columns(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], alignment: str, widest: dict[str, int] | None = None
+) -> list[str]:
+    """Lays out rows; `alignment` holds "<" or ">" for each column, `widest` the width at which a text is cut."""
+    limits = [(widest or {}).get(title, 80) for title in titles]
+    cut = [
+        [cell if len(cell) <= limit else cell[: limit - 1] + "…" for cell, limit in zip(row, limits, strict=True)]
+        for row in (titles, *rows)
+    ]
+    widths = [max(len(row[column]) for row in cut) for column in range(len(titles))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True))
+        for row in cut
+    ]
+
+
+def _count(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

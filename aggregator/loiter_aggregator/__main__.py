@@ -1,0 +1,26 @@
+"""The command `loiter`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Runs the command and exits: 0 good, 1 failed, 2 wrong usage."""
+    # Before grpc is imported: its C core would write to standard error what we report in our own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # A terminal that can not show a character gets a stand-in for it, not an error.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper, unless replaced by a test
+    try:
+        from loiter_aggregator.commands import loiter
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich", "duckdb", "numpy"):
+            raise
+        print("loiter: only the agent is installed here; install 'loiter[aggregator]' for this", file=sys.stderr)
+        sys.exit(1)
+    loiter(prog_name="loiter")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Time as the aggregator reckons with it: whole milliseconds since the epoch. Tests give a clock of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+Clock = Callable[[], int]
+
+
+def system_clock() -> int:
+    """Reads the system's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def from_timestamp(stamp: Timestamp) -> int:
+    """Converts a protobuf timestamp."""
+    return stamp.seconds * 1_000 + stamp.nanos // 1_000_000
+
+
+def to_timestamp(milliseconds: int) -> Timestamp:
+    """Converts to a protobuf timestamp."""
+    seconds, rest = divmod(milliseconds, 1_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def from_duration(duration: Duration) -> int:
+    """Converts a protobuf duration to milliseconds."""
+    return duration.seconds * 1_000 + duration.nanos // 1_000_000
+
+
+def to_duration(milliseconds: int) -> Duration:
+    """Converts milliseconds to a protobuf duration."""
+    seconds, rest = divmod(milliseconds, 1_000)
+    return Duration(seconds=seconds, nanos=rest * 1_000_000)

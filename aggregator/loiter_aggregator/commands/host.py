@@ -1,0 +1,136 @@
+"""`loiter host`: one host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from google.protobuf.duration_pb2 import Duration
+from rich.console import Group
+from rich.text import Text
+
+from loiter.durations import format_duration
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter_aggregator.client import connect
+from loiter_aggregator.commands.options import (
+    limit_option,
+    output_option,
+    server_option,
+    watch_option,
+    window_option,
+)
+from loiter_aggregator.commands.watch import repeat, show
+from loiter_aggregator.output import cells
+from loiter_aggregator.output.data import as_csv, as_json, csv_columns
+from loiter_aggregator.output.rows import Row, host_row, optional_fields, process_row, time
+from loiter_aggregator.output.states import states_table
+from loiter_aggregator.output.tables import HOST_PROCESSES, table
+
+_SAMPLERS = {sample_pb2.SAMPLER_SOCK_DIAG: "sock_diag", sample_pb2.SAMPLER_PSUTIL: "psutil"}
+
+
+@click.command()
+@click.argument("name")
+@window_option
+@limit_option
+@output_option
+@watch_option
+@server_option
+def host(name: str, window: float, limit: int, output: str, watch: bool, server: str) -> None:
+    """Show one host: its sockets by state, its worst processes, and what the figures rest on."""
+    request = pb.GetHostRequest(name=name, window=Duration(seconds=int(window)), limit=limit)
+    with connect(server) as client:
+
+        def ask() -> pb.GetHostResponse:
+            return client.ask(client.stub.GetHost, request)
+
+        if output in ("table", "wide"):
+            show(lambda: _page(ask(), window, output == "wide"), output == "wide", watch)
+        elif output == "json":
+            repeat(lambda: click.echo(as_json(_document(ask()), watch)), watch)
+        else:
+            repeat(lambda: click.echo(_csv(ask()), nl=False), watch)
+
+
+def _processes(answer: pb.GetHostResponse) -> list[Row]:
+    return [process_row(rank, process) for rank, process in enumerate(answer.processes, start=1)]
+
+
+def _document(answer: pb.GetHostResponse) -> Row:
+    latest = answer.latest
+    return {
+        **{key: value for key, value in host_row(1, answer.rank).items() if key != "rank"},
+        "boot_id": answer.host.boot_id,
+        "labels": dict(answer.host.labels),
+        "agent_version": answer.host.agent_version,
+        "kernel_release": answer.host.kernel_release,
+        "interval_seconds": answer.interval.seconds + answer.interval.nanos / 1e9,
+        "last_sample": time(latest.sample_time) if answer.HasField("latest") else None,
+        "sampler": _SAMPLERS.get(latest.sampler),
+        "tcp_states": optional_fields(latest.tcp_states),
+        "other": optional_fields(latest.other_processes),
+        "coverage": optional_fields(latest.coverage),
+        "cost": optional_fields(latest.cost),
+        "processes": _processes(answer),
+    }
+
+
+def _csv(answer: pb.GetHostResponse) -> str:
+    return as_csv(_processes(answer), csv_columns(process_row(0, pb.ProcessRank())))
+
+
+def _page(answer: pb.GetHostResponse, window: float, wide: bool) -> Group:
+    identity, latest = answer.host, answer.latest
+    parts: list[Any] = [
+        Text(
+            f"{cells.text(identity.hostname)}  kernel {cells.text(identity.kernel_release)}, "
+            f"agent {cells.text(identity.agent_version)}, every {format_duration(_seconds(answer.interval))}",
+            style="bold",
+        ),
+        Text(f"last report {time(answer.last_report_time)}" + ("  SILENT" if answer.rank.silent else "")),
+    ]
+    if identity.labels:
+        labels = (f"{cells.text(key)}={cells.text(value)}" for key, value in sorted(identity.labels.items()))
+        parts.append(Text("labels " + ", ".join(labels)))
+    parts.append(Text())
+    if not answer.HasField("latest"):
+        return Group(*parts, Text("no samples kept"))
+    trend = host_row(1, answer.rank)
+    parts += [
+        states_table(latest.tcp_states),
+        Text(),
+        Text(
+            f"CLOSE-WAIT over the last {format_duration(window)}: "
+            f"{cells.growth(trend['close_wait_growth_per_hour'])}/h, "
+            f"r² {cells.fit(trend['close_wait_growth_fit'])}, at most {cells.count(trend['close_wait_max'])}  "
+            f"{cells.sparkline(trend['close_wait_trend'], 20)}"
+        ),
+        Text(f"TIME-WAIT: mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}"),
+        Text(
+            f"file handles: {cells.count(trend['fd_allocated'])} of {cells.count(trend['fd_limit'])} "
+            f"({cells.percent(trend['fd_share'])} %)"
+        ),
+        Text(),
+    ]
+    rows = _processes(answer)
+    parts.append(table(HOST_PROCESSES, rows, wide) if rows else Text("no process was reported"))
+    parts.append(Text(_coverage(latest), style="dim"))
+    return Group(*parts)
+
+
+def _coverage(latest: sample_pb2.Sample) -> str:
+    known = optional_fields(latest.coverage)
+    owned: Any = None
+    if known["sockets_attributed"] is not None and known["sockets_unattributed"] is not None:
+        owned = known["sockets_attributed"] + known["sockets_unattributed"]
+    return (
+        f"read by {_SAMPLERS.get(latest.sampler, 'nothing')}; "
+        f"{cells.count(known['sockets_attributed'])} of {cells.count(owned)} sockets charged to a process; "
+        f"{cells.count(known['processes_unreadable'])} of {cells.count(known['processes'])} processes unreadable; "
+        f"{cells.count(known['namespaces_unread'])} of {cells.count(known['namespaces'])} network namespaces not read"
+    )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9

@@ -1,0 +1,91 @@
+"""Options and types of values that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from loiter.durations import parse_duration
+from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
+from loiter.settings import addresses, labels
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class DurationType(click.ParamType[float]):
+    """A duration such as 10s, 5m or 1h; the value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads it."""
+        if isinstance(value, float):
+            return value
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not 1 <= seconds <= MAX_WINDOW_SECONDS:
+            self.fail(f"{value!r} is not between 1s and {MAX_WINDOW_SECONDS / 86_400:.0f}d", param, ctx)
+        return seconds
+
+
+class ServerType(click.ParamType[str]):
+    """HOST:PORT. Of several, as the agent's setting may hold, the first."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Reads it."""
+        try:
+            return addresses(value)[0]
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class LabelType(click.ParamType[tuple[str, str]]):
+    """A label as key=value."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Reads it."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return labels([value])[0]
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_OUTPUTS: Final = ("table", "wide", "json", "csv")
+
+server_option = click.option(
+    "--server",
+    type=ServerType(),
+    default=DEFAULT_SERVER,
+    envvar="LOITER_SERVER",
+    metavar="HOST:PORT",
+    show_default=True,
+    help="The aggregator to ask; also LOITER_SERVER.",
+)
+window_option = click.option(
+    "--window", type=DurationType(), default="1h", metavar="DURATION", show_default=True, help="How far to look back."
+)
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, MAX_RANKING_ROWS), default=20, show_default=True, help="How many rows to show."
+)
+label_option = click.option(
+    "--label",
+    "wanted",
+    type=LabelType(),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only hosts with this label; may be given again.",
+)
+output_option = click.option(
+    "-o", "--output", type=click.Choice(_OUTPUTS), default="table", show_default=True, help="The form of the answer."
+)
+watch_option = click.option("--watch", is_flag=True, help="Ask again every 2 s, until Ctrl-C.")

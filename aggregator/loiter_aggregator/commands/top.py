@@ -1,0 +1,132 @@
+"""`loiter top`: the worst hosts, processes or applications."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+from google.protobuf.duration_pb2 import Duration
+from rich.console import Group
+from rich.text import Text
+
+from loiter.durations import format_duration
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.client import FleetClient, connect
+from loiter_aggregator.commands.options import (
+    label_option,
+    limit_option,
+    output_option,
+    server_option,
+    watch_option,
+    window_option,
+)
+from loiter_aggregator.commands.watch import repeat, show
+from loiter_aggregator.output.data import as_csv, as_json, csv_columns
+from loiter_aggregator.output.rows import Row, app_row, host_row, process_row
+from loiter_aggregator.output.tables import (
+    APPS,
+    HOSTS,
+    PROCESSES,
+    Column,
+    coverage_line,
+    table,
+)
+
+_BY: Final = {
+    "close-wait-growth": pb.RANK_BY_CLOSE_WAIT_GROWTH,
+    "close-wait": pb.RANK_BY_CLOSE_WAIT,
+    "time-wait": pb.RANK_BY_TIME_WAIT,
+    "fd-share": pb.RANK_BY_FD_SHARE,
+}
+
+Ranked = tuple[list[Row], pb.FleetCoverage]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What can be ranked: how it is asked for, and which columns show it."""
+
+    ask: Callable[[FleetClient, pb.RankingQuery], Ranked]
+    columns: Sequence[Column]
+    empty: Row
+
+
+def _hosts(client: FleetClient, query: pb.RankingQuery) -> Ranked:
+    answer = client.ask(client.stub.RankHosts, pb.RankHostsRequest(query=query))
+    return [host_row(rank, host) for rank, host in enumerate(answer.hosts, start=1)], answer.coverage
+
+
+def _processes(client: FleetClient, query: pb.RankingQuery) -> Ranked:
+    answer = client.ask(client.stub.RankProcesses, pb.RankProcessesRequest(query=query))
+    return [process_row(rank, process) for rank, process in enumerate(answer.processes, start=1)], answer.coverage
+
+
+def _apps(client: FleetClient, query: pb.RankingQuery) -> Ranked:
+    answer = client.ask(client.stub.RankApps, pb.RankAppsRequest(query=query))
+    return [app_row(rank, app) for rank, app in enumerate(answer.apps, start=1)], answer.coverage
+
+
+_KINDS: Final = {
+    "hosts": _Kind(_hosts, HOSTS, host_row(0, pb.HostRank())),
+    "processes": _Kind(_processes, PROCESSES, process_row(0, pb.ProcessRank())),
+    "apps": _Kind(_apps, APPS, app_row(0, pb.AppRank())),
+}
+
+
+@click.command()
+@click.argument("what", type=click.Choice(tuple(_KINDS)))
+@click.option(
+    "--by", type=click.Choice(tuple(_BY)), default="close-wait-growth", show_default=True, help="The measure."
+)
+@window_option
+@limit_option
+@label_option
+@output_option
+@watch_option
+@server_option
+def top(
+    what: str,
+    by: str,
+    window: float,
+    limit: int,
+    wanted: tuple[tuple[str, str], ...],
+    output: str,
+    watch: bool,
+    server: str,
+) -> None:
+    """Rank the worst hosts, processes or apps of the fleet.
+
+    GROWTH/h is the least-squares slope of the CLOSE-WAIT count over the window, in sockets per hour, and R² how well
+    that line fits. FD% is the share of the limit on file descriptors that is in use. "-" stands for unknown.
+    """
+    kind = _KINDS[what]
+    query = pb.RankingQuery(by=_BY[by], window=_duration(window), limit=limit, labels=dict(wanted))
+    heading = f"{what} by {by}, last {format_duration(window)}"
+    with connect(server) as client:
+        if output in ("table", "wide"):
+            show(lambda: _table(kind, *kind.ask(client, query), heading, output == "wide"), output == "wide", watch)
+        else:
+            repeat(lambda: _data(kind, *kind.ask(client, query), output, watch), watch)
+
+
+def _table(kind: _Kind, rows: list[Row], coverage: pb.FleetCoverage, heading: str, wide: bool) -> Group:
+    parts: list[Any] = [Text(heading, style="bold")]
+    parts.append(table(kind.columns, rows, wide) if rows else Text("no samples in the window"))
+    parts.append(Text(coverage_line(coverage), style="dim"))
+    return Group(*parts)
+
+
+def _data(kind: _Kind, rows: list[Row], coverage: pb.FleetCoverage, output: str, compact: bool) -> None:
+    if output == "json":
+        click.echo(as_json(rows, compact))
+    else:
+        click.echo(as_csv(rows, csv_columns(kind.empty)), nl=False)
+    sys.stdout.flush()
+    click.echo(f"coverage: {coverage_line(coverage)}", err=True)
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))

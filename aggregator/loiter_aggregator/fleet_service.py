@@ -1,0 +1,293 @@
+"""Serves FleetService: turns requests into rankings and rankings into messages."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from loiter.durations import format_duration
+from loiter.limits import MAX_LABELS, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from loiter_aggregator.clock import Clock, from_duration, to_duration, to_timestamp
+from loiter_aggregator.host_detail import HostDetail, find_host, known_names
+from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
+from loiter_aggregator.ranking.fleet import (
+    fleet_coverage,
+    fleet_states,
+    fleet_trend,
+    is_silent,
+    silent_hosts,
+)
+from loiter_aggregator.ranking.hosts import HostRow, host_trends, rank_hosts
+from loiter_aggregator.ranking.processes import ProcessRow, process_trends, rank_processes
+from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, Ranking, TimeWait, Trend
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+
+Answer = TypeVar("Answer")
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = logging.getLogger(__name__)
+
+_DEFAULT_WINDOW_MS: Final = 3_600_000
+_DEFAULT_ROWS: Final = 20
+_MAX_SILENT_HOSTS: Final = 1_000
+# Queries run in threads beside the writer; more at a time would only take its processor from it.
+_QUERIES_AT_ONCE: Final = 4
+
+_BY: Final[Mapping[int, By]] = {
+    pb.RANK_BY_UNSPECIFIED: "close_wait_growth",
+    pb.RANK_BY_CLOSE_WAIT_GROWTH: "close_wait_growth",
+    pb.RANK_BY_CLOSE_WAIT: "close_wait",
+    pb.RANK_BY_TIME_WAIT: "time_wait",
+    pb.RANK_BY_FD_SHARE: "fd_share",
+}
+
+
+class InvalidRequest(ValueError):
+    """A request breaks a rule; the message names the field."""
+
+
+class UnknownHost(LookupError):
+    """No such host; the message offers the names that come close."""
+
+
+class FleetService(FleetServiceServicer):
+    """Answers from the store."""
+
+    def __init__(self, store: DuckDbStore, clock: Clock) -> None:
+        """Takes the store to read from."""
+        self._store = store
+        self._clock = clock
+        self._queries = asyncio.Semaphore(_QUERIES_AT_ONCE)
+
+    async def RankHosts(self, request: pb.RankHostsRequest, context: _Context) -> pb.RankHostsResponse:
+        """Ranks hosts."""
+        return await self._answer(context, lambda: self._rank_hosts(request))
+
+    async def RankProcesses(self, request: pb.RankProcessesRequest, context: _Context) -> pb.RankProcessesResponse:
+        """Ranks processes."""
+        return await self._answer(context, lambda: self._rank_processes(request))
+
+    async def RankApps(self, request: pb.RankAppsRequest, context: _Context) -> pb.RankAppsResponse:
+        """Ranks applications."""
+        return await self._answer(context, lambda: self._rank_apps(request))
+
+    async def GetHost(self, request: pb.GetHostRequest, context: _Context) -> pb.GetHostResponse:
+        """Shows one host."""
+        return await self._answer(context, lambda: self._get_host(request))
+
+    async def GetFleet(self, request: pb.GetFleetRequest, context: _Context) -> pb.GetFleetResponse:
+        """Shows the fleet."""
+        return await self._answer(context, lambda: self._get_fleet(request))
+
+    async def _answer(self, context: _Context, work: Callable[[], Answer]) -> Answer:
+        try:
+            async with self._queries:
+                return await asyncio.to_thread(work)
+        except InvalidRequest as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except UnknownHost as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except StoreError as error:
+            _log.error("%s", error)
+            await context.abort(grpc.StatusCode.INTERNAL, "the store can not be read; see the aggregator's log")
+
+    def _rank_hosts(self, request: pb.RankHostsRequest) -> pb.RankHostsResponse:
+        ranking = self._ranking(request.query)
+        rows = rank_hosts(self._store, ranking)
+        found = host_trends(self._store, ranking, rows)
+        return pb.RankHostsResponse(
+            hosts=[_host_rank(row, ranking, found.get(row.host_key, ())) for row in rows],
+            coverage=self._coverage(ranking.labels, ranking.now),
+        )
+
+    def _rank_processes(self, request: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
+        ranking = self._ranking(request.query)
+        return pb.RankProcessesResponse(
+            processes=self._process_ranks(ranking, None), coverage=self._coverage(ranking.labels, ranking.now)
+        )
+
+    def _rank_apps(self, request: pb.RankAppsRequest) -> pb.RankAppsResponse:
+        ranking = self._ranking(request.query)
+        rows = rank_apps(self._store, ranking)
+        found = app_trends(self._store, ranking, rows)
+        return pb.RankAppsResponse(
+            apps=[_app_rank(row, ranking, found.get(row.app, ())) for row in rows],
+            coverage=self._coverage(ranking.labels, ranking.now),
+        )
+
+    def _get_host(self, request: pb.GetHostRequest) -> pb.GetHostResponse:
+        ranking = self._ranking(pb.RankingQuery(window=request.window, limit=request.limit), "")
+        detail = find_host(self._store, request.name)
+        if detail is None:
+            raise UnknownHost(_unknown_host(request.name, known_names(self._store)))
+        rows = rank_hosts(self._store, ranking, detail.host_key)
+        found = host_trends(self._store, ranking, rows)
+        return pb.GetHostResponse(
+            host=detail.host,
+            rank=_host_rank(rows[0], ranking, found.get(detail.host_key, ())) if rows else _no_rank(detail, ranking),
+            last_report_time=to_timestamp(detail.last_seen),
+            interval=to_duration(detail.interval_ms),
+            latest=detail.latest,
+            processes=self._process_ranks(ranking, detail.host_key),
+        )
+
+    def _get_fleet(self, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
+        now = self._clock()
+        since = now - _window(request.window, "window")
+        labels = _labels(request.labels)
+        return pb.GetFleetResponse(
+            tcp_states=sample_pb2.TcpStateCounts(**_present(fleet_states(self._store, labels, now))),
+            coverage=self._coverage(labels, now),
+            silent_hosts=[
+                pb.SilentHost(
+                    host_id=host.host_id, hostname=host.hostname, last_report_time=to_timestamp(host.last_seen)
+                )
+                for host in silent_hosts(self._store, labels, now, _MAX_SILENT_HOSTS)
+            ],
+            close_wait_trend=_points(fleet_trend(self._store, labels, since, now, "close_wait"), since, now),
+            time_wait_trend=_points(fleet_trend(self._store, labels, since, now, "time_wait"), since, now),
+        )
+
+    def _process_ranks(self, ranking: Ranking, host_key: int | None) -> list[pb.ProcessRank]:
+        rows = rank_processes(self._store, ranking, host_key)
+        found = process_trends(self._store, ranking, rows)
+        return [_process_rank(row, ranking, found.get(row.series, ())) for row in rows]
+
+    def _coverage(self, labels: Mapping[str, str], now: int) -> pb.FleetCoverage:
+        coverage = fleet_coverage(self._store, labels, now)
+        return pb.FleetCoverage(
+            hosts=coverage.hosts,
+            hosts_reporting=coverage.hosts_reporting,
+            hosts_silent=coverage.hosts_silent,
+            hosts_unknown=coverage.hosts_unknown,
+            sockets_attributed=coverage.sockets_attributed,
+            sockets_unattributed=coverage.sockets_unattributed,
+            processes_unreadable=coverage.processes_unreadable,
+            namespaces_unread=coverage.namespaces_unread,
+        )
+
+    def _ranking(self, query: pb.RankingQuery, prefix: str = "query.") -> Ranking:
+        if query.by not in _BY:
+            raise InvalidRequest(f"{prefix}by is not a known measure")
+        if query.limit > MAX_RANKING_ROWS:
+            raise InvalidRequest(f"{prefix}limit is over {MAX_RANKING_ROWS:,} rows")
+        now = self._clock()
+        return Ranking(
+            by=_BY[query.by],
+            since=now - _window(query.window, f"{prefix}window"),
+            now=now,
+            limit=query.limit or _DEFAULT_ROWS,
+            labels=_labels(query.labels),
+        )
+
+
+def _window(window: Duration, name: str) -> int:
+    milliseconds = from_duration(window)
+    if milliseconds < 0 or milliseconds > MAX_WINDOW_SECONDS * 1_000:
+        raise InvalidRequest(f"{name} is not between 0s and {format_duration(MAX_WINDOW_SECONDS)}")
+    return milliseconds or _DEFAULT_WINDOW_MS
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(f"labels has more than {MAX_LABELS} entries")
+    return dict(labels)
+
+
+def _unknown_host(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"no host {name!r} has reported" + (f"; did you mean {' or '.join(near)}?" if near else "")
+
+
+def _host_rank(row: HostRow, ranking: Ranking, trend: Trend) -> pb.HostRank:
+    return pb.HostRank(
+        host_id=row.host_id,
+        hostname=row.hostname,
+        last_report_time=to_timestamp(row.last_seen),
+        silent=is_silent(row.last_seen, row.interval_ms, ranking.now),
+        close_wait=_close_wait(row.close_wait, ranking, trend),
+        time_wait=_time_wait(row.time_wait),
+        established=row.established,
+        fd_allocated=row.fd_allocated,
+        fd_limit=row.fd_limit,
+        fd_share=row.fd_share,
+    )
+
+
+def _no_rank(detail: HostDetail, ranking: Ranking) -> pb.HostRank:
+    """A host without a sample in the window: everything about it is unknown but that it once was there."""
+    return pb.HostRank(
+        host_id=detail.host.host_id,
+        hostname=detail.host.hostname,
+        last_report_time=to_timestamp(detail.last_seen),
+        silent=is_silent(detail.last_seen, detail.interval_ms, ranking.now),
+    )
+
+
+def _process_rank(row: ProcessRow, ranking: Ranking, trend: Trend) -> pb.ProcessRank:
+    return pb.ProcessRank(
+        host_id=row.host_id,
+        hostname=row.hostname,
+        pid=row.pid,
+        start_time=to_timestamp(row.start_time),
+        name=row.name,
+        app=row.app,
+        user=row.user,
+        last_sample_time=to_timestamp(row.last_sample),
+        close_wait=_close_wait(row.close_wait, ranking, trend),
+        time_wait=_time_wait(row.time_wait),
+        established=row.established,
+        fd_open=row.fd_open,
+        fd_limit=row.fd_limit,
+        fd_share=row.fd_share,
+    )
+
+
+def _app_rank(row: AppRow, ranking: Ranking, trend: Trend) -> pb.AppRank:
+    return pb.AppRank(
+        app=row.app,
+        hosts=row.hosts,
+        processes=row.processes,
+        close_wait=_close_wait(row.close_wait, ranking, trend),
+        time_wait=_time_wait(row.time_wait),
+        established=row.established,
+        fd_share=row.fd_share,
+    )
+
+
+def _close_wait(figures: CloseWait, ranking: Ranking, trend: Trend) -> pb.CloseWaitTrend:
+    return pb.CloseWaitTrend(
+        current=figures.current,
+        maximum=figures.maximum,
+        growth_per_hour=figures.growth_per_hour,
+        growth_fit=figures.growth_fit,
+        samples=figures.samples,
+        trend=_points(trend, ranking.since, ranking.now),
+    )
+
+
+def _time_wait(figures: TimeWait) -> pb.TimeWaitVolume | None:
+    if figures.maximum is None:
+        return None
+    return pb.TimeWaitVolume(current=figures.current, mean=figures.mean, maximum=figures.maximum)
+
+
+def _points(trend: Trend, since: int, now: int) -> list[pb.TrendPoint]:
+    return [
+        pb.TrendPoint(start_time=to_timestamp(since + (now - since) * part // TREND_PARTS), value=value)
+        for part, value in enumerate(trend)
+    ]
+
+
+def _present(counts: Mapping[str, int | None]) -> dict[str, int]:
+    # The sum over a very large fleet may exceed what the field holds.
+    return {name: min(count, 2**32 - 1) for name, count in counts.items() if count is not None}

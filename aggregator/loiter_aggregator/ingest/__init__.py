@@ -1,0 +1,1 @@
+"""Takes in reports: decode, validate, drop what came before, batch, commit, acknowledge."""

@@ -1,0 +1,157 @@
+"""Serves IngestService: one stream for each agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from loiter.text import printable
+from loiter.v1 import ingest_service_pb2 as pb
+from loiter_aggregator.clock import Clock, from_duration, to_timestamp
+from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
+from loiter_aggregator.store.batch import key_of
+from loiter_aggregator.store.duckdb_store import DuckDbStore, HostRecord, StoreError
+
+_log = logging.getLogger(__name__)
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
+
+_Context = grpc.aio.ServicerContext[bytes, pb.StreamReportsResponse]
+
+
+class IngestService:
+    """Takes in the reports of agents."""
+
+    def __init__(self, store: DuckDbStore, batcher: Batcher, clock: Clock) -> None:
+        """Takes the store, for what hosts say of themselves, and the batcher, for their reports."""
+        self._store = store
+        self._batcher = batcher
+        self._clock = clock
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Builds the handler to register with a server.
+
+        It leaves messages as bytes: one that can not be decoded is then a matter of that report, where the generated
+        handler would end the stream.
+        """
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "StreamReports": grpc.stream_stream_rpc_method_handler(
+                    self.stream_reports,
+                    request_deserializer=None,
+                    response_serializer=pb.StreamReportsResponse.SerializeToString,
+                )
+            },
+        )
+
+    async def stream_reports(self, _: object, context: _Context) -> None:
+        """Serves one stream from its hello to its end."""
+        hello = await self._hello(context)
+        host_key = key_of(hello.host.host_id)
+        await context.write(
+            pb.StreamReportsResponse(hello_ack=pb.HelloAck(aggregator_time=to_timestamp(self._clock())))
+        )
+        answers = _Answers(context)
+        answering = asyncio.create_task(answers.run())
+        try:
+            while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
+                report = pb.Report()
+                try:
+                    report = _decode_report(data)
+                    check_report(report, hello.host.host_id)
+                except Invalid as error:
+                    self._batcher.counters.rejected += 1
+                    _log.warning("report of %s rejected: %s", printable(hello.host.hostname), error)
+                    await answers.reject(report, error)
+                    continue
+                await self._batcher.put(host_key, report, answers.acknowledge)
+        finally:
+            answering.cancel()
+
+    async def _hello(self, context: _Context) -> pb.Hello:
+        data = await context.read()
+        try:
+            if not isinstance(data, bytes):  # grpc.aio.EOF
+                raise Invalid("the stream ended without a hello")
+            request = _decode(data)
+            if request.WhichOneof("request") != "hello":
+                raise Invalid("the first message is not a hello")
+            check_hello(request.hello)
+        except Invalid as error:
+            self._batcher.counters.rejected += 1
+            _log.warning("stream of %s refused: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        hello = request.hello
+        record = HostRecord(
+            host_key=key_of(hello.host.host_id),
+            host_id=hello.host.host_id,
+            hostname=hello.host.hostname,
+            boot_id=hello.host.boot_id,
+            agent_version=hello.host.agent_version,
+            kernel_release=hello.host.kernel_release,
+            interval_ms=from_duration(hello.interval),
+            labels=dict(hello.host.labels),
+        )
+        try:
+            await asyncio.to_thread(self._store.put_host, record, self._clock())
+        except StoreError as error:
+            _log.error("stream of %s refused: %s", printable(hello.host.hostname), error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the store can not be written at the moment")
+        return hello
+
+
+class _Answers:
+    """What goes back on one stream. Acknowledgements are merged while they wait, so nothing here can pile up."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+        self._acknowledged: dict[int, int] = {}  # epoch → sequence
+        self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    def acknowledge(self, epoch: int, sequence: int) -> None:
+        """Has an acknowledgement sent soon."""
+        self._acknowledged[epoch] = sequence
+        self._changed.set()
+
+    async def reject(self, report: pb.Report, error: Invalid) -> None:
+        """Sends a rejection. Waits where the agent does not read its answers: it is then read no further either."""
+        rejection = pb.ReportRejection(
+            spool_epoch=report.spool_epoch,
+            sequence=report.sequence,
+            code=grpc.StatusCode.INVALID_ARGUMENT.value[0],
+            reason=str(error),
+        )
+        async with self._writing:
+            await self._context.write(pb.StreamReportsResponse(report_rejection=rejection))
+
+    async def run(self) -> None:
+        """Sends acknowledgements until it is cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            acknowledged, self._acknowledged = self._acknowledged, {}
+            for epoch, sequence in acknowledged.items():
+                ack = pb.ReportAck(spool_epoch=epoch, sequence=sequence)
+                async with self._writing:
+                    await self._context.write(pb.StreamReportsResponse(report_ack=ack))
+
+
+def _decode(data: bytes) -> pb.StreamReportsRequest:
+    try:
+        return pb.StreamReportsRequest.FromString(data)
+    except DecodeError:
+        raise Invalid("the message is not a StreamReportsRequest, or is cut short") from None
+
+
+def _decode_report(data: bytes) -> pb.Report:
+    request = _decode(data)
+    if request.WhichOneof("request") != "report":
+        raise Invalid("the message is not a report")
+    return request.report

@@ -1,0 +1,50 @@
+"""Writes single values for the cells of a table. Everything that came from a process is made safe to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from loiter.text import printable
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+UNKNOWN: Final = "-"
+
+
+def text(value: object) -> str:
+    """A text of anybody's making."""
+    return UNKNOWN if value in (None, "") else printable(str(value))
+
+
+def count(value: float | None) -> str:
+    """A count, or a mean of counts, as a whole number with separators."""
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def growth(value: float | None) -> str:
+    """A slope, with its sign; tenths only where it is small."""
+    if value is None:
+        return UNKNOWN
+    rounded = f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+.1f}"
+    return "0" if rounded in ("+0.0", "-0.0", "+0", "-0") else rounded
+
+
+def fit(value: float | None) -> str:
+    """A coefficient of determination."""
+    return UNKNOWN if value is None else f"{value:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """A share."""
+    return UNKNOWN if value is None else f"{100 * value:.1f}"
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """A trend as bars from 0 to its maximum; a blank where there was no sample."""
+    per_bar = max(1, len(values) // width)
+    parts = [
+        max((value for value in values[at : at + per_bar] if value is not None), default=None)
+        for at in range(0, len(values), per_bar)
+    ]
+    top = max((part for part in parts if part is not None), default=0.0)
+    return "".join(" " if part is None else _BARS[round((len(_BARS) - 1) * part / top) if top else 0] for part in parts)

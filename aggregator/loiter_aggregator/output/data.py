@@ -1,0 +1,43 @@
+"""JSON and CSV, for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from loiter_aggregator.output.rows import Row
+
+# A spreadsheet takes a cell that begins so for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_json(document: object, compact: bool = False) -> str:
+    """Writes JSON: one line where `compact`, as for one answer in a row of many."""
+    return json.dumps(document) if compact else json.dumps(document, indent=2)
+
+
+def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Writes CSV (RFC 4180) with a header. Unknown is an empty cell; lists are left out."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in columns])
+    return out.getvalue()
+
+
+def csv_columns(row: Row) -> list[str]:
+    """The columns of a row that fit a cell."""
+    return [key for key, value in row.items() if not isinstance(value, (list, dict))]
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return "'" + value
+    return value

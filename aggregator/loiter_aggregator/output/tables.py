@@ -1,0 +1,137 @@
+"""Tables for people: which columns each ranking shows, in 80 columns and wide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.output import cells
+from loiter_aggregator.output.rows import Row
+
+_WIDE_COLUMNS: Final = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, the key of its value, how that is written, and on which side it stands."""
+
+    title: str
+    key: str
+    write: Callable[[Any], str]
+    right: bool = True
+    min_width: int | None = None
+    wide_only: bool = False
+
+
+def _bars(width: int) -> Callable[[Any], str]:
+    return lambda values: cells.sparkline(values, width)
+
+
+_RANK: Final = Column("#", "rank", cells.count)
+_HOST: Final = Column("HOST", "host", cells.text, right=False, min_width=8)
+_CLOSE_WAIT: Final = (
+    Column("CLOSE-WAIT", "close_wait", cells.count),
+    Column("GROWTH/h", "close_wait_growth_per_hour", cells.growth),
+    Column("R²", "close_wait_growth_fit", cells.fit),
+    Column("TREND", "close_wait_trend", _bars(10), right=False),
+    Column("MAX", "close_wait_max", cells.count, wide_only=True),
+)
+_FD_SHARE: Final = Column("FD%", "fd_share", cells.percent)
+_ESTABLISHED: Final = Column("ESTAB", "established", cells.count, wide_only=True)
+_TIME_WAIT: Final = (
+    Column("TIME-WAIT", "time_wait", cells.count, wide_only=True),
+    Column("TW-MEAN", "time_wait_mean", cells.count),
+    Column("TW-MAX", "time_wait_max", cells.count),
+)
+
+HOSTS: Final = (
+    _RANK,
+    _HOST,
+    *_CLOSE_WAIT,
+    *_TIME_WAIT,
+    _ESTABLISHED,
+    Column("FDS", "fd_allocated", cells.count, wide_only=True),
+    Column("LIMIT", "fd_limit", cells.count, wide_only=True),
+    _FD_SHARE,
+    Column("LAST REPORT", "last_report", cells.text, right=False, wide_only=True),
+)
+PROCESSES: Final = (
+    _RANK,
+    _HOST,
+    Column("PID", "pid", str),
+    Column("NAME", "name", cells.text, right=False, min_width=8),
+    Column("APP", "app", cells.text, right=False, wide_only=True),
+    Column("USER", "user", cells.text, right=False, wide_only=True),
+    *_CLOSE_WAIT,
+    *(Column(one.title, one.key, one.write, wide_only=True) for one in _TIME_WAIT),
+    _ESTABLISHED,
+    Column("FDS", "fd_open", cells.count),
+    Column("LIMIT", "fd_limit", cells.count, wide_only=True),
+    _FD_SHARE,
+    Column("STARTED", "start_time", cells.text, right=False, wide_only=True),
+)
+# Beneath a host, whose name is in the heading.
+HOST_PROCESSES: Final = tuple(column for column in PROCESSES if column is not _HOST)
+APPS: Final = (
+    _RANK,
+    Column("APP", "app", cells.text, right=False, min_width=8),
+    Column("HOSTS", "hosts", cells.count),
+    Column("PROCS", "processes", cells.count),
+    *_CLOSE_WAIT,
+    *(Column(one.title, one.key, one.write, wide_only=True) for one in _TIME_WAIT),
+    _ESTABLISHED,
+    _FD_SHARE,
+)
+
+
+def console(wide: bool) -> Console:
+    """The terminal, or what stands in for it: 80 columns where there is none, and plenty for `wide`."""
+    out = Console(highlight=False)
+    if wide and not out.is_terminal:
+        return Console(highlight=False, width=_WIDE_COLUMNS)
+    return out
+
+
+def table(columns: Sequence[Column], rows: Sequence[Row], wide: bool) -> Table:
+    """Lays out rows."""
+    shown = [column for column in columns if wide or not column.wide_only]
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in shown:
+        grid.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis" if not column.right else "fold",
+            min_width=column.min_width,
+        )
+    for row in rows:
+        # Text, not str: rich would take square brackets in a name for markup.
+        style = "dim" if row.get("silent") else ""
+        grid.add_row(*(Text(column.write(row[column.key]), style=style) for column in shown))
+    return grid
+
+
+def coverage_line(coverage: pb.FleetCoverage) -> str:
+    """Says in a sentence what an answer rests on."""
+    owned = coverage.sockets_attributed + coverage.sockets_unattributed
+    parts = [
+        f"{coverage.hosts_reporting:,} of {coverage.hosts:,} hosts reporting",
+        f"{coverage.sockets_attributed:,} of {owned:,} sockets charged to a process",
+    ]
+    return "; ".join(parts + gaps(coverage))
+
+
+def gaps(coverage: pb.FleetCoverage) -> list[str]:
+    """Names what could not be read."""
+    found = (
+        (coverage.processes_unreadable, "processes unreadable"),
+        (coverage.namespaces_unread, "network namespaces not read"),
+        (coverage.hosts_unknown, "hosts that could not say what they left out"),
+    )
+    return [f"{number:,} {what}" for number, what in found if number]

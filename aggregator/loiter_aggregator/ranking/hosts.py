@@ -1,0 +1,96 @@
+"""Ranks hosts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loiter_aggregator.ranking.query import (
+    FIT,
+    GROWTH,
+    ORDER,
+    SUMS,
+    CloseWait,
+    Ranking,
+    TimeWait,
+    Trend,
+    label_filter,
+    optional_int,
+    trend_part,
+    trends,
+)
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One ranked host."""
+
+    host_key: int
+    host_id: str
+    hostname: str
+    last_seen: int
+    interval_ms: int
+    close_wait: CloseWait
+    time_wait: TimeWait
+    established: int | None
+    fd_allocated: int | None
+    fd_limit: int | None
+    fd_share: float | None
+
+
+def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None) -> list[HostRow]:
+    """Ranks the hosts that sent samples in the window, or looks at one of them. Raises StoreError."""
+    only = "" if host_key is None else f" AND host_key = {int(host_key)}"
+    rows = store.read(
+        f"""
+        WITH sums AS (
+            SELECT host_key, {SUMS},
+                argMax(close_wait, ts) AS close_wait_now, argMax(time_wait, ts) AS time_wait_now,
+                avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max,
+                argMax(established, ts) AS established, argMax(fd_allocated, ts) AS fd_allocated,
+                argMax(fd_limit, ts) AS fd_limit
+            FROM (SELECT *, CAST(close_wait AS DOUBLE) AS y, (ts - $since) / 1000.0 AS t
+                  FROM host_sample WHERE ts >= $since{only}{label_filter(ranking.labels)})
+            GROUP BY host_key),
+        figures AS (
+            SELECT *, {GROWTH} AS growth, {FIT} AS fit,
+                CASE WHEN fd_limit > 0 THEN CAST(fd_allocated AS DOUBLE) / fd_limit END AS fd_share
+            FROM sums)
+        SELECT host_key, host_id, hostname, last_seen, interval_ms, close_wait_now, y_max, growth, fit, n,
+            time_wait_now, time_wait_mean, time_wait_max, established, fd_allocated, fd_limit, fd_share
+        FROM figures JOIN host USING (host_key)
+        ORDER BY {ORDER[ranking.by]} DESC NULLS LAST, close_wait_now DESC NULLS LAST, hostname, host_key
+        LIMIT $limit""",
+        ranking.parameters(),
+    )
+    return [
+        HostRow(
+            host_key=row[0],
+            host_id=row[1],
+            hostname=row[2],
+            last_seen=row[3],
+            interval_ms=row[4],
+            close_wait=CloseWait(optional_int(row[5]), optional_int(row[6]), row[7], row[8], row[9]),
+            time_wait=TimeWait(optional_int(row[10]), row[11], optional_int(row[12])),
+            established=row[13],
+            fd_allocated=row[14],
+            fd_limit=row[15],
+            fd_share=row[16],
+        )
+        for row in rows
+    ]
+
+
+def host_trends(store: DuckDbStore, ranking: Ranking, rows: list[HostRow]) -> dict[int, Trend]:
+    """Reads the CLOSE_WAIT trend of ranked hosts, by host key. Raises StoreError."""
+    if not rows:
+        return {}
+    keys = ", ".join(str(int(row.host_key)) for row in rows)
+    read = store.read(
+        f"""
+        SELECT host_key, {trend_part(ranking.since, ranking.now)} AS part, max(close_wait)
+        FROM host_sample WHERE ts >= $since AND host_key IN ({keys}) AND close_wait IS NOT NULL
+        GROUP BY host_key, part""",
+        {"since": ranking.since},
+    )
+    return {key: trend for (key,), trend in trends(read).items()}

@@ -1,0 +1,115 @@
+"""What is asked of a ranking, and the pieces of SQL that all rankings share.
+
+Growth is the slope of an ordinary least-squares line through (t, y), y being the CLOSE_WAIT count and t seconds since
+the window began (t is taken relative to a recent origin because sums of squared epochs lose too many digits). With n
+points, S(xy) = n·Σxy - Σx·Σy, the slope is S(ty) / S(tt) and r² is S(ty)² / (S(tt)·S(yy)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, SupportsInt
+
+By = Literal["close_wait_growth", "close_wait", "time_wait", "fd_share"]
+
+# The column that each measure ranks by, largest first. Every ranking names its columns so.
+ORDER: Final[Mapping[By, str]] = {
+    "close_wait_growth": "growth",
+    "close_wait": "close_wait_now",
+    "time_wait": "time_wait_mean",
+    "fd_share": "fd_share",
+}
+
+TREND_PARTS: Final = 20
+
+# Sums over the samples of one series; `y` and `t` are columns of the relation they are taken from.
+SUMS: Final = """
+    count(y) AS n, sum(t) AS st, sum(t * t) AS stt, sum(y) AS sy, sum(t * y) AS sty, sum(y * y) AS syy,
+    min(y) AS y_min, max(y) AS y_max"""
+
+# Two points always lie on a line: a slope is said from three on.
+GROWTH: Final = """
+    CASE WHEN n < 3 OR n * stt - st * st <= 0 THEN NULL
+         WHEN y_min = y_max THEN 0
+         ELSE 3600 * (n * sty - st * sy) / (n * stt - st * st) END"""
+
+FIT: Final = """
+    CASE WHEN n < 3 OR y_min = y_max OR n * stt - st * st <= 0 THEN NULL
+         ELSE (n * sty - st * sy) * (n * sty - st * sy) / ((n * stt - st * st) * (n * syy - sy * sy)) END"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A question: by what, since when (milliseconds), how many rows, on which hosts."""
+
+    by: By
+    since: int
+    now: int
+    limit: int
+    labels: Mapping[str, str]
+
+    def parameters(self) -> dict[str, Any]:
+        """The values of the placeholders that every ranking uses."""
+        return {"since": self.since, "limit": self.limit} | label_parameters(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWait:
+    """CLOSE_WAIT of one series over the window; see the message CloseWaitTrend."""
+
+    current: int | None
+    maximum: int | None
+    growth_per_hour: float | None
+    growth_fit: float | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWait:
+    """TIME_WAIT of one series over the window."""
+
+    current: int | None
+    mean: float | None
+    maximum: int | None
+
+
+Trend = tuple[float | None, ...]
+
+
+def label_filter(labels: Mapping[str, str]) -> str:
+    """A condition on `host_key`: the host carries all of the labels."""
+    return "".join(
+        f" AND host_key IN (SELECT host_key FROM host_label WHERE name = $label{i} AND value = $value{i})"
+        for i in range(len(labels))
+    )
+
+
+def label_parameters(labels: Mapping[str, str]) -> dict[str, object]:
+    """The values of the placeholders that `label_filter` uses."""
+    parameters: dict[str, object] = {}
+    for i, (name, value) in enumerate(labels.items()):
+        parameters[f"label{i}"] = name
+        parameters[f"value{i}"] = value
+    return parameters
+
+
+def trends(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Trend]:
+    """Lays out rows (key…, part, value) as one trend for each key, with None for a part without samples."""
+    values: dict[tuple[Any, ...], list[float | None]] = {}
+    for *key, part, value in rows:
+        trend = values.setdefault(tuple(key), [None] * TREND_PARTS)
+        trend[min(max(int(part), 0), TREND_PARTS - 1)] = value
+    return {key: tuple(trend) for key, trend in values.items()}
+
+
+def trend_part(since: int, now: int) -> str:
+    """The number of the part of the window that `ts` falls into."""
+    span = max(1, int(now - since))
+    scaled = f"((ts - {int(since)}) * {TREND_PARTS})"
+    return f"CAST(({scaled} - {scaled} % {span}) / {span} AS INTEGER)"
+
+
+def optional_int(value: SupportsInt | None) -> int | None:
+    """Narrows a count that may be NULL."""
+    return None if value is None else int(value)

@@ -1,0 +1,82 @@
+"""The tables of the store.
+
+Times are BIGINT milliseconds since the epoch: `ts` by the agent's clock, `received` by the aggregator's. Keys are
+64-bit hashes, so that several aggregators would give the same key to the same host without asking each other. NULL
+stands for what an agent could not read. Sample tables have no index: they are written in the order of time, and
+min/max of each row group serve instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from loiter.v1 import sample_pb2 as pb
+
+VERSION: Final = 1
+
+TCP_STATES: Final = tuple(field.name for field in pb.TcpStateCounts.DESCRIPTOR.fields)
+
+# name → (SQL type, numpy type), in the order of the columns.
+HOST_SAMPLE: Final = {
+    "ts": ("BIGINT", "i8"),
+    "received": ("BIGINT", "i8"),
+    "host_key": ("UBIGINT", "u8"),
+    "sampler": ("UTINYINT", "u1"),
+    **dict.fromkeys(TCP_STATES, ("UINTEGER", "u4")),
+    "fd_allocated": ("UBIGINT", "u8"),
+    "fd_limit": ("UBIGINT", "u8"),
+    "sockets_attributed": ("UINTEGER", "u4"),
+    "sockets_unattributed": ("UINTEGER", "u4"),
+    "sockets_ownerless": ("UINTEGER", "u4"),
+    "processes": ("UINTEGER", "u4"),
+    "processes_unreadable": ("UINTEGER", "u4"),
+    "processes_vanished": ("UINTEGER", "u4"),
+    "namespaces": ("UINTEGER", "u4"),
+    "namespaces_unread": ("UINTEGER", "u4"),
+    "dump_torn": ("BOOLEAN", "?"),
+    "other_processes": ("UINTEGER", "u4"),
+    "other_established": ("UINTEGER", "u4"),
+    "other_close_wait": ("UINTEGER", "u4"),
+    "other_sockets": ("UINTEGER", "u4"),
+    "other_fd_open": ("UBIGINT", "u8"),
+    "cpu_seconds": ("DOUBLE", "f8"),
+    "wall_seconds": ("DOUBLE", "f8"),
+    "process_cpu_seconds": ("DOUBLE", "f8"),
+    "resident_bytes": ("UBIGINT", "u8"),
+    "late_ticks": ("UBIGINT", "u8"),
+    "dropped_reports": ("UBIGINT", "u8"),
+}
+
+PROCESS_SAMPLE: Final = {
+    "ts": ("BIGINT", "i8"),
+    "host_key": ("UBIGINT", "u8"),
+    "pid": ("UINTEGER", "u4"),
+    "start_time": ("BIGINT", "i8"),
+    "identity_key": ("UBIGINT", "u8"),
+    "established": ("UINTEGER", "u4"),
+    "close_wait": ("UINTEGER", "u4"),
+    "time_wait": ("UINTEGER", "u4"),
+    "sockets": ("UINTEGER", "u4"),
+    "fd_open": ("UINTEGER", "u4"),
+    "fd_limit": ("UBIGINT", "u8"),
+}
+
+
+def _table(name: str, columns: dict[str, tuple[str, str]]) -> str:
+    return f"CREATE TABLE {name} ({', '.join(f'{column} {sql}' for column, (sql, _) in columns.items())})"
+
+
+CREATE: Final = (
+    "CREATE TABLE store_version (version INTEGER)",
+    f"INSERT INTO store_version VALUES ({VERSION})",
+    _table("host_sample", HOST_SAMPLE),
+    _table("process_sample", PROCESS_SAMPLE),
+    # What a process is called; one row serves every process that is called the same.
+    "CREATE TABLE identity (identity_key UBIGINT PRIMARY KEY, name VARCHAR, app VARCHAR, user_name VARCHAR)",
+    "CREATE TABLE host (host_key UBIGINT PRIMARY KEY, host_id VARCHAR, hostname VARCHAR, boot_id VARCHAR, "
+    "agent_version VARCHAR, kernel_release VARCHAR, interval_ms BIGINT, last_seen BIGINT)",
+    "CREATE TABLE host_label (host_key UBIGINT, name VARCHAR, value VARCHAR)",
+    # The last report of each spool that is in the tables above; written in the same transaction.
+    "CREATE TABLE high_water (host_key UBIGINT, spool_epoch UBIGINT, sequence UBIGINT, updated BIGINT, "
+    "PRIMARY KEY (host_key, spool_epoch))",
+)

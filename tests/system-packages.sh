@@ -1,0 +1,16 @@
+#!/bin/sh
+# Sees to it that the programs the tests compare with are there: ss and ip (iproute2), netstat (net-tools), unshare
+# (util-linux). Installs what is missing where it may.
+set -eu
+missing=
+command -v ss >/dev/null && command -v ip >/dev/null || missing="$missing iproute2"
+command -v netstat >/dev/null || missing="$missing net-tools"
+command -v unshare >/dev/null || missing="$missing util-linux"
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "installing$missing"
+  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $missing >/dev/null
+else
+  echo "the tests need these packages:$missing" >&2
+  exit 1
+fi
