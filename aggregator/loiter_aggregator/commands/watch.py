@@ -46,7 +46,7 @@ def show(ask: Callable[[], RenderableType], wide: bool, watch: bool) -> None:
                 live.update(Group(shown, trouble, note), refresh=True)
                 time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
-        return
+        _ignore_signals()
 
 
 def repeat(print_answer: Callable[[], None], watch: bool) -> None:
@@ -60,13 +60,19 @@ def repeat(print_answer: Callable[[], None], watch: bool) -> None:
             print_answer()
             time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
-        return
+        _ignore_signals()
 
 
 def _leave_on_signals() -> None:
     """Has SIGTERM leave as Ctrl-C does, so that the terminal is put right; and Ctrl-C where a shell had it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _ignore_signals() -> None:
+    """Has a second signal not disturb the end that the first one began."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _ask_again(ask: Callable[[], RenderableType], last: RenderableType) -> tuple[RenderableType, Text]:
