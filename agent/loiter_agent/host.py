@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import secrets
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +58,7 @@ def _from_state(state_dir: Path | None) -> str | None:
         return file.read_text("ascii").strip()
     except FileNotFoundError:
         pass
-    drawn = secrets.token_hex(16)
+    drawn = os.urandom(16).hex()
     state_dir.mkdir(parents=True, exist_ok=True)
     file.write_text(drawn + "\n", "ascii")
     return drawn

@@ -28,15 +28,20 @@ class TornDumpError(Exception):
     """All of a dump was received, but the kernel says that the table changed under it or that a part was lost."""
 
 
+def open_socket() -> socket.socket:
+    """Opens a netlink socket for sock_diag. Raises OSError where the kernel refuses."""
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+    # A timeout of the kernel's, not of Python's, which would add a poll() before each receive.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _RECEIVE_TIMEOUT_SECONDS, 0))
+    return opened
+
+
 class SockDiag:
     """A netlink socket of the network namespace that it was opened in. Not for use by two threads at once."""
 
     def __init__(self) -> None:
         """Opens the socket. Raises OSError where the kernel refuses: no netlink, seccomp, RestrictAddressFamilies."""
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-        # A timeout of the kernel's, not of Python's, which would add a poll() before each receive.
-        timeout = struct.pack("@ll", _RECEIVE_TIMEOUT_SECONDS, 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._socket = open_socket()
         self._buffer = bytearray(_DATAGRAM_BYTES)
         self._sequence = 0
 

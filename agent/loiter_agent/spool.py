@@ -6,7 +6,7 @@ In memory: what is not acknowledged when the agent ends is lost, and the next ag
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections import OrderedDict
 
 from loiter.v1 import ingest_service_pb2 as pb
@@ -21,7 +21,7 @@ class Spool:
         self.host_id = host_id
         self.limit = limit
         self.dropped = 0
-        self.epoch = secrets.randbits(63) | 1
+        self.epoch = int.from_bytes(os.urandom(8), "big") >> 1 or 1
         self._boot_id = boot_id
         self._sequence = 0
         self._reports: OrderedDict[int, pb.Report] = OrderedDict()

@@ -8,10 +8,8 @@ LOITER_PROCESSES_TOP.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -104,6 +102,8 @@ def _read(entry: Entry, value: object, where: str) -> object:
 
 
 def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:
+    import tomllib  # late: many agents have no file
+
     try:
         text = file.read_bytes().decode("utf-8")
     except OSError as error:
@@ -158,15 +158,21 @@ def _from_environment(environment: Mapping[str, str], known: Mapping[str, Entry]
         elif variable.startswith(ENVIRONMENT_PREFIX):
             # The agent, the aggregator and its command line share the prefix, so a strange name is an error only
             # where it looks like a slip in one of ours.
-            near = difflib.get_close_matches(variable, by_variable, n=1, cutoff=0.92)
-            if near:
-                raise SettingsError(f"environment variable {variable}: unknown setting; did you mean {near[0]}?")
+            near = _nearest(variable, by_variable, 0.92)
+            if near is not None:
+                raise SettingsError(f"environment variable {variable}: unknown setting; did you mean {near}?")
     return values
 
 
 def _suggestion(name: str, known: Mapping[str, Entry]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else f"; the settings are {', '.join(sorted(known))}"
+    near = _nearest(name, known, 0.6)
+    return f"; did you mean {near}?" if near is not None else f"; the settings are {', '.join(sorted(known))}"
+
+
+def _nearest(name: str, known: Iterable[str], similarity: float) -> str | None:
+    import difflib  # late: needed for messages alone
+
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)), None)
 
 
 # Readers: each takes a TOML value or a string and returns the setting's value, or raises ValueError for a person.

@@ -22,9 +22,7 @@ def test_each_of_twenty_processes_is_charged_what_it_holds(tmp_path: Path) -> No
             count = 3 + 7 * number
             kind = ("alone", "shared", "inherited")[number % 3]
             more = {"alone": (), "shared": ("--fork",), "inherited": ("--fork", "--parent-closes")}[kind]
-            command = inside.command(
-                leaklab("holder", "--close-wait", str(count), "--established", "5", *more)
-            )
+            command = inside.command(leaklab("holder", "--close-wait", str(count), "--established", "5", *more))
             holders.append((stack.enter_context(running(command, tmp_path / f"{number}.log")), count, kind))
         for holder, count, kind in holders:
             word, child = holder.line().split()

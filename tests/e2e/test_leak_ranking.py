@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from support.programs import agent_command, aggregator, ask, leaklab, running, wait_until
 
 LEAK_PER_SECOND = 5.0

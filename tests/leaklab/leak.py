@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=5.0)
     options = parser.parse_args()
     listener = socket.create_server(("127.0.0.1", 0))
-    leaked = []
+    leaked: list[socket.socket] = []
     print("leaking", flush=True)
     started = time.monotonic()
     while True:

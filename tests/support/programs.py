@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
+Command = Sequence[str | Path]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -27,7 +28,7 @@ CLEAN_ENVIRONMENT = {name: value for name, value in os.environ.items() if not na
 class Program:
     """A running program whose standard error is kept."""
 
-    def __init__(self, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Command, log: Path, environment: Mapping[str, str] | None = None) -> None:
         """Starts it. Its standard input is a pipe, its standard output is lines to be read."""
         self.log = log
         with log.open("ab") as errors:
@@ -78,7 +79,7 @@ class Program:
 
 @contextmanager
 def running(
-    command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
+    command: Command, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Program]:
     """Runs a program for as long as the block lasts."""
     program = Program(command, log, environment)
@@ -108,7 +109,7 @@ def free_port() -> int:
 
 
 def run(
-    command: Sequence[str | Path], environment: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Command, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end."""
     return subprocess.run(
@@ -154,7 +155,7 @@ class Aggregator:
         """Starts it and waits until it listens."""
         log = self.folder / "aggregator.log"
         before = log.read_text().count("listening on") if log.exists() else 0
-        command = [BIN / "loiter", "serve", "--listen", self.server, "--data-dir", self.folder / "store"]
+        command: Command = [BIN / "loiter", "serve", "--listen", self.server, "--data-dir", self.folder / "store"]
         self._program = Program(command, log)
         wait_until(
             lambda: log.read_text().count("listening on") > before or self.program.process.poll() is not None,

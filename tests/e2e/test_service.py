@@ -1,0 +1,104 @@
+"""The agent and the aggregator as they run for months: ended, restarted, told to read their settings again."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import duckdb
+
+from support.programs import Aggregator, agent_command, aggregator, ask, running, wait_until
+
+
+def _stored(folder: Path) -> list[int]:
+    """The sequences in the store of a stopped aggregator, as far as its high-water marks tell, and its host rows."""
+    with duckdb.connect(str(folder / "store/loiter.duckdb"), read_only=True) as connection:
+        marks = connection.execute("SELECT sequence FROM high_water ORDER BY updated").fetchall()
+        rows = connection.execute("SELECT count(*), count(DISTINCT ts) FROM host_sample").fetchall()[0]
+    return [sum(sequence for (sequence,) in marks), *rows]
+
+
+def test_nothing_is_lost_or_doubled_when_the_aggregator_restarts(tmp_path: Path) -> None:
+    """The agent says once that the aggregator is away, goes on sampling, and delivers what it kept."""
+    server = Aggregator(tmp_path)
+    server.start()
+    with running(agent_command(server.server, tmp_path, interval="500ms"), tmp_path / "agent.log") as agent:
+        wait_until(lambda: ask(server.server, "top", "hosts"), 20, "the agent reports")
+        server.stop(signal.SIGKILL)
+        agent.wait_for_log("cannot report to")
+        # Several tries fail meanwhile: they are not said again.
+        wait_until(lambda: agent.process.poll() is None, 1, "the agent lives on")
+        server.start()
+        agent.wait_for_log("again after", 60)
+        before = ask(server.server, "host", _only_host(server.server))["samples"]
+        wait_until(lambda: ask(server.server, "host", _only_host(server.server))["samples"] > before, 20, "new samples")
+        assert agent.stop() == 0
+        assert agent.logged().count("cannot report to") == 1
+        assert "lost" not in agent.logged()
+    assert server.stop() == 0
+    last_sequence, rows, distinct = _stored(tmp_path)
+    assert rows == distinct == last_sequence
+
+
+def _only_host(server: str) -> str:
+    hosts = ask(server, "top", "hosts")
+    assert len(hosts) == 1
+    return str(hosts[0]["host"])
+
+
+def test_sigterm_ends_both_cleanly_with_everything_delivered(tmp_path: Path) -> None:
+    """Exit status 0, nothing in the log that looks like an accident, every report in the store."""
+    with aggregator(tmp_path) as server:
+        with running(agent_command(server.server, tmp_path, interval="500ms"), tmp_path / "agent.log") as agent:
+            wait_until(lambda: ask(server.server, "top", "hosts"), 20, "the agent reports")
+            assert agent.stop() == 0
+            assert "lost" not in agent.logged()
+            assert "Traceback" not in agent.logged()
+        assert server.stop() == 0
+        assert "Traceback" not in server.program.logged()
+    last_sequence, rows, distinct = _stored(tmp_path)
+    assert rows == distinct == last_sequence >= 1
+
+
+def test_sighup_reads_the_settings_again(tmp_path: Path) -> None:
+    """New labels and a new interval are in force at once; settings that are wrong change nothing."""
+    config = tmp_path / "agent.toml"
+    config.write_text('interval = "30m"\n[labels]\nrole = "old"\n')
+    with aggregator(tmp_path) as server:
+        command = agent_command(server.server, tmp_path, "--config", str(config))
+        at = command.index("--interval")
+        del command[at : at + 2]
+        with running(command, tmp_path / "agent.log") as agent:
+            agent.wait_for_log("reporting to")
+            config.write_text('interval = "none"\n')
+            agent.process.send_signal(signal.SIGHUP)
+            agent.wait_for_log("settings not reloaded")
+            assert f"{config}:1: interval" in agent.logged()
+
+            config.write_text('interval = "500ms"\n[labels]\nrole = "new"\n')
+            agent.process.send_signal(signal.SIGHUP)
+            agent.wait_for_log("settings reloaded")
+            rows = wait_until(
+                lambda: [
+                    row for row in ask(server.server, "top", "hosts", "--label", "role=new") if row["samples"] > 2
+                ],
+                20,
+                "samples at the new interval under the new label",
+            )
+            assert len(rows) == 1
+            assert ask(server.server, "top", "hosts", "--label", "role=old") == []
+            assert ask(server.server, "host", str(rows[0]["host"]))["interval_seconds"] == 0.5
+            assert agent.stop() == 0
+
+
+def test_a_host_that_stops_reporting_is_silent(tmp_path: Path) -> None:
+    """After three intervals, five seconds at least, it is listed as silent and its rows are marked."""
+    with aggregator(tmp_path) as server:
+        with running(agent_command(server.server, tmp_path, interval="500ms"), tmp_path / "agent.log"):
+            wait_until(lambda: ask(server.server, "top", "hosts"), 20, "the agent reports")
+        silent = wait_until(lambda: ask(server.server, "fleet")["silent_hosts"], 20, "the host is listed as silent")
+        assert [host["host"] for host in silent] == [_only_host(server.server)]
+        assert ask(server.server, "top", "hosts")[0]["silent"] is True
+        assert ask(server.server, "fleet")["coverage"]["hosts_reporting"] == 0
+        # Totals are those of reporting hosts: with none, they are not known.
+        assert ask(server.server, "fleet")["tcp_states"]["established"] is None
