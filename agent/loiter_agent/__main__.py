@@ -13,7 +13,7 @@ from loiter.addresses import is_loopback
 from loiter.settings import SettingsError, load
 from loiter.version import version
 from loiter_agent.config import DEFAULT_FILE, AgentSettings
-from loiter_agent.host import identify_host
+from loiter_agent.host import HOST_ID_FILE, identify_host
 from loiter_agent.procfs import Procfs
 
 # grpc, protobuf and apscheduler are imported by `run` alone: `sample` is to start fast and stay small.
@@ -67,7 +67,9 @@ def _sample(options: argparse.Namespace) -> None:
 
     settings = _settings(options.config, {})
     procfs = Procfs()
-    host = identify_host(procfs, settings.host_id, settings.hostname, settings.labels)
+    # Nothing is written: without a machine-id, only an id that `run` has drawn before is shown.
+    state_dir = settings.state_dir if (settings.state_dir / HOST_ID_FILE).exists() else None
+    host = identify_host(procfs, settings.host_id, settings.hostname, settings.labels, state_dir=state_dir)
     sampler = Sampler(procfs, Bounds(settings.processes.top, settings.processes.limit))
     print((as_json if options.output == "json" else as_table)(host, sampler.sample()))
     sampler.close()

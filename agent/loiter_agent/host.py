@@ -11,6 +11,7 @@ from typing import Final
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import HostIdentity
 
+HOST_ID_FILE: Final = "host-id"
 _MACHINE_ID: Final = Path("/etc/machine-id")
 # machine-id(5) asks applications not to disclose the id, but one derived from it under a key of their own.
 _APPLICATION_KEY: Final = b"loiter host id"
@@ -53,7 +54,7 @@ def _from_machine_id(file: Path) -> str | None:
 def _from_state(state_dir: Path | None) -> str | None:
     if state_dir is None:
         return None
-    file = state_dir / "host-id"
+    file = state_dir / HOST_ID_FILE
     try:
         return file.read_text("ascii").strip()
     except FileNotFoundError:

@@ -16,8 +16,10 @@ from loiter.limits import MAX_LABELS, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from loiter.version import version
 from loiter_aggregator.clock import Clock, from_duration, to_duration, to_timestamp
 from loiter_aggregator.host_detail import HostDetail, find_host, known_names
+from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
 from loiter_aggregator.ranking.fleet import (
     fleet_coverage,
@@ -47,6 +49,7 @@ _BY: Final[Mapping[int, By]] = {
     pb.RANK_BY_CLOSE_WAIT_GROWTH: "close_wait_growth",
     pb.RANK_BY_CLOSE_WAIT: "close_wait",
     pb.RANK_BY_TIME_WAIT: "time_wait",
+    pb.RANK_BY_TIME_WAIT_MAX: "time_wait_max",
     pb.RANK_BY_FD_SHARE: "fd_share",
 }
 
@@ -62,9 +65,10 @@ class UnknownHost(LookupError):
 class FleetService(FleetServiceServicer):
     """Answers from the store."""
 
-    def __init__(self, store: DuckDbStore, clock: Clock) -> None:
-        """Takes the store to read from."""
+    def __init__(self, store: DuckDbStore, clock: Clock, counters: Counters) -> None:
+        """Takes the store to read from, and the counters of what comes in."""
         self._store = store
+        self._counters = counters
         self._clock = clock
         self._queries = asyncio.Semaphore(_QUERIES_AT_ONCE)
 
@@ -125,7 +129,7 @@ class FleetService(FleetServiceServicer):
         )
 
     def _get_host(self, request: pb.GetHostRequest) -> pb.GetHostResponse:
-        ranking = self._ranking(pb.RankingQuery(window=request.window, limit=request.limit), "")
+        ranking = self._ranking(pb.RankingQuery(by=request.by, window=request.window, limit=request.limit), "")
         detail = find_host(self._store, request.name)
         if detail is None:
             raise UnknownHost(_unknown_host(request.name, known_names(self._store)))
@@ -155,6 +159,14 @@ class FleetService(FleetServiceServicer):
             ],
             close_wait_trend=_points(fleet_trend(self._store, labels, since, now, "close_wait"), since, now),
             time_wait_trend=_points(fleet_trend(self._store, labels, since, now, "time_wait"), since, now),
+            aggregator=pb.AggregatorStatus(
+                version=version(),
+                start_time=to_timestamp(self._counters.started),
+                reports_stored=self._counters.stored,
+                reports_duplicate=self._counters.duplicates,
+                reports_rejected=self._counters.rejected,
+                commits_failed=self._counters.failed_commits,
+            ),
         )
 
     def _process_ranks(self, ranking: Ranking, host_key: int | None) -> list[pb.ProcessRank]:

@@ -100,7 +100,7 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
 def _server(store: DuckDbStore, batcher: Batcher, clock: Clock) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     server = grpc.aio.server(options=_SERVER_OPTIONS)
     server.add_generic_rpc_handlers((IngestService(store, batcher, clock).handler(),))
-    add_FleetServiceServicer_to_server(FleetService(store, clock), server)
+    add_FleetServiceServicer_to_server(FleetService(store, clock, batcher.counters), server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     names = (INGEST_SERVICE, _FLEET_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -14,6 +14,7 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import connect
 from loiter_aggregator.commands.options import (
     label_option,
+    limit_option,
     output_option,
     server_option,
     watch_option,
@@ -26,7 +27,6 @@ from loiter_aggregator.output.rows import Row, coverage_row, optional_fields, ti
 from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import Column, coverage_line, table
 
-_SHOWN_SILENT: Final = 20
 _SILENT: Final = (
     Column("SILENT HOST", "host", cells.text, right=False),
     Column("LAST REPORT", "last_report", cells.text, right=False),
@@ -35,12 +35,15 @@ _SILENT: Final = (
 
 @click.command()
 @window_option
+@limit_option
 @label_option
 @output_option
 @watch_option
 @server_option
-def fleet(window: float, wanted: tuple[tuple[str, str], ...], output: str, watch: bool, server: str) -> None:
-    """Show the totals of the fleet, what they rest on, and the hosts that fell silent."""
+def fleet(
+    window: float, limit: int, wanted: tuple[tuple[str, str], ...], output: str, watch: bool, server: str
+) -> None:
+    """Show the totals of the fleet, what they rest on, and the hosts that fell silent, at most --limit of them."""
     request = pb.GetFleetRequest(window=Duration(seconds=int(window)), labels=dict(wanted))
     with connect(server) as client:
 
@@ -48,7 +51,7 @@ def fleet(window: float, wanted: tuple[tuple[str, str], ...], output: str, watch
             return client.ask(client.stub.GetFleet, request)
 
         if output in ("table", "wide"):
-            show(lambda: _page(ask(), window, output == "wide"), output == "wide", watch)
+            show(lambda: _page(ask(), window, limit, output == "wide"), output == "wide", watch)
         elif output == "json":
             repeat(lambda: click.echo(as_json(_document(ask()), watch)), watch)
         else:
@@ -69,6 +72,10 @@ def _document(answer: pb.GetFleetResponse) -> Row:
         "silent_hosts": _silent(answer),
         "close_wait_trend": trend_values(answer.close_wait_trend),
         "time_wait_trend": trend_values(answer.time_wait_trend),
+        "aggregator": {
+            "start_time": time(answer.aggregator.start_time),
+            **optional_fields(answer.aggregator),
+        },
     }
 
 
@@ -77,7 +84,7 @@ def _csv(answer: pb.GetFleetResponse) -> str:
     return as_csv([{"figure": name, "value": value} for name, value in counts.items()], ("figure", "value"))
 
 
-def _page(answer: pb.GetFleetResponse, window: float, wide: bool) -> Group:
+def _page(answer: pb.GetFleetResponse, window: float, limit: int, wide: bool) -> Group:
     parts: list[Any] = [
         Text(f"fleet now; trends over the last {format_duration(window)}", style="bold"),
         states_table(answer.tcp_states),
@@ -88,13 +95,23 @@ def _page(answer: pb.GetFleetResponse, window: float, wide: bool) -> Group:
     ]
     silent = _silent(answer)
     if silent:
-        parts += [table(_SILENT, silent[:_SHOWN_SILENT], wide)]
-        hidden = answer.coverage.hosts_silent - min(len(silent), _SHOWN_SILENT)
+        parts += [table(_SILENT, silent[:limit], wide)]
+        hidden = answer.coverage.hosts_silent - min(len(silent), limit)
         if hidden:
             parts.append(Text(f"and {hidden:,} more; -o json lists up to 1,000"))
         parts.append(Text())
     parts.append(Text(coverage_line(answer.coverage), style="dim"))
+    parts.append(Text(_taken_in(answer.aggregator), style="dim"))
     return Group(*parts)
+
+
+def _taken_in(aggregator: pb.AggregatorStatus) -> str:
+    return (
+        f"aggregator {cells.text(aggregator.version)} since {time(aggregator.start_time)}: "
+        f"{aggregator.reports_stored:,} reports\n"
+        f"stored, {aggregator.reports_duplicate:,} duplicate, {aggregator.reports_rejected:,} rejected; "
+        f"{aggregator.commits_failed:,} commits failed"
+    )
 
 
 def _trend(name: str, values: list[float | None]) -> Text:

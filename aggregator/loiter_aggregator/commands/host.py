@@ -14,6 +14,8 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.client import connect
 from loiter_aggregator.commands.options import (
+    MEASURES,
+    by_option,
     limit_option,
     output_option,
     server_option,
@@ -25,28 +27,29 @@ from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
 from loiter_aggregator.output.rows import Row, host_row, optional_fields, process_row, time
 from loiter_aggregator.output.states import states_table
-from loiter_aggregator.output.tables import HOST_PROCESSES, table
+from loiter_aggregator.output.tables import HOST_PROCESSES, by_time_wait, table
 
 _SAMPLERS = {sample_pb2.SAMPLER_SOCK_DIAG: "sock_diag", sample_pb2.SAMPLER_PSUTIL: "psutil"}
 
 
 @click.command()
 @click.argument("name")
+@by_option
 @window_option
 @limit_option
 @output_option
 @watch_option
 @server_option
-def host(name: str, window: float, limit: int, output: str, watch: bool, server: str) -> None:
+def host(name: str, by: str, window: float, limit: int, output: str, watch: bool, server: str) -> None:
     """Show one host: its sockets by state, its worst processes, and what the figures rest on."""
-    request = pb.GetHostRequest(name=name, window=Duration(seconds=int(window)), limit=limit)
+    request = pb.GetHostRequest(name=name, window=Duration(seconds=int(window)), limit=limit, by=MEASURES[by])
     with connect(server) as client:
 
         def ask() -> pb.GetHostResponse:
             return client.ask(client.stub.GetHost, request)
 
         if output in ("table", "wide"):
-            show(lambda: _page(ask(), window, output == "wide"), output == "wide", watch)
+            show(lambda: _page(ask(), by, window, output == "wide"), output == "wide", watch)
         elif output == "json":
             repeat(lambda: click.echo(as_json(_document(ask()), watch)), watch)
         else:
@@ -80,7 +83,7 @@ def _csv(answer: pb.GetHostResponse) -> str:
     return as_csv(_processes(answer), csv_columns(process_row(0, pb.ProcessRank())))
 
 
-def _page(answer: pb.GetHostResponse, window: float, wide: bool) -> Group:
+def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Group:
     identity, latest = answer.host, answer.latest
     parts: list[Any] = [
         Text(
@@ -114,7 +117,8 @@ def _page(answer: pb.GetHostResponse, window: float, wide: bool) -> Group:
         Text(),
     ]
     rows = _processes(answer)
-    parts.append(table(HOST_PROCESSES, rows, wide) if rows else Text("no process was reported"))
+    columns = by_time_wait(HOST_PROCESSES) if by.startswith("time-wait") else HOST_PROCESSES
+    parts.append(table(columns, rows, wide) if rows else Text("no process was reported"))
     parts.append(Text(_coverage(latest), style="dim"))
     return Group(*parts)
 
@@ -126,9 +130,9 @@ def _coverage(latest: sample_pb2.Sample) -> str:
         owned = known["sockets_attributed"] + known["sockets_unattributed"]
     return (
         f"read by {_SAMPLERS.get(latest.sampler, 'nothing')}; "
-        f"{cells.count(known['sockets_attributed'])} of {cells.count(owned)} sockets charged to a process; "
+        f"{cells.count(known['sockets_attributed'])} of {cells.count(owned)} sockets charged\n"
         f"{cells.count(known['processes_unreadable'])} of {cells.count(known['processes'])} processes unreadable; "
-        f"{cells.count(known['namespaces_unread'])} of {cells.count(known['namespaces'])} network namespaces not read"
+        f"{cells.count(known['namespaces_unread'])} of {cells.count(known['namespaces'])} network namespaces unread"
     )
 
 

@@ -10,6 +10,7 @@ import click
 from loiter.durations import parse_duration
 from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
 from loiter.settings import addresses, labels
+from loiter.v1 import fleet_service_pb2 as pb
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,6 +74,20 @@ server_option = click.option(
 )
 window_option = click.option(
     "--window", type=DurationType(), default="1h", metavar="DURATION", show_default=True, help="How far to look back."
+)
+MEASURES: Final = {
+    "close-wait-growth": pb.RANK_BY_CLOSE_WAIT_GROWTH,
+    "close-wait": pb.RANK_BY_CLOSE_WAIT,
+    "time-wait": pb.RANK_BY_TIME_WAIT,
+    "time-wait-max": pb.RANK_BY_TIME_WAIT_MAX,
+    "fd-share": pb.RANK_BY_FD_SHARE,
+}
+by_option = click.option(
+    "--by",
+    type=click.Choice(tuple(MEASURES)),
+    default="close-wait-growth",
+    show_default=True,
+    help="What to rank by; time-wait is the mean.",
 )
 limit_option = click.option(
     "--limit", type=click.IntRange(1, MAX_RANKING_ROWS), default=20, show_default=True, help="How many rows to show."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +16,8 @@ from loiter.durations import format_duration
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import FleetClient, connect
 from loiter_aggregator.commands.options import (
+    MEASURES,
+    by_option,
     label_option,
     limit_option,
     output_option,
@@ -31,16 +33,10 @@ from loiter_aggregator.output.tables import (
     HOSTS,
     PROCESSES,
     Column,
+    by_time_wait,
     coverage_line,
     table,
 )
-
-_BY: Final = {
-    "close-wait-growth": pb.RANK_BY_CLOSE_WAIT_GROWTH,
-    "close-wait": pb.RANK_BY_CLOSE_WAIT,
-    "time-wait": pb.RANK_BY_TIME_WAIT,
-    "fd-share": pb.RANK_BY_FD_SHARE,
-}
 
 Ranked = tuple[list[Row], pb.FleetCoverage]
 
@@ -78,9 +74,7 @@ _KINDS: Final = {
 
 @click.command()
 @click.argument("what", type=click.Choice(tuple(_KINDS)))
-@click.option(
-    "--by", type=click.Choice(tuple(_BY)), default="close-wait-growth", show_default=True, help="The measure."
-)
+@by_option
 @window_option
 @limit_option
 @label_option
@@ -103,29 +97,43 @@ def top(
     that line fits. FD% is the share of the limit on file descriptors that is in use. "-" stands for unknown.
     """
     kind = _KINDS[what]
-    query = pb.RankingQuery(by=_BY[by], window=_duration(window), limit=limit, labels=dict(wanted))
+    query = pb.RankingQuery(by=MEASURES[by], window=_duration(window), limit=limit, labels=dict(wanted))
     heading = f"{what} by {by}, last {format_duration(window)}"
     with connect(server) as client:
         if output in ("table", "wide"):
-            show(lambda: _table(kind, *kind.ask(client, query), heading, output == "wide"), output == "wide", watch)
+            wide = output == "wide"
+            columns = by_time_wait(kind.columns) if by.startswith("time-wait") else kind.columns
+
+            def page() -> Group:
+                rows, coverage = kind.ask(client, query)
+                return Group(
+                    Text(heading, style="bold"),
+                    table(columns, rows, wide) if rows else Text("no samples in the window"),
+                    *(Text(note, style="dim") for note in _notes(rows, coverage, by)),
+                )
+
+            show(page, wide, watch)
         else:
-            repeat(lambda: _data(kind, *kind.ask(client, query), output, watch), watch)
+            repeat(lambda: _print_data(kind, client, query, by, output, watch), watch)
 
 
-def _table(kind: _Kind, rows: list[Row], coverage: pb.FleetCoverage, heading: str, wide: bool) -> Group:
-    parts: list[Any] = [Text(heading, style="bold")]
-    parts.append(table(kind.columns, rows, wide) if rows else Text("no samples in the window"))
-    parts.append(Text(coverage_line(coverage), style="dim"))
-    return Group(*parts)
-
-
-def _data(kind: _Kind, rows: list[Row], coverage: pb.FleetCoverage, output: str, compact: bool) -> None:
+def _print_data(kind: _Kind, client: FleetClient, query: pb.RankingQuery, by: str, output: str, compact: bool) -> None:
+    rows, coverage = kind.ask(client, query)
     if output == "json":
         click.echo(as_json(rows, compact))
     else:
         click.echo(as_csv(rows, csv_columns(kind.empty)), nl=False)
     sys.stdout.flush()
-    click.echo(f"coverage: {coverage_line(coverage)}", err=True)
+    # Not part of the data, and yet what it rests on.
+    for note in _notes(rows, coverage, by):
+        click.echo(note, err=True)
+
+
+def _notes(rows: list[Row], coverage: pb.FleetCoverage, by: str) -> list[str]:
+    notes = [coverage_line(coverage)]
+    if by.startswith("time-wait") and rows and all(row["time_wait"] is None for row in rows):
+        notes.append("the kernel keeps no owner of TIME-WAIT sockets: rank hosts by them")
+    return notes
 
 
 def _duration(seconds: float) -> Duration:

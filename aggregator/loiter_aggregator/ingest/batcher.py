@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.clock import Clock
+from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 
@@ -20,22 +20,12 @@ _MAX_PENDING: Final = 50_000
 Acknowledge = Callable[[int, int], None]
 
 
-@dataclass(slots=True)
-class Counters:
-    """What has happened since the start."""
-
-    stored: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    failed_commits: int = 0
-
-
 class Batcher:
     """Takes reports and calls back once they are durable."""
 
     def __init__(self, store: DuckDbStore, clock: Clock, commit_seconds: float = 1.0) -> None:
         """Takes the store to write to. Reads from it what was stored before."""
-        self.counters = Counters()
+        self.counters = Counters(started=clock())
         self._store = store
         self._clock = clock
         self._commit_seconds = commit_seconds

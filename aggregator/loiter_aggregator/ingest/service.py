@@ -59,6 +59,7 @@ class IngestService:
         )
         answers = _Answers(context)
         answering = asyncio.create_task(answers.run())
+        rejected = 0
         try:
             while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
                 report = pb.Report()
@@ -67,12 +68,16 @@ class IngestService:
                     check_report(report, hello.host.host_id)
                 except Invalid as error:
                     self._batcher.counters.rejected += 1
-                    _log.warning("report of %s rejected: %s", printable(hello.host.hostname), error)
+                    rejected += 1
+                    if rejected == 1:  # the rest is counted, and said when the stream ends
+                        _log.warning("report of %s rejected: %s", printable(hello.host.hostname), error)
                     await answers.reject(report, error)
                     continue
                 await self._batcher.put(host_key, report, answers.acknowledge)
         finally:
             answering.cancel()
+            if rejected > 1:
+                _log.warning("%d reports of %s rejected in all", rejected, printable(hello.host.hostname))
 
     async def _hello(self, context: _Context) -> pb.Hello:
         data = await context.read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rich.console import Console
@@ -50,6 +50,8 @@ _TIME_WAIT: Final = (
     Column("TW-MAX", "time_wait_max", cells.count),
 )
 
+_TW_TITLES: Final = tuple(column.title for column in _TIME_WAIT)
+
 HOSTS: Final = (
     _RANK,
     _HOST,
@@ -90,6 +92,17 @@ APPS: Final = (
 )
 
 
+_GROWTH_KEYS: Final = ("close_wait_growth_per_hour", "close_wait_growth_fit", "close_wait_trend")
+
+
+def by_time_wait(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns of a ranking by TIME-WAIT: its figures take the place of the growth of CLOSE-WAIT."""
+    return tuple(
+        replace(column, wide_only=column.key in _GROWTH_KEYS or (column.wide_only and column.title not in _TW_TITLES))
+        for column in columns
+    )
+
+
 def console(wide: bool) -> Console:
     """The terminal, or what stands in for it: 80 columns where there is none, and plenty for `wide`."""
     out = Console(highlight=False)
@@ -122,16 +135,12 @@ def coverage_line(coverage: pb.FleetCoverage) -> str:
     owned = coverage.sockets_attributed + coverage.sockets_unattributed
     parts = [
         f"{coverage.hosts_reporting:,} of {coverage.hosts:,} hosts reporting",
-        f"{coverage.sockets_attributed:,} of {owned:,} sockets charged to a process",
+        f"{coverage.sockets_attributed:,} of {owned:,} sockets charged",
     ]
-    return "; ".join(parts + gaps(coverage))
-
-
-def gaps(coverage: pb.FleetCoverage) -> list[str]:
-    """Names what could not be read."""
-    found = (
+    # Named only where there are any.
+    gaps = (
         (coverage.processes_unreadable, "processes unreadable"),
-        (coverage.namespaces_unread, "network namespaces not read"),
-        (coverage.hosts_unknown, "hosts that could not say what they left out"),
+        (coverage.namespaces_unread, "namespaces unread"),
+        (coverage.hosts_unknown, "hosts with gaps unknown"),
     )
-    return [f"{number:,} {what}" for number, what in found if number]
+    return "; ".join(parts + [f"{what}: {number:,}" for number, what in gaps if number])

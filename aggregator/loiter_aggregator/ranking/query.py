@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsInt
 
-By = Literal["close_wait_growth", "close_wait", "time_wait", "fd_share"]
+By = Literal["close_wait_growth", "close_wait", "time_wait", "time_wait_max", "fd_share"]
 
 # The column that each measure ranks by, largest first. Every ranking names its columns so.
 ORDER: Final[Mapping[By, str]] = {
     "close_wait_growth": "growth",
     "close_wait": "close_wait_now",
     "time_wait": "time_wait_mean",
+    "time_wait_max": "time_wait_max",
     "fd_share": "fd_share",
 }
 

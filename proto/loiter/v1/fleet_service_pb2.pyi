@@ -38,6 +38,8 @@ class _RankByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RankBy.ValueTy
     """Mean of TIME_WAIT over the window."""
     RANK_BY_FD_SHARE: _RankBy.ValueType  # 4
     """Open file descriptors over their limit."""
+    RANK_BY_TIME_WAIT_MAX: _RankBy.ValueType  # 5
+    """The most TIME_WAIT sockets in any sample of the window."""
 
 class RankBy(_RankBy, metaclass=_RankByEnumTypeWrapper):
     """The measure a ranking is by."""
@@ -52,6 +54,8 @@ RANK_BY_TIME_WAIT: RankBy.ValueType  # 3
 """Mean of TIME_WAIT over the window."""
 RANK_BY_FD_SHARE: RankBy.ValueType  # 4
 """Open file descriptors over their limit."""
+RANK_BY_TIME_WAIT_MAX: RankBy.ValueType  # 5
+"""The most TIME_WAIT sockets in any sample of the window."""
 Global___RankBy: _TypeAlias = RankBy  # noqa: Y015
 
 @_typing.final
@@ -225,10 +229,13 @@ class GetHostRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The host's name or its host id."""
     limit: _builtins.int
     """How many of its processes to show; 20 when 0."""
+    by: Global___RankBy.ValueType
+    """What to rank its processes by; CLOSE_WAIT growth when unspecified."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """How far back to look; one hour when absent."""
@@ -239,10 +246,11 @@ class GetHostRequest(_message.Message):
         name: _builtins.str = ...,
         window: _duration_pb2.Duration | None = ...,
         limit: _builtins.int = ...,
+        by: Global___RankBy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "limit", b"limit", "name", b"name", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,7 +290,7 @@ class GetHostResponse(_message.Message):
 
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessRank]:
-        """Its processes by CLOSE_WAIT growth, worst first."""
+        """Its processes, worst first."""
 
     def __init__(
         self,
@@ -363,6 +371,7 @@ class GetFleetResponse(_message.Message):
     SILENT_HOSTS_FIELD_NUMBER: _builtins.int
     CLOSE_WAIT_TREND_FIELD_NUMBER: _builtins.int
     TIME_WAIT_TREND_FIELD_NUMBER: _builtins.int
+    AGGREGATOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tcp_states(self) -> _sample_pb2.TcpStateCounts:
         """The latest counts of the reporting hosts, added up. A state that a host could not count is left out of the sum."""
@@ -383,6 +392,10 @@ class GetFleetResponse(_message.Message):
     def time_wait_trend(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrendPoint]:
         """TIME_WAIT of all hosts over the window."""
 
+    @_builtins.property
+    def aggregator(self) -> Global___AggregatorStatus:
+        """The aggregator that answers."""
+
     def __init__(
         self,
         *,
@@ -391,10 +404,11 @@ class GetFleetResponse(_message.Message):
         silent_hosts: _abc.Iterable[Global___SilentHost] | None = ...,
         close_wait_trend: _abc.Iterable[Global___TrendPoint] | None = ...,
         time_wait_trend: _abc.Iterable[Global___TrendPoint] | None = ...,
+        aggregator: Global___AggregatorStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "tcp_states", b"tcp_states"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "coverage", b"coverage", "tcp_states", b"tcp_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close_wait_trend", b"close_wait_trend", "coverage", b"coverage", "silent_hosts", b"silent_hosts", "tcp_states", b"tcp_states", "time_wait_trend", b"time_wait_trend"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "close_wait_trend", b"close_wait_trend", "coverage", b"coverage", "silent_hosts", b"silent_hosts", "tcp_states", b"tcp_states", "time_wait_trend", b"time_wait_trend"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -906,3 +920,47 @@ class SilentHost(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SilentHost: _TypeAlias = SilentHost  # noqa: Y015
+
+@_typing.final
+class AggregatorStatus(_message.Message):
+    """Represents what an aggregator has taken in since it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    REPORTS_STORED_FIELD_NUMBER: _builtins.int
+    REPORTS_DUPLICATE_FIELD_NUMBER: _builtins.int
+    REPORTS_REJECTED_FIELD_NUMBER: _builtins.int
+    COMMITS_FAILED_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Its version."""
+    reports_stored: _builtins.int
+    """Reports that are in the store."""
+    reports_duplicate: _builtins.int
+    """Reports that came again, and were not stored a second time."""
+    reports_rejected: _builtins.int
+    """Messages that broke a rule."""
+    commits_failed: _builtins.int
+    """Commits that failed. Their reports were kept for the next."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it started."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        reports_stored: _builtins.int = ...,
+        reports_duplicate: _builtins.int = ...,
+        reports_rejected: _builtins.int = ...,
+        commits_failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commits_failed", b"commits_failed", "reports_duplicate", b"reports_duplicate", "reports_rejected", b"reports_rejected", "reports_stored", b"reports_stored", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AggregatorStatus: _TypeAlias = AggregatorStatus  # noqa: Y015
