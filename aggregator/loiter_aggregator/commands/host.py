@@ -51,7 +51,7 @@ def host(name: str, by: str, window: float, limit: int, output: str, watch: bool
         if output in ("table", "wide"):
             show(lambda: _page(ask(), by, window, output == "wide"), output == "wide", watch)
         elif output == "json":
-            repeat(lambda: click.echo(as_json(_document(ask()), watch)), watch)
+            repeat(lambda: click.echo(as_json(document(ask()), watch)), watch)
         else:
             repeat(lambda: click.echo(_csv(ask()), nl=False), watch)
 
@@ -60,7 +60,8 @@ def _processes(answer: pb.GetHostResponse) -> list[Row]:
     return [process_row(rank, process) for rank, process in enumerate(answer.processes, start=1)]
 
 
-def _document(answer: pb.GetHostResponse) -> Row:
+def document(answer: pb.GetHostResponse) -> Row:
+    """The answer with the keys that scripts rely on."""
     latest = answer.latest
     return {
         **{key: value for key, value in host_row(1, answer.rank).items() if key != "rank"},
@@ -103,13 +104,13 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
     parts += [
         states_table(latest.tcp_states),
         Text(),
+        Text(f"over the last {format_duration(window)}:"),
         Text(
-            f"CLOSE-WAIT over the last {format_duration(window)}: "
+            f"CLOSE-WAIT {cells.sparkline(trend['close_wait_trend'], 20)} "
             f"{cells.growth(trend['close_wait_growth_per_hour'])}/h, "
-            f"r² {cells.fit(trend['close_wait_growth_fit'])}, at most {cells.count(trend['close_wait_max'])}  "
-            f"{cells.sparkline(trend['close_wait_trend'], 20)}"
+            f"r² {cells.fit(trend['close_wait_growth_fit'])}, at most {cells.count(trend['close_wait_max'])}"
         ),
-        Text(f"TIME-WAIT: mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}"),
+        Text(f"TIME-WAIT  mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}"),
         Text(
             f"file handles: {cells.count(trend['fd_allocated'])} of {cells.count(trend['fd_limit'])} "
             f"({cells.percent(trend['fd_share'])} %)"

@@ -67,8 +67,9 @@ PROCESSES: Final = (
     _RANK,
     _HOST,
     Column("PID", "pid", str),
-    Column("NAME", "name", cells.text, right=False, min_width=8),
-    Column("APP", "app", cells.text, right=False, wide_only=True),
+    # The app says more than the name, which for a script is that of its interpreter.
+    Column("APP", "app", cells.text, right=False, min_width=8),
+    Column("NAME", "name", cells.text, right=False, wide_only=True),
     Column("USER", "user", cells.text, right=False, wide_only=True),
     *_CLOSE_WAIT,
     *(Column(one.title, one.key, one.write, wide_only=True) for one in _TIME_WAIT),

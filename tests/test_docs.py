@@ -1,0 +1,122 @@
+"""The documentation names all that people can type and scripts can read."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import _SubParsersAction
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from loiter.durations import format_duration
+from loiter.settings import Entry, entries
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_agent.__main__ import build_parser
+from loiter_agent.config import AgentSettings
+from loiter_aggregator.commands import VERBS, loiter
+from loiter_aggregator.commands.fleet import document as fleet_document
+from loiter_aggregator.commands.host import document as host_document
+from loiter_aggregator.config import AggregatorSettings
+from loiter_aggregator.output.rows import Row, app_row, host_row, process_row
+from support.programs import BIN, ROOT, run
+
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+WORDS = set(re.findall(r"[`\s|(]([A-Za-z0-9_.-]+)", REFERENCE)) | set(re.findall(r"`([^`]+)`", REFERENCE))
+
+
+def _default(entry: Entry) -> str:
+    value = entry.default
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return format_duration(value)
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("settings", [AgentSettings, AggregatorSettings])
+def test_every_setting_has_a_row_with_its_variable_and_default(settings: type[object]) -> None:
+    """As the code has them."""
+    for entry in entries(settings):
+        assert f"| `{entry.name}` | `{entry.environment}` | {_default(entry)} |" in REFERENCE
+
+
+def test_every_row_of_a_setting_is_a_setting() -> None:
+    """What was removed from the code is gone from the tables."""
+    known = {entry.environment for settings in (AgentSettings, AggregatorSettings) for entry in entries(settings)}
+    assert set(re.findall(r"\| `(LOITER_[A-Z_]+)` \|", REFERENCE)) == known
+
+
+def test_every_verb_and_flag_of_loiter_is_named() -> None:
+    """With what click knows of them."""
+    with click.Context(loiter) as context:
+        for verb in VERBS:
+            assert verb in REFERENCE
+            command = loiter.get_command(context, verb)  # type: ignore[attr-defined]
+            for parameter in command.params:
+                if isinstance(parameter, click.Option):
+                    for flag in parameter.opts:
+                        assert f"`{flag}`" in REFERENCE, (verb, flag)
+
+
+def test_every_verb_and_flag_of_the_agent_is_named() -> None:
+    """With what argparse knows of them."""
+    for action in build_parser()._actions:
+        if isinstance(action, _SubParsersAction):
+            for verb, parser in action.choices.items():
+                assert f"`loiter-agent {verb}`" in REFERENCE
+                for flag in (flag for one in parser._actions for flag in one.option_strings):
+                    assert flag in ("-h", "--help") or re.search(rf"`[^`]*{flag}\b", REFERENCE), (verb, flag)
+
+
+def _keys(document: object) -> set[str]:
+    if isinstance(document, dict):
+        return set(document) | {key for value in document.values() for key in _keys(value)}
+    if isinstance(document, list):
+        return {key for value in document for key in _keys(value)}
+    return set()
+
+
+def _documents() -> list[Row]:
+    host = pb.GetHostResponse(processes=[pb.ProcessRank()])
+    fleet = pb.GetFleetResponse(silent_hosts=[pb.SilentHost()])
+    return [
+        host_row(1, pb.HostRank()),
+        process_row(1, pb.ProcessRank()),
+        app_row(1, pb.AppRank()),
+        host_document(host),
+        fleet_document(fleet),
+        json.loads(run([BIN / "loiter-agent", "sample", "-o", "json"]).stdout),
+    ]
+
+
+def test_every_json_key_is_named() -> None:
+    """Of all verbs, nested keys included."""
+    missing = {key for document in _documents() for key in _keys(document)} - WORDS
+    assert missing == set()
+
+
+def test_every_make_target_of_the_guides_exists() -> None:
+    """README and CONTRIBUTING name no target that is not there."""
+    makefile = (ROOT / "Makefile").read_text()
+    for guide in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"(?:`|^    )make ([a-z-]+)", (ROOT / guide).read_text(), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (guide, target)
+
+
+def test_the_verbs_are_modules_of_their_own() -> None:
+    """The list of verbs and the folder hold the same."""
+    for verb in VERBS:
+        assert isinstance(getattr(import_module(f"loiter_aggregator.commands.{verb}"), verb), click.Command)
+
+
+def test_paths_named_in_the_guides_exist() -> None:
+    """Folders and files of the layout."""
+    for path in re.findall(
+        r"`((?:proto|agent|aggregator|tests|deploy|docs)/[a-z_./-]*)`", (ROOT / "CONTRIBUTING.md").read_text()
+    ):
+        assert Path(ROOT, path).exists(), path
