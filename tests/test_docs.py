@@ -56,7 +56,8 @@ def test_every_verb_and_flag_of_loiter_is_named() -> None:
     with click.Context(loiter) as context:
         for verb in VERBS:
             assert verb in REFERENCE
-            command = loiter.get_command(context, verb)  # type: ignore[attr-defined]
+            command = loiter.get_command(context, verb)
+            assert command is not None
             for parameter in command.params:
                 if isinstance(parameter, click.Option):
                     for flag in parameter.opts:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
+from apscheduler.events import EVENT_JOB_MISSED, EVENT_JOB_SUBMITTED, JobSubmissionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -50,6 +50,7 @@ class Agent:
         self._sampler = Sampler(self._procfs, _bounds(settings))
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._late_ticks = 0
+        self._last_scheduled: datetime | None = None
         self._tick_running = asyncio.Lock()
 
     async def run(self) -> None:
@@ -92,17 +93,31 @@ class Agent:
             coalesce=True,
             misfire_grace_time=max(1, int(interval)),
         )
-        self._scheduler.add_listener(self._on_late_tick, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
+        self._scheduler.add_listener(self._on_submitted, EVENT_JOB_SUBMITTED)
+        self._scheduler.add_listener(lambda _: self._count_late(1), EVENT_JOB_MISSED)
 
     async def _tick(self) -> None:
         async with self._tick_running:
             sample = await asyncio.to_thread(self._sampler.sample)
         self._spool.append(encode_sample(sample, self._late_ticks, self._spool.dropped))
 
-    def _on_late_tick(self, _: object) -> None:
-        self._late_ticks += 1
-        if self._late_ticks == 1:
+    def _on_submitted(self, event: JobSubmissionEvent) -> None:
+        """Counts the ticks between this one and the last: the previous tick took too long, or the host was stopped.
+
+        APScheduler passes over such ticks in silence where they are coalesced.
+        """
+        scheduled = event.scheduled_run_times[-1]
+        if self._last_scheduled is not None:
+            gap = (scheduled - self._last_scheduled).total_seconds()
+            self._count_late(round(gap / self._settings.interval) - 1)
+        self._last_scheduled = scheduled
+
+    def _count_late(self, ticks: int) -> None:
+        if ticks <= 0:
+            return
+        if self._late_ticks == 0:
             _log.warning("a tick did not run at its time; this is counted in each report and not said again")
+        self._late_ticks += ticks
 
     def _on_hangup(self) -> None:
         try:
@@ -118,6 +133,7 @@ class Agent:
         self._spool.limit = settings.spool.reports
         if settings.interval != self._settings.interval:
             trigger = IntervalTrigger(seconds=settings.interval, timezone=UTC)
+            self._last_scheduled = None
             self._scheduler.reschedule_job(_JOB, trigger=trigger)
             self._scheduler.modify_job(_JOB, misfire_grace_time=max(1, int(settings.interval)))
         logging.getLogger().setLevel(settings.log_level.upper())

@@ -12,7 +12,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from loiter.durations import format_duration
-from loiter.limits import MAX_LABELS, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
+from loiter.limits import MAX_LABELS, MAX_RANKING_ROWS, MAX_STRING_CHARS, MAX_WINDOW_SECONDS
+from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
@@ -130,6 +131,8 @@ class FleetService(FleetServiceServicer):
 
     def _get_host(self, request: pb.GetHostRequest) -> pb.GetHostResponse:
         ranking = self._ranking(pb.RankingQuery(by=request.by, window=request.window, limit=request.limit), "")
+        if len(request.name) > MAX_STRING_CHARS:
+            raise InvalidRequest(f"name is longer than {MAX_STRING_CHARS} characters")
         detail = find_host(self._store, request.name)
         if detail is None:
             raise UnknownHost(_unknown_host(request.name, known_names(self._store)))
@@ -147,7 +150,7 @@ class FleetService(FleetServiceServicer):
     def _get_fleet(self, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
         now = self._clock()
         since = now - _window(request.window, "window")
-        labels = _labels(request.labels)
+        labels = _labels(request.labels, "labels")
         return pb.GetFleetResponse(
             tcp_states=sample_pb2.TcpStateCounts(**_present(fleet_states(self._store, labels, now))),
             coverage=self._coverage(labels, now),
@@ -198,7 +201,7 @@ class FleetService(FleetServiceServicer):
             since=now - _window(query.window, f"{prefix}window"),
             now=now,
             limit=query.limit or _DEFAULT_ROWS,
-            labels=_labels(query.labels),
+            labels=_labels(query.labels, f"{prefix}labels"),
         )
 
 
@@ -209,14 +212,14 @@ def _window(window: Duration, name: str) -> int:
     return milliseconds or _DEFAULT_WINDOW_MS
 
 
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+def _labels(labels: Mapping[str, str], name: str) -> dict[str, str]:
     if len(labels) > MAX_LABELS:
-        raise InvalidRequest(f"labels has more than {MAX_LABELS} entries")
+        raise InvalidRequest(f"{name} has more than {MAX_LABELS} entries")
     return dict(labels)
 
 
 def _unknown_host(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [printable(one) for one in difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
     return f"no host {name!r} has reported" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support.programs import BIN, CLEAN_ENVIRONMENT, ROOT, free_port, wait_until
 
 
-def _session_processes(session: int) -> list[str]:
-    listing = subprocess.run(["ps", "-ewwo", "sid=,pid=,args="], capture_output=True, text=True, check=True).stdout
-    return [line for line in listing.splitlines() if line.split()[0] == str(session)]
+def _started_with(folder: Path) -> list[str]:
+    """The command lines of all processes that have this TMPDIR: the script and whatever it started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(folder):
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -39,15 +46,13 @@ def test_it_shows_this_machine_and_leaves_nothing_behind(tmp_path: Path, number:
         )
     try:
         wait_until(lambda: b"CLOSE-WAIT" in output.read_bytes(), 40, "the ranking is shown")
-        started = subprocess.run(["ps", "-ewwo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-        mine = [line.split()[0] for line in started.splitlines() if str(tmp_path) in line]
-        assert len(mine) >= 2, started
+        started = _started_with(tmp_path)
+        for command in ("run-local.sh", "loiter serve", "loiter-agent run", "loiter top"):
+            assert any(command in line for line in started), started
     finally:
         os.killpg(script.pid, number)
         script.wait(30)
     assert os.uname().nodename.split(".")[0] in output.read_text()
     assert "Traceback" not in output.read_text()
-    wait_until(lambda: not _session_processes(script.pid), 10, "the script's processes are gone")
-    for pid in mine:
-        assert not Path(f"/proc/{pid}").exists()
+    assert _started_with(tmp_path) == []
     assert [entry.name for entry in tmp_path.iterdir()] == ["output"]

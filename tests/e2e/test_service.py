@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import duckdb
@@ -102,3 +103,23 @@ def test_a_host_that_stops_reporting_is_silent(tmp_path: Path) -> None:
         assert ask(server.server, "fleet")["coverage"]["hosts_reporting"] == 0
         # Totals are those of reporting hosts: with none, they are not known.
         assert ask(server.server, "fleet")["tcp_states"]["established"] is None
+
+
+def test_ticks_that_could_not_run_are_counted(tmp_path: Path) -> None:
+    """An agent that was stopped for a while skips what it missed, says so in each report, and goes on."""
+    with (
+        aggregator(tmp_path) as server,
+        running(agent_command(server.server, tmp_path, interval="500ms"), tmp_path / "agent.log") as agent,
+    ):
+        name = str(wait_until(lambda: ask(server.server, "top", "hosts"), 20, "the agent reports")[0]["host"])
+        before = ask(server.server, "host", name)
+        assert before["cost"]["late_ticks"] == 0
+        agent.process.send_signal(signal.SIGSTOP)
+        time.sleep(4)  # a process that is stopped has no fake clock
+        agent.process.send_signal(signal.SIGCONT)
+        after = wait_until(
+            lambda: (found := ask(server.server, "host", name))["cost"]["late_ticks"] and found, 20, "late ticks"
+        )
+        assert after["cost"]["late_ticks"] >= 1
+        assert agent.logged().count("a tick did not run at its time") == 1
+        assert "Traceback" not in agent.logged()

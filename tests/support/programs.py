@@ -78,9 +78,7 @@ class Program:
 
 
 @contextmanager
-def running(
-    command: Command, log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[Program]:
+def running(command: Command, log: Path, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
     """Runs a program for as long as the block lasts."""
     program = Program(command, log, environment)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import click
-from google.protobuf.duration_pb2 import Duration
 from rich.console import Group
 from rich.text import Text
 
@@ -16,6 +15,8 @@ from loiter_aggregator.commands.options import (
     label_option,
     limit_option,
     output_option,
+    query_duration,
+    query_labels,
     server_option,
     watch_option,
     window_option,
@@ -44,7 +45,7 @@ def fleet(
     window: float, limit: int, wanted: tuple[tuple[str, str], ...], output: str, watch: bool, server: str
 ) -> None:
     """Show the totals of the fleet, what they rest on, and the hosts that fell silent, at most --limit of them."""
-    request = pb.GetFleetRequest(window=Duration(seconds=int(window)), labels=dict(wanted))
+    request = pb.GetFleetRequest(window=query_duration(window), labels=query_labels(wanted))
     with connect(server) as client:
 
         def ask() -> pb.GetFleetResponse:

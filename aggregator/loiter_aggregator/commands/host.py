@@ -18,6 +18,7 @@ from loiter_aggregator.commands.options import (
     by_option,
     limit_option,
     output_option,
+    query_duration,
     server_option,
     watch_option,
     window_option,
@@ -42,7 +43,7 @@ _SAMPLERS = {sample_pb2.SAMPLER_SOCK_DIAG: "sock_diag", sample_pb2.SAMPLER_PSUTI
 @server_option
 def host(name: str, by: str, window: float, limit: int, output: str, watch: bool, server: str) -> None:
     """Show one host: its sockets by state, its worst processes, and what the figures rest on."""
-    request = pb.GetHostRequest(name=name, window=Duration(seconds=int(window)), limit=limit, by=MEASURES[by])
+    request = pb.GetHostRequest(name=name, window=query_duration(window), limit=limit, by=MEASURES[by])
     with connect(server) as client:
 
         def ask() -> pb.GetHostResponse:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+from google.protobuf.duration_pb2 import Duration
 
 from loiter.durations import parse_duration
 from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
@@ -59,6 +60,19 @@ class LabelType(click.ParamType[tuple[str, str]]):
             return labels([value])[0]
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def query_duration(seconds: float) -> Duration:
+    """A window as the questions take it."""
+    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))
+
+
+def query_labels(wanted: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Labels as the questions take them. A host has one value of a label, so asking for two is a mistake."""
+    labels = dict(wanted)
+    if len(labels) < len(wanted):
+        raise click.UsageError("--label: one label is given twice; a host has one value of each")
+    return labels
 
 
 _OUTPUTS: Final = ("table", "wide", "json", "csv")

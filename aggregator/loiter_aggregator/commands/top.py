@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import click
-from google.protobuf.duration_pb2 import Duration
 from rich.console import Group
 from rich.text import Text
 
@@ -21,6 +20,8 @@ from loiter_aggregator.commands.options import (
     label_option,
     limit_option,
     output_option,
+    query_duration,
+    query_labels,
     server_option,
     watch_option,
     window_option,
@@ -97,7 +98,7 @@ def top(
     that line fits. FD% is the share of the limit on file descriptors that is in use. "-" stands for unknown.
     """
     kind = _KINDS[what]
-    query = pb.RankingQuery(by=MEASURES[by], window=_duration(window), limit=limit, labels=dict(wanted))
+    query = pb.RankingQuery(by=MEASURES[by], window=query_duration(window), limit=limit, labels=query_labels(wanted))
     heading = f"{what} by {by}, last {format_duration(window)}"
     with connect(server) as client:
         if output in ("table", "wide"):
@@ -134,7 +135,3 @@ def _notes(rows: list[Row], coverage: pb.FleetCoverage, by: str) -> list[str]:
     if by.startswith("time-wait") and rows and all(row["time_wait"] is None for row in rows):
         notes.append("the kernel keeps no owner of TIME-WAIT sockets: rank hosts by them")
     return notes
-
-
-def _duration(seconds: float) -> Duration:
-    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))

@@ -120,15 +120,20 @@ def table(columns: Sequence[Column], rows: Sequence[Row], wide: bool) -> Table:
         grid.add_column(
             column.title,
             justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis" if not column.right else "fold",
+            # A column that may wrap is the one that rich makes narrower when there is no room for all; its cells
+            # are then cut, not wrapped. Numbers are never cut.
+            no_wrap=column.right,
             min_width=column.min_width,
         )
     for row in rows:
         # Text, not str: rich would take square brackets in a name for markup.
         style = "dim" if row.get("silent") else ""
-        grid.add_row(*(Text(column.write(row[column.key]), style=style) for column in shown))
+        grid.add_row(*(_cell(column, row[column.key], style) for column in shown))
     return grid
+
+
+def _cell(column: Column, value: Any, style: str) -> Text:
+    return Text(column.write(value), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def coverage_line(coverage: pb.FleetCoverage) -> str:

@@ -15,6 +15,8 @@ from loiter_aggregator.ranking.query import (
     Ranking,
     TimeWait,
     Trend,
+    label_filter,
+    label_parameters,
     optional_int,
     trend_part,
     trends,
@@ -73,7 +75,7 @@ def app_trends(store: DuckDbStore, ranking: Ranking, rows: list[AppRow]) -> dict
     """Reads the CLOSE_WAIT trend of ranked applications: for each part, the maxima of their processes added up."""
     if not rows:
         return {}
-    parameters: dict[str, object] = {"since": ranking.since}
+    parameters = label_parameters(ranking.labels) | {"since": ranking.since}
     parameters |= {f"app{i}": row.app for i, row in enumerate(rows)}
     names = ", ".join(f"$app{i}" for i in range(len(rows)))
     read = store.read(
@@ -82,7 +84,7 @@ def app_trends(store: DuckDbStore, ranking: Ranking, rows: list[AppRow]) -> dict
             SELECT app, host_key, pid, start_time, {trend_part(ranking.since, ranking.now)} AS part,
                 max(close_wait) AS close_wait
             FROM process_sample JOIN identity USING (identity_key)
-            WHERE ts >= $since AND app IN ({names}) AND close_wait IS NOT NULL
+            WHERE ts >= $since AND app IN ({names}) AND close_wait IS NOT NULL{label_filter(ranking.labels)}
             GROUP BY app, host_key, pid, start_time, part) AS parts
         GROUP BY app, part""",
         parameters,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from loiter_aggregator.store.schema import TCP_STATES
 # A host that missed three reports is silent. The floor keeps one late commit from counting as silence.
 _SILENT_AFTER_INTERVALS = 3
 _SILENT_FLOOR_MS = 5_000
+
+_COVERAGE = ("sockets_attributed", "sockets_unattributed", "processes_unreadable", "namespaces_unread")
 
 SILENT = f"greatest({_SILENT_AFTER_INTERVALS} * interval_ms, {_SILENT_FLOOR_MS})"
 
@@ -65,7 +67,7 @@ def fleet_coverage(store: DuckDbStore, labels: Mapping[str, str], now: int) -> C
         SELECT coalesce(sum(sockets_attributed), 0), coalesce(sum(sockets_unattributed), 0),
             coalesce(sum(processes_unreadable), 0), coalesce(sum(namespaces_unread), 0),
             count(CASE WHEN sockets_unattributed IS NULL OR namespaces_unread IS NULL THEN 1 END)
-        FROM ({_latest(labels)}) AS latest""",
+        FROM ({_latest(labels, _COVERAGE)}) AS latest""",
         parameters,
     )[0]
     return Coverage(
@@ -83,7 +85,8 @@ def fleet_coverage(store: DuckDbStore, labels: Mapping[str, str], now: int) -> C
 def fleet_states(store: DuckDbStore, labels: Mapping[str, str], now: int) -> dict[str, int | None]:
     """Adds up the latest TCP states of the reporting hosts. None where no host knows. Raises StoreError."""
     sums = ", ".join(f"sum({state})" for state in TCP_STATES)
-    row = store.read(f"SELECT {sums} FROM ({_latest(labels)}) AS latest", label_parameters(labels) | {"now": now})[0]
+    sql = f"SELECT {sums} FROM ({_latest(labels, TCP_STATES)}) AS latest"
+    row = store.read(sql, label_parameters(labels) | {"now": now})[0]
     return {state: None if value is None else int(value) for state, value in zip(TCP_STATES, row, strict=True)}
 
 
@@ -114,11 +117,12 @@ def fleet_trend(store: DuckDbStore, labels: Mapping[str, str], since: int, now: 
     return trends(rows).get((), ())
 
 
-def _latest(labels: Mapping[str, str]) -> str:
-    """The relation of the latest samples of the hosts that are reporting."""
+def _latest(labels: Mapping[str, str], columns: Sequence[str]) -> str:
+    """The relation of columns of the latest samples of the hosts that are reporting: one row a host."""
+    values = ", ".join(f"max({column}) AS {column}" for column in columns)
     return f"""
-        SELECT host_sample.* FROM host_sample JOIN (
+        SELECT host_key, {values} FROM host_sample JOIN (
             SELECT host_key, max(ts) AS latest FROM host_sample JOIN host USING (host_key)
             WHERE received >= last_seen AND last_seen >= $now - {SILENT}{label_filter(labels)}
-            GROUP BY host_key) AS newest
-        ON host_sample.host_key = newest.host_key AND host_sample.ts = newest.latest"""
+            GROUP BY host_key) AS newest USING (host_key)
+        WHERE ts = latest GROUP BY host_key"""

@@ -8,6 +8,7 @@ from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
     ORDER,
+    POINTS,
     SUMS,
     CloseWait,
     Ranking,
@@ -44,18 +45,19 @@ def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None
     rows = store.read(
         f"""
         WITH sums AS (
-            SELECT host_key, {SUMS},
-                argMax(close_wait, ts) AS close_wait_now, argMax(time_wait, ts) AS time_wait_now,
-                avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max,
-                argMax(established, ts) AS established, argMax(fd_allocated, ts) AS fd_allocated,
-                argMax(fd_limit, ts) AS fd_limit
-            FROM (SELECT *, CAST(close_wait AS DOUBLE) AS y, (ts - $since) / 1000.0 AS t
-                  FROM host_sample WHERE ts >= $since{only}{label_filter(ranking.labels)})
+            SELECT host_key, {SUMS}, max(ts) AS latest, avg(time_wait) AS time_wait_mean,
+                max(time_wait) AS time_wait_max
+            FROM (SELECT *, {POINTS} FROM host_sample WHERE ts >= $since{only}{label_filter(ranking.labels)})
             GROUP BY host_key),
+        -- Of the latest sample, unknown included: an older figure would pass for a present one.
+        newest AS (
+            SELECT host_key, max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now,
+                max(established) AS established, max(fd_allocated) AS fd_allocated, max(fd_limit) AS fd_limit
+            FROM host_sample JOIN sums USING (host_key) WHERE ts = latest GROUP BY host_key),
         figures AS (
             SELECT *, {GROWTH} AS growth, {FIT} AS fit,
                 CASE WHEN fd_limit > 0 THEN CAST(fd_allocated AS DOUBLE) / fd_limit END AS fd_share
-            FROM sums)
+            FROM sums JOIN newest USING (host_key))
         SELECT host_key, host_id, hostname, last_seen, interval_ms, close_wait_now, y_max, growth, fit, n,
             time_wait_now, time_wait_mean, time_wait_max, established, fd_allocated, fd_limit, fd_share
         FROM figures JOIN host USING (host_key)

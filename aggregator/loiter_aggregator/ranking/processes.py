@@ -13,6 +13,7 @@ from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
     ORDER,
+    POINTS,
     SUMS,
     CloseWait,
     Ranking,
@@ -63,16 +64,17 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
         SELECT *, {GROWTH} AS growth, {FIT} AS fit,
             CASE WHEN fd_limit > 0 THEN CAST(fd_open AS DOUBLE) / fd_limit END AS fd_share
         FROM (
-            SELECT {SERIES}, {SUMS}, max(ts) AS last_sample,
-                argMax(identity_key, ts) AS identity_key, argMax(close_wait, ts) AS close_wait_now,
-                argMax(time_wait, ts) AS time_wait_now, avg(time_wait) AS time_wait_mean,
-                max(time_wait) AS time_wait_max, argMax(established, ts) AS established,
-                argMax(fd_open, ts) AS fd_open, argMax(fd_limit, ts) AS fd_limit
-            FROM (SELECT *, CAST(close_wait AS DOUBLE) AS y, (ts - $since) / 1000.0 AS t
-                  FROM process_sample WHERE {hosts})
-            GROUP BY {SERIES}) AS series
-        JOIN (SELECT host_key AS latest_key, max(ts) AS latest FROM host_sample WHERE {hosts} GROUP BY host_key)
-            AS latest ON host_key = latest_key AND last_sample >= latest"""
+            SELECT {SERIES}, max(ts) AS last_sample, max(identity_key) AS identity_key,
+                max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now, max(established) AS established,
+                max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
+            FROM process_sample JOIN (
+                SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} GROUP BY host_key) AS hosts
+                USING (host_key)
+            WHERE ts = latest GROUP BY {SERIES}) AS newest
+        JOIN (
+            SELECT {SERIES}, {SUMS}, avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max
+            FROM (SELECT *, {POINTS} FROM process_sample WHERE {hosts})
+            GROUP BY {SERIES}) AS series USING ({SERIES})"""
 
 
 def rank_processes(store: DuckDbStore, ranking: Ranking, host_key: int | None = None) -> list[ProcessRow]:

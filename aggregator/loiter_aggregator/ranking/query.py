@@ -1,7 +1,7 @@
 """What is asked of a ranking, and the pieces of SQL that all rankings share.
 
-Growth is the slope of an ordinary least-squares line through (t, y), y being the CLOSE_WAIT count and t seconds since
-the window began (t is taken relative to a recent origin because sums of squared epochs lose too many digits). With n
+Growth is the slope of an ordinary least-squares line through (t, y), y being the CLOSE_WAIT count and t seconds before
+now (t is taken relative to a recent origin because sums of squared epochs lose too many digits). With n
 points, S(xy) = n·Σxy - Σx·Σy, the slope is S(ty) / S(tt) and r² is S(ty)² / (S(tt)·S(yy)).
 """
 
@@ -24,7 +24,11 @@ ORDER: Final[Mapping[By, str]] = {
 
 TREND_PARTS: Final = 20
 
-# Sums over the samples of one series; `y` and `t` are columns of the relation they are taken from.
+# The points of a series, for the sums below: `t` is unknown where `y` is, so that both leave the sample out.
+POINTS: Final = """
+    CAST(close_wait AS DOUBLE) AS y, CASE WHEN close_wait IS NOT NULL THEN (ts - $now) / 1000.0 END AS t"""
+
+# Sums over the samples of one series.
 SUMS: Final = """
     count(y) AS n, sum(t) AS st, sum(t * t) AS stt, sum(y) AS sy, sum(t * y) AS sty, sum(y * y) AS syy,
     min(y) AS y_min, max(y) AS y_max"""
@@ -36,8 +40,8 @@ GROWTH: Final = """
          ELSE 3600 * (n * sty - st * sy) / (n * stt - st * st) END"""
 
 FIT: Final = """
-    CASE WHEN n < 3 OR y_min = y_max OR n * stt - st * st <= 0 THEN NULL
-         ELSE (n * sty - st * sy) * (n * sty - st * sy) / ((n * stt - st * st) * (n * syy - sy * sy)) END"""
+    CASE WHEN n < 3 OR y_min = y_max OR n * stt - st * st <= 0 OR n * syy - sy * sy <= 0 THEN NULL
+         ELSE least(1, (n * sty - st * sy) * (n * sty - st * sy) / ((n * stt - st * st) * (n * syy - sy * sy))) END"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Ranking:
 
     def parameters(self) -> dict[str, Any]:
         """The values of the placeholders that every ranking uses."""
-        return {"since": self.since, "limit": self.limit} | label_parameters(self.labels)
+        return {"since": self.since, "now": self.now, "limit": self.limit} | label_parameters(self.labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +104,14 @@ def trends(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Trend]:
     values: dict[tuple[Any, ...], list[float | None]] = {}
     for *key, part, value in rows:
         trend = values.setdefault(tuple(key), [None] * TREND_PARTS)
-        trend[min(max(int(part), 0), TREND_PARTS - 1)] = value
+        trend[int(part)] = value
     return {key: tuple(trend) for key, trend in values.items()}
 
 
 def trend_part(since: int, now: int) -> str:
-    """The number of the part of the window that `ts` falls into."""
+    """The number of the part of the window that `ts` falls into; the last for a clock that runs ahead."""
     span = max(1, int(now - since))
-    scaled = f"((ts - {int(since)}) * {TREND_PARTS})"
+    scaled = f"least(greatest((ts - {int(since)}) * {TREND_PARTS}, 0), {TREND_PARTS * span - 1})"
     return f"CAST(({scaled} - {scaled} % {span}) / {span} AS INTEGER)"
 
 

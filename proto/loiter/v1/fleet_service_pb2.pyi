@@ -666,9 +666,9 @@ class AppRank(_message.Message):
     app: _builtins.str
     """The application."""
     hosts: _builtins.int
-    """How many hosts it was seen on in the window."""
+    """How many hosts it is on by their latest samples."""
     processes: _builtins.int
-    """How many of its processes were seen in the window."""
+    """How many of its processes are in the latest samples of their hosts."""
     established: _builtins.int
     """Sockets in ESTABLISHED at the latest samples, added up."""
     fd_share: _builtins.float

@@ -1,0 +1,123 @@
+"""Samples on the wire: nothing unknown becomes a zero, and no text is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import UTC
+
+import pytest
+
+from loiter.limits import MAX_STRING_CHARS
+from loiter.v1 import sample_pb2 as pb
+from loiter_agent.encode import encode_host, encode_sample
+from loiter_agent.sample import CollectorStatus, Sample, TcpStates
+from support.proctree_samples import EMPTY, FULL, HOST, ROW, TIME, UNKNOWN_ROW
+
+
+def over_the_wire(sample: Sample) -> pb.Sample:
+    """What the aggregator gets of it."""
+    return pb.Sample.FromString(encode_sample(sample, late_ticks=5, dropped_reports=6).SerializeToString())
+
+
+def present(message: object) -> set[str]:
+    """The fields that were sent."""
+    assert hasattr(message, "ListFields")
+    return {descriptor.name for descriptor, _ in message.ListFields()}
+
+
+def test_what_is_known_arrives() -> None:
+    """Section by section."""
+    sample = over_the_wire(FULL)
+    assert sample.sample_time.ToDatetime(UTC) == TIME
+    assert sample.sampler == pb.SAMPLER_SOCK_DIAG
+    assert (sample.host_fds.allocated, sample.host_fds.limit) == (9_500, 1_048_576)
+    assert (sample.other_processes.processes, sample.other_processes.fd_open) == (180, 4_000)
+    assert (sample.coverage.sockets_ownerless, sample.coverage.dump_torn) == (3_010, True)
+    assert (sample.cost.late_ticks, sample.cost.dropped_reports) == (5, 6)
+    assert sample.cost.cpu_seconds == 0.0125
+    assert [status.name for status in sample.collectors] == ["processes", "tcp", "host_fds"]
+    (row,) = sample.processes
+    assert (row.pid, row.name, row.app, row.user) == (4242, "gunicorn", "web.service", "www-data")
+    assert (row.close_wait, row.fd_limit) == (1_500, 4_096)
+    assert row.start_time.ToDatetime(UTC) == ROW.start_time
+
+
+def test_a_zero_is_sent_and_an_unknown_is_not() -> None:
+    """The reader can tell them apart."""
+    states = over_the_wire(FULL).tcp_states
+    assert present(states) == {
+        "established",
+        "syn_sent",
+        "time_wait",
+        "close_wait",
+        "listen",
+        "new_syn_recv",
+    }
+    assert states.syn_sent == 0
+
+
+def test_an_unknown_process_is_no_more_than_its_names() -> None:
+    """Counts are absent; the user is empty, which is how the contract says unknown."""
+    (row,) = over_the_wire(replace(FULL, processes=(UNKNOWN_ROW,))).processes
+    assert present(row) == {"pid", "start_time", "name", "app"}
+
+
+def test_time_wait_of_a_process_is_absent() -> None:
+    """The kernel keeps no owner of such a socket."""
+    (row,) = over_the_wire(FULL).processes
+    assert not row.HasField("time_wait")
+
+
+def test_a_tick_in_which_everything_failed_is_sent_all_the_same() -> None:
+    """It says why, and claims nothing."""
+    sample = over_the_wire(EMPTY)
+    assert sample.sampler == pb.SAMPLER_UNSPECIFIED
+    assert present(sample.tcp_states) == set()
+    assert not sample.HasField("host_fds")
+    assert present(sample.coverage) == set()
+    assert present(sample.other_processes) == {"processes", "fd_open"}
+    assert not sample.cost.HasField("resident_bytes")
+    assert [status.error for status in sample.collectors] == ["Operation not permitted"]
+
+
+def test_psutil_is_named_as_the_sampler() -> None:
+    """Its figures mean something else."""
+    assert over_the_wire(replace(FULL, sampler="psutil")).sampler == pb.SAMPLER_PSUTIL
+
+
+def test_every_state_has_a_field_of_its_own() -> None:
+    """In the contract as in the kernel."""
+    numbers = {field.name: number for number, field in enumerate(fields(TcpStates), start=1)}
+    states = over_the_wire(replace(FULL, tcp_states=TcpStates(**numbers))).tcp_states
+    assert {descriptor.name: value for descriptor, value in states.ListFields()} == numbers
+    assert {descriptor.name: descriptor.number for descriptor, _ in states.ListFields()} == numbers
+
+
+@pytest.mark.parametrize("text", ["\udcff\udcfe", "caf\udce9", "\ud800"])
+def test_names_that_are_not_utf8_are_sent_with_marks_in_their_place(text: str) -> None:
+    """protobuf refuses lone surrogates, and a report must not be lost for a name."""
+    row = replace(ROW, name=text, app=text, user=text)
+    status = CollectorStatus("tcp", 0.0, text)
+    (sent,) = over_the_wire(replace(FULL, processes=(row,))).processes
+    assert sent.name == sent.app == sent.user == text.encode("utf-8", "replace").decode()
+    assert over_the_wire(replace(FULL, collectors=(status,))).collectors[0].error == sent.name
+    assert encode_host(replace(HOST, hostname=text), "1.0").hostname == sent.name
+
+
+def test_long_texts_are_cut_to_what_the_wire_allows() -> None:
+    """Rather than rejected on the other side."""
+    row = replace(ROW, name="n" * 1_000, app="\N{SNOWMAN}" * 1_000)
+    (sent,) = over_the_wire(replace(FULL, processes=(row,))).processes
+    assert (len(sent.name), len(sent.app)) == (MAX_STRING_CHARS, MAX_STRING_CHARS)
+
+
+def test_the_host_is_sent_with_its_labels() -> None:
+    """And the agent's version."""
+    host = encode_host(HOST, "1.2.3")
+    assert (host.host_id, host.hostname, host.boot_id) == (HOST.host_id, "web-1", HOST.boot_id)
+    assert (dict(host.labels), host.agent_version, host.kernel_release) == ({"role": "web"}, "1.2.3", "6.12.0")
+
+
+def test_a_host_without_an_id_has_an_empty_one() -> None:
+    """The aggregator refuses it; an agent that reports always has one."""
+    assert encode_host(replace(HOST, host_id=None), "1").host_id == ""

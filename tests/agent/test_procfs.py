@@ -1,0 +1,264 @@
+"""The readers of procfs: texts as the kernel writes them, and a tree with processes that come and go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loiter_agent.procfs import (
+    ProcessStat,
+    ProcessVanished,
+    Procfs,
+    SockstatTcp,
+    Unreadable,
+    parse_cgroup2_mount,
+    parse_file_nr,
+    parse_open_files_limit,
+    parse_socket_link,
+    parse_sockstat,
+    parse_stat,
+    parse_systemd_cgroup,
+    parse_unified_cgroup,
+)
+from support.proctree_fake import BOOT_ID, ProcTree, limits, stat
+
+UNIFIED = b"0::/system.slice/nginx.service\n"
+HYBRID = (
+    b"12:pids:/system.slice/nginx.service\n"
+    b"5:cpu,cpuacct:/\n"
+    b"1:name=systemd:/system.slice/nginx.service\n"
+    b"0::/system.slice/nginx.service\n"
+)
+HYBRID_ROOT = b"9:name=systemd:/system.slice/nginx.service\n8:pids:/\n0::/\n"
+LEGACY = b"4:memory:/x\n1:name=systemd:/user.slice\n"
+
+# Of a host with the hybrid layout of systemd.
+MOUNTINFO = (
+    b"24 29 0:22 / /proc rw,nosuid,nodev,noexec,relatime shared:12 - proc proc rw\n"
+    b"31 24 0:27 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:5 - tmpfs tmpfs ro,mode=755\n"
+    b"32 31 0:28 / /sys/fs/cgroup/unified rw,nosuid shared:6 - cgroup2 cgroup2 rw,nsdelegate\n"
+    b"33 31 0:29 / /sys/fs/cgroup/systemd rw,nosuid shared:7 - cgroup cgroup rw,xattr,name=systemd\n"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> ProcTree:
+    return ProcTree(tmp_path)
+
+
+@pytest.fixture
+def procfs(tree: ProcTree) -> Procfs:
+    return Procfs(tree.root)
+
+
+class RefusingProcfs(Procfs):
+    """Reads as a user without rights would: the kernel says EACCES."""
+
+    def _read(self, name: str) -> bytes:
+        raise PermissionError(13, "Permission denied", name)
+
+
+class TestStat:
+    @pytest.mark.parametrize(
+        ("name", "comm"),
+        [
+            (b"nginx", "nginx"),
+            (b"tmux: server", "tmux: server"),
+            (b"a) S 1 (b", "a) S 1 (b"),
+            (b"((sd-pam))", "((sd-pam))"),
+            (b"two\nlines", "two\nlines"),
+            (b"caf\xc3\xa9", "café"),
+            (b"\xff\xfe", "\N{REPLACEMENT CHARACTER}" * 2),
+            (b"", ""),
+            (b") ", ") "),
+        ],
+    )
+    def test_a_name_may_hold_any_byte(self, name: bytes, comm: str) -> None:
+        """It ends at the last parenthesis, whatever it holds; bytes that are not UTF-8 are replaced."""
+        assert parse_stat(stat(42, name, 987_654)) == ProcessStat(comm, 987_654, kernel_thread=False)
+
+    def test_a_kernel_thread_is_told_by_its_flag(self) -> None:
+        """PF_KTHREAD, in the ninth field."""
+        assert parse_stat(stat(2, "kthreadd", 3, kernel_thread=True)).kernel_thread
+
+    def test_the_text_of_this_process_parses(self) -> None:
+        """The real thing."""
+        own = Procfs().stat(os.getpid())
+        assert own.start_ticks > 0
+        assert not own.kernel_thread
+
+
+class TestLimits:
+    def test_the_soft_limit_is_read(self) -> None:
+        """The first of the two numbers."""
+        assert parse_open_files_limit(limits("1024").encode()) == 1024
+
+    def test_unlimited_is_none(self) -> None:
+        """There is no number to compare with."""
+        assert parse_open_files_limit(limits("unlimited").encode()) is None
+
+    def test_a_text_without_the_line_is_refused(self) -> None:
+        """Rather than taken as no limit."""
+        with pytest.raises(ValueError, match="Max open files"):
+            parse_open_files_limit(b"Max cpu time              unlimited            unlimited            seconds\n")
+
+
+class TestHostFiles:
+    def test_sockstat_yields_the_tcp_line(self) -> None:
+        """TCP, not TCP6 or UDP; the names count, not the positions."""
+        text = b"sockets: used 9\nTCP: inuse 5 orphan 0 tw 1234 alloc 8 mem 1\nUDP: inuse 7 mem 1\n"
+        assert parse_sockstat(text) == SockstatTcp(in_use=5, time_wait=1234)
+        assert parse_sockstat(b"TCP: tw 4 new 1 inuse 3\n") == SockstatTcp(in_use=3, time_wait=4)
+
+    def test_sockstat_without_tcp_is_refused(self) -> None:
+        """Rather than taken as no sockets."""
+        with pytest.raises(ValueError, match="TCP:"):
+            parse_sockstat(b"sockets: used 9\nUDP: inuse 7 mem 1\n")
+
+    def test_file_nr_yields_allocated_and_limit(self) -> None:
+        """The second field has been 0 since Linux 2.6."""
+        assert parse_file_nr(b"1952\t0\t9223372036854775807\n") == (1952, 2**63 - 1)
+
+
+class TestCgroups:
+    @pytest.mark.parametrize(
+        ("text", "unified", "systemd"),
+        [
+            (UNIFIED, "/system.slice/nginx.service", "/system.slice/nginx.service"),
+            (HYBRID, "/system.slice/nginx.service", "/system.slice/nginx.service"),
+            (HYBRID_ROOT, "/", "/system.slice/nginx.service"),
+            (LEGACY, None, "/user.slice"),
+            (b"0::/\n", "/", "/"),
+            (b"4:memory:/x\n", None, None),
+            (b"", None, None),
+            (b"0::/a:b/c\n", "/a:b/c", "/a:b/c"),
+            (b"0::/caf\xe9\n", "/caf\udce9", "/caf\udce9"),
+        ],
+    )
+    def test_the_path_is_found_on_every_layout(self, text: bytes, unified: str | None, systemd: str | None) -> None:
+        """Unified, hybrid and legacy hosts; a path may hold colons and bytes that are not UTF-8."""
+        assert parse_unified_cgroup(text) == unified
+        assert parse_systemd_cgroup(text) == systemd
+
+    def test_the_unified_hierarchy_is_found_among_the_mounts(self) -> None:
+        """By the type of the file system, with any number of optional fields before it."""
+        assert parse_cgroup2_mount(MOUNTINFO) == Path("/sys/fs/cgroup/unified")
+        assert parse_cgroup2_mount(b"30 20 0:26 / /cg rw - cgroup2 none rw\n") == Path("/cg")
+        assert parse_cgroup2_mount(b"30 20 0:26 / /cg rw shared:1 master:2 - cgroup2 none rw\n") == Path("/cg")
+
+    def test_without_the_unified_hierarchy_there_is_no_mount(self) -> None:
+        """A mount of version 1 is none."""
+        assert parse_cgroup2_mount(b"33 31 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n") is None
+
+
+class TestSocketLinks:
+    @pytest.mark.parametrize(
+        ("link", "inode"),
+        [
+            ("socket:[4294967295]", 4_294_967_295),
+            ("pipe:[7]", None),
+            ("anon_inode:[eventpoll]", None),
+            ("/tmp/socket:[7]", None),
+            ("/dev/null", None),
+        ],
+    )
+    def test_only_sockets_have_an_inode(self, link: str, inode: int | None) -> None:
+        """A file may be called like one, but its path begins with a slash."""
+        assert parse_socket_link(link) == inode
+
+
+class TestTree:
+    def test_processes_are_listed_by_ascending_pid(self, tree: ProcTree, procfs: Procfs) -> None:
+        """By number, and nothing but numbers."""
+        for pid in (100, 20, 3):
+            tree.add(pid)
+        assert procfs.pids() == [3, 20, 100]
+
+    def test_the_host_is_read(self, procfs: Procfs) -> None:
+        """Each file by its method."""
+        assert procfs.boot_id() == BOOT_ID
+        assert procfs.file_nr() == (1952, 2**63 - 1)
+        assert procfs.sockstat() == SockstatTcp(7, 42)
+        assert procfs.resident_bytes() == 250 * os.sysconf("SC_PAGE_SIZE")
+
+    def test_a_process_is_read(self, tree: ProcTree, procfs: Procfs) -> None:
+        """Each file by its method."""
+        tree.add(42, 777, "my worker", fds={0: "/dev/null", 3: 9001}, cgroup="/app.slice")
+        assert procfs.stat(42) == ProcessStat("my worker", 777, kernel_thread=False)
+        assert procfs.open_files_limit(42) == 1024
+        assert procfs.cgroup(42) == b"0::/app.slice\n"
+        assert procfs.fd_count(42, by_stat=False) == 2
+        with procfs.fd_folder(42) as folder:
+            inodes = {fd: procfs.socket_inode(folder, fd) for fd in procfs.fds(folder)}
+        assert inodes == {"0": None, "3": 9001}
+
+    def test_processes_of_one_namespace_share_its_inode(self, tree: ProcTree, procfs: Procfs) -> None:
+        """And those of another have another."""
+        tree.add(1)
+        tree.add(2)
+        tree.add(3, namespace="container")
+        assert procfs.network_namespace(1) == procfs.network_namespace(2)
+        assert procfs.network_namespace(1) != procfs.network_namespace(3)
+
+    def test_a_long_file_is_read_whole(self, tree: ProcTree, procfs: Procfs) -> None:
+        """More than one read of 64 KiB."""
+        content = b"0::/" + b"x" * 200_000 + b"\n"
+        tree.write("42/cgroup", content)
+        assert procfs.cgroup(42) == content
+
+    def test_a_vanished_process_is_told_by_every_reader(self, procfs: Procfs) -> None:
+        """ENOENT is ProcessVanished, whatever was to be read."""
+        with pytest.raises(ProcessVanished):
+            procfs.stat(42)
+        with pytest.raises(ProcessVanished):
+            procfs.open_files_limit(42)
+        with pytest.raises(ProcessVanished):
+            procfs.cgroup(42)
+        with pytest.raises(ProcessVanished):
+            procfs.network_namespace(42)
+        with pytest.raises(ProcessVanished):
+            procfs.fd_count(42, by_stat=False)
+        with pytest.raises(ProcessVanished), procfs.fd_folder(42):
+            pass
+
+    def test_a_descriptor_that_closes_meanwhile_is_no_socket(self, tree: ProcTree, procfs: Procfs) -> None:
+        """Between listing and reading, which is normal."""
+        tree.add(42, fds={3: 9001})
+        with procfs.fd_folder(42) as folder:
+            (fd,) = procfs.fds(folder)
+            (tree.root / "42/fd" / fd).unlink()
+            assert procfs.socket_inode(folder, fd) is None
+
+    def test_a_refused_file_is_unreadable(self, tree: ProcTree) -> None:
+        """EACCES is Unreadable, not a vanished process."""
+        with pytest.raises(Unreadable):
+            RefusingProcfs(tree.root).stat(42)
+
+    def test_an_error_of_the_host_is_passed_on(self, tree: ProcTree) -> None:
+        """Files of the host belong to no process: OSError stays what it is."""
+        (tree.root / "net/sockstat").unlink()
+        with pytest.raises(FileNotFoundError):
+            Procfs(tree.root).sockstat()
+        with pytest.raises(PermissionError):
+            RefusingProcfs(tree.root).file_nr()
+
+    def test_the_folder_is_closed_in_any_case(self, tree: ProcTree, procfs: Procfs) -> None:
+        """No descriptor of ours is left open by an error."""
+        tree.add(42)
+        before = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(RuntimeError), procfs.fd_folder(42):
+            raise RuntimeError
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_a_tree_that_is_no_procfs_counts_by_listing(self, procfs: Procfs) -> None:
+        """The size of a folder elsewhere is no number of descriptors."""
+        assert not procfs.counts_fds_by_stat()
+
+    def test_both_ways_to_count_agree_on_real_procfs(self) -> None:
+        """Listing opens a descriptor of its own for the folder."""
+        procfs = Procfs()
+        if not procfs.counts_fds_by_stat():
+            pytest.skip("this kernel does not tell the number by stat (Linux 6.2 does)")
+        assert procfs.fd_count(os.getpid(), by_stat=False) == procfs.fd_count(os.getpid(), by_stat=True) + 1

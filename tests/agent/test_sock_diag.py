@@ -1,0 +1,251 @@
+"""Dumps of this machine's own sockets, and of a kernel that misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from loiter_agent.inet_diag import (
+    ALL_STATES,
+    TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_LISTEN,
+    TCP_TIME_WAIT,
+    TIME_WAIT_STATES,
+    SockDiagError,
+)
+from loiter_agent.sock_diag import SockDiag, TornDumpError
+from support.netlink_messages import done, error, full_socket, mini_socket
+
+Answer = Callable[[int], bytes] | OSError
+
+
+class FakeNetlink:
+    """A netlink socket that answers each dump with what it is given: datagrams made for the sequence, or errors."""
+
+    def __init__(self, *dumps: Sequence[Answer]) -> None:
+        self._dumps = list(dumps)
+        self._queue: list[Answer] = []
+        self.sequences: list[int] = []
+        self.closed = 0
+
+    def send(self, request: bytes) -> int:
+        self.sequences.append(int.from_bytes(request[8:12], sys.byteorder))
+        self._queue.extend(self._dumps.pop(0))
+        return len(request)
+
+    def recv_into(self, buffer: memoryview, count: int, flags: int) -> int:
+        assert (count, flags) == (0, socket.MSG_TRUNC)
+        answer = self._queue.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        data = answer(self.sequences[-1])
+        buffer[: len(data)] = data[: len(buffer)]
+        return len(data)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def sock_diag_on(netlink: object) -> SockDiag:
+    """A SockDiag whose socket is this one."""
+    diag = SockDiag()
+    diag.close()
+    diag._socket = netlink  # type: ignore[assignment]  # as much of a socket as is needed
+    return diag
+
+
+def found(diag: SockDiag, states: int) -> dict[int, int]:
+    """The state of each inode, in a dump that may be torn by other tests' sockets."""
+    result: dict[int, int] = {}
+    with contextlib.suppress(TornDumpError):
+        for chunk in diag.dump(states):
+            result.update(zip(chunk.inodes(), chunk.states(), strict=True))
+    return result
+
+
+def inode(one: socket.socket) -> int:
+    return os.fstat(one.fileno()).st_ino
+
+
+@pytest.fixture
+def diag() -> Iterator[SockDiag]:
+    opened = SockDiag()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as one:
+        yield one
+
+
+class TestThisKernel:
+    def test_own_sockets_are_found_in_their_states(self, diag: SockDiag, listener: socket.socket) -> None:
+        """A listener, an established pair and a half-closed pair, by the inodes of their descriptors."""
+        with contextlib.ExitStack() as stack:
+            pairs = []
+            for _ in range(2):
+                client = stack.enter_context(socket.create_connection(listener.getsockname()))
+                pairs.append((client, stack.enter_context(listener.accept()[0])))
+            pairs[1][0].shutdown(socket.SHUT_WR)
+            expected = {
+                inode(listener): TCP_LISTEN,
+                inode(pairs[0][0]): TCP_ESTABLISHED,
+                inode(pairs[0][1]): TCP_ESTABLISHED,
+                inode(pairs[1][1]): TCP_CLOSE_WAIT,
+            }
+            states = found(diag, ALL_STATES)
+            assert states.items() >= expected.items()
+            # Until the acknowledgement of the FIN, which may be delayed, the client is in FIN_WAIT1.
+            assert states[inode(pairs[1][0])] in (TCP_FIN_WAIT1, TCP_FIN_WAIT2)
+
+    def test_an_ipv6_socket_comes_in_the_same_dump(self, diag: SockDiag, listener: socket.socket) -> None:
+        """One walk of the table yields both families."""
+        try:
+            listener6 = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+        with listener6:
+            assert found(diag, 1 << TCP_LISTEN).keys() >= {inode(listener), inode(listener6)}
+
+    def test_the_mask_limits_the_states(self, diag: SockDiag, listener: socket.socket) -> None:
+        """A listener is not in a dump of TIME_WAIT, and nothing but TIME_WAIT is."""
+        with socket.create_connection(listener.getsockname()) as client:
+            server, _ = listener.accept()
+            client.shutdown(socket.SHUT_WR)
+            server.close()
+            assert client.recv(1) == b""  # both sides are done
+        seen: set[int] = set()
+        with contextlib.suppress(TornDumpError):
+            for chunk in diag.dump(TIME_WAIT_STATES):
+                seen.update(chunk.states())
+        assert seen == {TCP_TIME_WAIT}
+
+    def test_one_socket_serves_many_dumps(self, diag: SockDiag, listener: socket.socket) -> None:
+        """Each dump is whole."""
+        for _ in range(3):
+            assert inode(listener) in found(diag, ALL_STATES)
+
+    def test_a_dump_that_is_given_up_does_not_spoil_the_next(self, diag: SockDiag, listener: socket.socket) -> None:
+        """What is left in the socket's queue has another sequence number."""
+        with socket.create_connection(listener.getsockname()):
+            next(diag.dump(1 << TCP_ESTABLISHED))
+            assert set(found(diag, 1 << TCP_LISTEN).values()) == {TCP_LISTEN}
+
+    def test_the_probe_leaves_nothing_bound(self, diag: SockDiag) -> None:
+        """Whether this kernel lists bound sockets is asked by binding one, for a moment."""
+        before = len(os.listdir("/proc/self/fd"))
+        assert diag.lists_bound_inactive() in (True, False)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_closing_twice_is_harmless(self) -> None:
+        """After that, a dump fails as any use of a closed socket does."""
+        diag = SockDiag()
+        diag.close()
+        diag.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            next(diag.dump(ALL_STATES))
+
+
+class TestMisbehavingKernel:
+    def test_a_dump_that_lost_a_part_is_torn_after_its_last_chunk(self) -> None:
+        """ENOBUFS means that a datagram was dropped: the rest is yielded first."""
+        netlink = FakeNetlink(
+            [
+                lambda sequence: full_socket(TCP_ESTABLISHED, 11, sequence=sequence),
+                OSError(errno.ENOBUFS, "No buffer space available"),
+                lambda sequence: full_socket(TCP_ESTABLISHED, 12, sequence=sequence),
+                lambda sequence: done(sequence=sequence),
+            ]
+        )
+        chunks = sock_diag_on(netlink).dump(ALL_STATES)
+        assert [next(chunks).inodes(), next(chunks).inodes()] == [[11], [12]]
+        with pytest.raises(TornDumpError):
+            next(chunks)
+
+    def test_an_interrupted_dump_is_torn_after_its_last_chunk(self) -> None:
+        """NLM_F_DUMP_INTR says that the table changed: all chunks are yielded first."""
+        netlink = FakeNetlink(
+            [
+                lambda sequence: full_socket(TCP_ESTABLISHED, 11, sequence=sequence, flags=0x12),
+                lambda sequence: mini_socket(TCP_TIME_WAIT, sequence) + done(sequence=sequence),
+            ]
+        )
+        chunks = sock_diag_on(netlink).dump(ALL_STATES)
+        assert [next(chunks).states(), next(chunks).states()] == [bytes([TCP_ESTABLISHED]), bytes([TCP_TIME_WAIT])]
+        with pytest.raises(TornDumpError):
+            next(chunks)
+
+    def test_a_torn_dump_does_not_tear_the_next(self) -> None:
+        """Each dump starts with a clean record."""
+        netlink = FakeNetlink(
+            [OSError(errno.ENOBUFS, "No buffer space available"), lambda sequence: done(sequence=sequence)],
+            [lambda sequence: full_socket(TCP_ESTABLISHED, 11, sequence=sequence) + done(sequence=sequence)],
+        )
+        diag = sock_diag_on(netlink)
+        with pytest.raises(TornDumpError):
+            list(diag.dump(ALL_STATES))
+        assert [chunk.inodes() for chunk in diag.dump(ALL_STATES)] == [[11]]
+
+    def test_a_kernel_that_does_not_answer_is_a_timeout(self) -> None:
+        """EAGAIN comes of the receive timeout."""
+        diag = sock_diag_on(FakeNetlink([BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")]))
+        with pytest.raises(SockDiagError) as caught:
+            list(diag.dump(ALL_STATES))
+        assert caught.value.errno == errno.ETIMEDOUT
+
+    def test_any_other_error_of_the_socket_is_passed_on(self) -> None:
+        """It is nothing that sock_diag knows about."""
+        diag = sock_diag_on(FakeNetlink([OSError(errno.ENOMEM, "Cannot allocate memory")]))
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            list(diag.dump(ALL_STATES))
+
+    def test_a_refused_dump_is_the_kernels_error(self) -> None:
+        """NLMSG_ERROR ends the dump at once."""
+        diag = sock_diag_on(FakeNetlink([lambda sequence: error(-errno.EPERM, sequence)]))
+        with pytest.raises(SockDiagError) as caught:
+            list(diag.dump(ALL_STATES))
+        assert caught.value.errno == errno.EPERM
+
+    def test_a_datagram_larger_than_the_buffer_is_refused(self) -> None:
+        """A cut datagram would be read as a whole one."""
+        diag = sock_diag_on(FakeNetlink([lambda sequence: full_socket(1, 1, sequence=sequence) * 1_000]))
+        with pytest.raises(SockDiagError) as caught:
+            list(diag.dump(ALL_STATES))
+        assert caught.value.errno == errno.EMSGSIZE
+
+    def test_every_dump_has_a_sequence_number_of_its_own(self) -> None:
+        """And none is 0, even where the count starts over."""
+        netlink = FakeNetlink(*[[lambda sequence: done(sequence=sequence)] for _ in range(4)])
+        diag = sock_diag_on(netlink)
+        list(diag.dump(ALL_STATES))
+        list(diag.dump(ALL_STATES))
+        diag._sequence = 0x7FFF_FFFE
+        list(diag.dump(ALL_STATES))
+        list(diag.dump(ALL_STATES))
+        assert netlink.sequences == [1, 2, 0x7FFF_FFFF, 1]
+
+    def test_what_is_left_of_an_earlier_dump_is_passed_over(self) -> None:
+        """Its sockets are not counted, and its end does not end this dump."""
+        netlink = FakeNetlink(
+            [lambda sequence: full_socket(1, 11, sequence=sequence)],
+            [
+                lambda sequence: full_socket(1, 12, sequence=sequence - 1),
+                lambda sequence: done(sequence=sequence - 1),
+                lambda sequence: full_socket(1, 13, sequence=sequence),
+                lambda sequence: done(sequence=sequence),
+            ],
+        )
+        diag = sock_diag_on(netlink)
+        next(diag.dump(ALL_STATES))
+        assert [chunk.inodes() for chunk in diag.dump(ALL_STATES)] == [[13]]

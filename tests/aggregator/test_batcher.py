@@ -1,0 +1,341 @@
+"""Reports are committed together, acknowledged once they are durable, and stored once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.store.batch import Batch
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from support.aggregators import FakeClock, host_key, open_store
+from support.reports import EPOCH, NOW, SECOND, process, report, sample
+
+WEB_1 = host_key("web-1")
+WEB_2 = host_key("web-2")
+
+
+@dataclass(eq=False)
+class Stream:
+    """What an agent's stream was told, in order."""
+
+    acknowledged: list[tuple[int, int]] = field(default_factory=list)
+
+    def acknowledge(self, epoch: int, sequence: int) -> None:
+        """Notes it."""
+        self.acknowledged.append((epoch, sequence))
+
+
+class FailingStore(DuckDbStore):
+    """A store whose next writes fail."""
+
+    failures = 0
+
+    def write(self, batch: Batch) -> None:
+        """Fails as often as it is told to."""
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("the disk is full")
+        super().write(batch)
+
+
+def _stored(store: DuckDbStore) -> list[tuple[int, int]]:
+    """The samples in the store by host key and CLOSE_WAIT, which is the sequence."""
+    return [
+        (key, count)
+        for key, count in store.read(
+            "SELECT host_key, close_wait FROM host_sample ORDER BY host_key = $web, ts", {"web": WEB_2}
+        )
+    ]
+
+
+def test_a_report_is_acknowledged_only_after_the_commit(store: DuckDbStore, clock: FakeClock) -> None:
+    """One acknowledgement stands for all reports before it."""
+
+    async def scenario() -> None:
+        batcher, stream = Batcher(store, clock), Stream()
+        for sequence in (1, 2, 3):
+            await batcher.put(WEB_1, report(sequence=sequence), stream.acknowledge)
+        assert stream.acknowledged == []
+        assert _stored(store) == []
+        await batcher.commit()
+        assert stream.acknowledged == [(EPOCH, 3)]
+        assert _stored(store) == [(WEB_1, 1), (WEB_1, 2), (WEB_1, 3)]
+
+    asyncio.run(scenario())
+
+
+def test_a_report_is_durable_when_it_is_acknowledged(store: DuckDbStore, clock: FakeClock) -> None:
+    """At the moment of the call, the mark is in the store."""
+    marks: list[dict[tuple[int, int], int]] = []
+
+    async def scenario() -> None:
+        batcher = Batcher(store, clock)
+        await batcher.put(WEB_1, report(), lambda *_: marks.append(store.high_water()))
+        await batcher.commit()
+
+    asyncio.run(scenario())
+    assert marks == [{(WEB_1, EPOCH): 1}]
+
+
+def test_the_time_of_arrival_is_the_aggregators(store: DuckDbStore, clock: FakeClock) -> None:
+    """Whatever the agent's clock says."""
+
+    async def scenario() -> None:
+        batcher = Batcher(store, clock)
+        await batcher.put(WEB_1, report(taken=sample(5)), Stream().acknowledge)
+        clock.now += SECOND
+        await batcher.put(WEB_1, report(sequence=2, taken=sample(6)), Stream().acknowledge)
+        await batcher.commit()
+
+    asyncio.run(scenario())
+    assert store.read("SELECT ts, received FROM host_sample ORDER BY ts") == [(5, NOW), (6, NOW + SECOND)]
+
+
+def test_each_stream_hears_of_its_own_reports(store: DuckDbStore, clock: FakeClock) -> None:
+    """Hosts are committed together and acknowledged apart."""
+
+    async def scenario() -> None:
+        batcher, first, second = Batcher(store, clock), Stream(), Stream()
+        await batcher.put(WEB_1, report("web-1", 4), first.acknowledge)
+        await batcher.put(WEB_2, report("web-2", 9), second.acknowledge)
+        await batcher.commit()
+        assert first.acknowledged == [(EPOCH, 4)]
+        assert second.acknowledged == [(EPOCH, 9)]
+
+    asyncio.run(scenario())
+
+
+def test_a_report_that_comes_twice_is_stored_once_and_acknowledged_twice(store: DuckDbStore, clock: FakeClock) -> None:
+    """In one batch, and again after the commit, as after a reconnect."""
+
+    async def scenario() -> None:
+        batcher, first, second = Batcher(store, clock), Stream(), Stream()
+        for _ in range(2):
+            await batcher.put(WEB_1, report(), first.acknowledge)
+        await batcher.commit()
+        await batcher.put(WEB_1, report(), second.acknowledge)
+        assert second.acknowledged == []
+        await batcher.commit()
+        assert first.acknowledged == [(EPOCH, 1)]
+        assert second.acknowledged == [(EPOCH, 1)]
+        assert _stored(store) == [(WEB_1, 1)]
+        assert batcher.counters.stored == 1
+        assert batcher.counters.duplicates == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_report_from_before_a_restart_is_stored_once(tmp_path: Path, clock: FakeClock) -> None:
+    """What was stored is read from the store, not remembered."""
+
+    async def life(sequences: tuple[int, ...]) -> list[tuple[int, int]]:
+        store, stream = open_store(tmp_path), Stream()
+        batcher = Batcher(store, clock)
+        for sequence in sequences:
+            await batcher.put(WEB_1, report(sequence=sequence), stream.acknowledge)
+        await batcher.commit()
+        stored = _stored(store)
+        store.close()
+        assert stream.acknowledged == [(EPOCH, sequences[-1])]
+        return stored
+
+    assert asyncio.run(life((1, 2))) == [(WEB_1, 1), (WEB_1, 2)]
+    assert asyncio.run(life((1, 2, 3))) == [(WEB_1, 1), (WEB_1, 2), (WEB_1, 3)]
+
+
+def test_two_epochs_of_a_host_are_apart(store: DuckDbStore, clock: FakeClock) -> None:
+    """A spool that starts afresh counts from 1 again, and its reports are new."""
+
+    async def scenario() -> None:
+        batcher, stream = Batcher(store, clock), Stream()
+        await batcher.put(WEB_1, report(sequence=5), stream.acknowledge)
+        await batcher.put(WEB_1, report(sequence=1, epoch=EPOCH + 1), stream.acknowledge)
+        await batcher.commit()
+        assert sorted(stream.acknowledged) == [(EPOCH, 5), (EPOCH + 1, 1)]
+        assert _stored(store) == [(WEB_1, 1), (WEB_1, 5)]
+        assert store.high_water() == {(WEB_1, EPOCH): 5, (WEB_1, EPOCH + 1): 1}
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_that_can_not_be_stored_is_kept_and_acknowledged_later(tmp_path: Path, clock: FakeClock) -> None:
+    """Nothing is acknowledged meanwhile, what comes in meanwhile is added, and nothing is lost or stored twice."""
+
+    async def scenario() -> None:
+        store = FailingStore(tmp_path, "256MB")
+        store.failures = 2
+        batcher, first, second = Batcher(store, clock), Stream(), Stream()
+        await batcher.put(WEB_1, report(taken=sample(NOW, 1, processes=[process(100, 1)])), first.acknowledge)
+        with pytest.raises(StoreError, match="the disk is full"):
+            await batcher.commit()
+        await batcher.put(WEB_1, report(sequence=1), second.acknowledge)  # sent again, on another stream
+        await batcher.put(WEB_1, report(sequence=2), second.acknowledge)
+        await batcher.put(WEB_2, report("web-2", 1), first.acknowledge)
+        with pytest.raises(StoreError):
+            await batcher.commit()
+        assert first.acknowledged == second.acknowledged == []
+        assert _stored(store) == []
+
+        await batcher.commit()
+        assert first.acknowledged == [(EPOCH, 1), (EPOCH, 1)]
+        assert second.acknowledged == [(EPOCH, 2)]
+        assert _stored(store) == [(WEB_1, 1), (WEB_1, 2), (WEB_2, 1)]
+        assert store.read("SELECT count(*) FROM identity") == [(1,)]
+        assert (batcher.counters.stored, batcher.counters.failed_commits) == (3, 2)
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_in_during_a_commit_that_fails_comes_after_it(tmp_path: Path, clock: FakeClock) -> None:
+    """The mark that is stored in the end is the later one."""
+
+    class Interrupted(DuckDbStore):
+        during: Batcher
+        loop: asyncio.AbstractEventLoop
+        stream = Stream()
+        fails = True
+
+        def write(self, batch: Batch) -> None:
+            if self.fails:
+                self.fails = False
+                put = self.during.put(WEB_1, report(sequence=2), self.stream.acknowledge)
+                asyncio.run_coroutine_threadsafe(put, self.loop).result()
+                raise StoreError("the disk is full")
+            super().write(batch)
+
+    async def scenario() -> None:
+        store = Interrupted(tmp_path, "256MB")
+        batcher = store.during = Batcher(store, clock)
+        store.loop = asyncio.get_running_loop()
+        await batcher.put(WEB_1, report(sequence=1), store.stream.acknowledge)
+        with pytest.raises(StoreError):
+            await batcher.commit()
+        await batcher.commit()
+        assert store.stream.acknowledged == [(EPOCH, 2)]
+        assert _stored(store) == [(WEB_1, 1), (WEB_1, 2)]
+        assert store.high_water() == {(WEB_1, EPOCH): 2}
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_duplicate_of_what_is_being_committed_waits_for_the_next_commit(tmp_path: Path, clock: FakeClock) -> None:
+    """It is acknowledged, and not before the report it repeats is durable."""
+
+    class Interrupted(DuckDbStore):
+        during: Batcher
+        loop: asyncio.AbstractEventLoop
+        again = Stream()
+
+        def write(self, batch: Batch) -> None:
+            put = self.during.put(WEB_1, report(), self.again.acknowledge)
+            asyncio.run_coroutine_threadsafe(put, self.loop).result()
+            assert self.again.acknowledged == []
+            super().write(batch)
+
+    async def scenario() -> None:
+        store, stream = Interrupted(tmp_path, "256MB"), Stream()
+        batcher = store.during = Batcher(store, clock)
+        store.loop = asyncio.get_running_loop()
+        await batcher.put(WEB_1, report(), stream.acknowledge)
+        await batcher.commit()
+        await batcher.commit()
+        assert store.again.acknowledged == [(EPOCH, 1)]
+        assert _stored(store) == [(WEB_1, 1)]
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_stop_commits_what_has_come_in(store: DuckDbStore, clock: FakeClock) -> None:
+    """`run` returns when that is acknowledged, however long it was to wait."""
+
+    async def scenario() -> None:
+        batcher, stream = Batcher(store, clock, commit_seconds=3_600), Stream()
+        running = asyncio.create_task(batcher.run())
+        await batcher.put(WEB_1, report(), stream.acknowledge)
+        batcher.stop()
+        await running
+        assert stream.acknowledged == [(EPOCH, 1)]
+        assert _stored(store) == [(WEB_1, 1)]
+
+    asyncio.run(scenario())
+
+
+def test_run_commits_again_and_again_without_being_told(store: DuckDbStore, clock: FakeClock) -> None:
+    """A report is acknowledged while `run` goes on."""
+
+    async def scenario() -> None:
+        batcher = Batcher(store, clock, commit_seconds=0.001)
+        running = asyncio.create_task(batcher.run())
+        for sequence in (1, 2):
+            acknowledged = asyncio.Event()
+            await batcher.put(WEB_1, report(sequence=sequence), lambda *_, done=acknowledged: done.set())
+            await acknowledged.wait()
+        assert not running.done()
+        batcher.stop()
+        await running
+
+    asyncio.run(scenario())
+
+
+def test_run_outlives_a_store_that_fails_and_says_so_once(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on trying, and the log is not filled with one trouble."""
+
+    async def scenario() -> None:
+        store = FailingStore(tmp_path, "256MB")
+        store.failures = 3
+        batcher, acknowledged = Batcher(store, clock, commit_seconds=0.001), asyncio.Event()
+        running = asyncio.create_task(batcher.run())
+        await batcher.put(WEB_1, report(), lambda *_: acknowledged.set())
+        await acknowledged.wait()
+        batcher.stop()
+        await running
+        assert _stored(store) == [(WEB_1, 1)]
+        assert batcher.counters.failed_commits == 3
+        store.close()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(scenario())
+    assert len(caplog.messages) == 1
+    assert "the disk is full; reports are not acknowledged" in caplog.messages[0]
+
+
+def test_a_stream_waits_while_too_much_is_on_its_way(
+    store: DuckDbStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is bounded: a put returns when a commit has made room, and its report is not lost."""
+    monkeypatch.setattr("loiter_aggregator.ingest.batcher._MAX_PENDING", 2)
+
+    async def scenario() -> None:
+        batcher, stream = Batcher(store, clock), Stream()
+        for sequence in (1, 2):
+            await batcher.put(WEB_1, report(sequence=sequence), stream.acknowledge)
+        third = asyncio.create_task(batcher.put(WEB_1, report(sequence=3), stream.acknowledge))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not third.done()
+        await batcher.commit()
+        await third
+        await batcher.commit()
+        assert stream.acknowledged == [(EPOCH, 2), (EPOCH, 3)]
+        assert _stored(store) == [(WEB_1, 1), (WEB_1, 2), (WEB_1, 3)]
+
+    asyncio.run(scenario())
+
+
+def test_a_commit_of_nothing_does_not_touch_the_store(tmp_path: Path, clock: FakeClock) -> None:
+    """An idle aggregator writes nothing."""
+    store = FailingStore(tmp_path, "256MB")
+    store.failures = 1
+    asyncio.run(Batcher(store, clock).commit())
+    assert store.failures == 1
+    store.close()

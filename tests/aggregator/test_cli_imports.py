@@ -1,0 +1,28 @@
+"""The verbs that only ask start without the store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("verb", ["top", "host", "fleet", "completion"])
+def test_a_verb_that_asks_imports_neither_duckdb_nor_numpy(verb: str) -> None:
+    """They take longer to import than a question takes to answer."""
+    program = (
+        f"import sys, loiter_aggregator.commands.{verb}\n"
+        "print(*sorted(name for name in ('duckdb', 'numpy', 'apscheduler', 'loiter_aggregator.store')"
+        " if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""
+    assert done.stderr == ""
+
+
+def test_the_list_of_verbs_imports_none_of_them() -> None:
+    """`loiter --help` and the completion of a verb's name are quick."""
+    program = "import sys, loiter_aggregator.commands\nprint('grpc' in sys.modules, 'rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"]

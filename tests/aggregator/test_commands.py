@@ -1,0 +1,426 @@
+"""The command line, against an aggregator in this process."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.cells import cell_len
+
+from loiter.v1 import sample_pb2
+from loiter.version import version
+from loiter_aggregator.commands import VERBS, loiter
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+from support.aggregators import FakeClock, open_store, record, serving_in_background, store_samples
+from support.reports import MINUTE, NOW, hello, host_id, process, sample
+
+HOSTILE = "\x1b[31m[red]=evil"
+KINDS = ("hosts", "processes", "apps")
+
+
+def _fill(store: DuckDbStore) -> None:
+    """A leaking host, a steady one, a silent one, and one that has only said hello."""
+    for name, step, role in (("web-1", 2, "web"), ("db-1", 0, "db")):
+        store_samples(
+            store,
+            name,
+            [
+                sample(
+                    NOW - (4 - tick) * MINUTE,
+                    5 + step * tick,
+                    time_wait=70 if role == "web" else 900,
+                    established=12,
+                    fd_allocated=2_000,
+                    fd_limit=10_000,
+                    processes=[
+                        process(100, 5 + step * tick, app=f"{role}.service", name=role, fd_open=40, fd_limit=1_024)
+                    ],
+                    coverage=sample_pb2.Coverage(
+                        sockets_attributed=12,
+                        sockets_unattributed=1,
+                        processes=90,
+                        processes_unreadable=2,
+                        namespaces=3,
+                        namespaces_unread=1,
+                    ),
+                )
+                for tick in range(5)
+            ],
+            labels={"role": role},
+        )
+    said = hello("evil")
+    said.host.hostname = HOSTILE
+    store_samples(store, "evil", [sample(NOW - 30 * MINUTE, 3, processes=[process(7, 3, app=HOSTILE, name=HOSTILE)])])
+    store.put_host(record(said), NOW)
+    store.put_host(record(hello("new")), NOW)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an aggregator with a small fleet."""
+    store = open_store(tmp_path_factory.mktemp("commands"))
+    _fill(store)
+    with serving_in_background(store, FakeClock()) as address:
+        yield address
+    store.close()
+
+
+def run(server: str, *arguments: str) -> Result:
+    """Runs `loiter` as in a pipe of 80 columns."""
+    return CliRunner().invoke(
+        loiter, arguments, prog_name="loiter", env={"LOITER_SERVER": server, "COLUMNS": "80", "FORCE_COLOR": None}
+    )
+
+
+def good(server: str, *arguments: str) -> str:
+    """Runs `loiter`, which succeeds, and returns its output."""
+    result = run(server, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def bad_usage(server: str, *arguments: str) -> str:
+    """Runs `loiter`, which is used wrongly, and returns what it says."""
+    result = run(server, *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def failure(server: str, *arguments: str) -> str:
+    """Runs `loiter`, which fails, and returns what it says: one line, no traceback."""
+    result = run(server, *arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+def rows_of_csv(text: str) -> list[dict[str, str]]:
+    """Reads CSV back."""
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_top_shows_a_table_of_80_columns(server: str, kind: str) -> None:
+    """A heading, titles, the worst first, and what it rests on."""
+    heading, titles, first, *_ = lines = good(server, "top", kind, "--label", "role=web").splitlines()
+    assert heading == f"{kind} by close-wait-growth, last 1h"
+    assert titles.split()[0] == "#"
+    assert "GROWTH/h" in titles
+    assert first.split()[:2] == (["1", "web.service"] if kind == "apps" else ["1", "web-1"])
+    assert "+120" in first
+    assert max(map(cell_len, lines)) <= 80
+    assert "hosts reporting" in "\n".join(lines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_top_wide_shows_more(server: str, kind: str) -> None:
+    """Columns that the narrow table leaves out."""
+    arguments = ("top", kind, "--label", "role=web", "-o")
+    narrow, wide = (good(server, *arguments, form).splitlines()[1] for form in ("table", "wide"))
+    assert set(narrow.split()) < set(wide.split())
+    assert "ESTAB" in wide
+    assert "ESTAB" not in narrow
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_top_json_is_a_list_of_rows(server: str, kind: str) -> None:
+    """On standard output alone; what it rests on goes to standard error."""
+    result = run(server, "top", kind, "-o", "json")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    first = rows[0]
+    assert first["close_wait"] == 13
+    assert first["close_wait_growth_per_hour"] == pytest.approx(120)
+    assert first["close_wait_growth_fit"] == pytest.approx(1)
+    assert first["close_wait_max"] == 13
+    assert first["samples"] == 5
+    assert len(first["close_wait_trend"]) == 20
+    assert rows[2]["close_wait_growth_per_hour"] is None
+    assert "\x1b" not in result.stdout
+    assert result.stderr.startswith("3 of 4 hosts reporting; 24 of 26 sockets charged")
+
+
+def test_top_json_rows_say_which_host_and_process(server: str) -> None:
+    """By name, id and pid."""
+    host = json.loads(good(server, "top", "hosts", "-o", "json"))[0]
+    assert (host["host"], host["host_id"], host["time_wait"]) == ("web-1", host_id("web-1"), 70)
+    found = json.loads(good(server, "top", "processes", "-o", "json"))[0]
+    assert (found["host"], found["pid"], found["name"], found["app"]) == ("web-1", 100, "web", "web.service")
+    assert found["time_wait"] is None
+    app = json.loads(good(server, "top", "apps", "-o", "json"))[0]
+    assert (app["app"], app["hosts"], app["processes"]) == ("web.service", 1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_top_csv_has_the_columns_of_json_but_lists(server: str, kind: str) -> None:
+    """The same rows; unknown is empty; names are no formulas and are kept."""
+    rows = rows_of_csv(good(server, "top", kind, "-o", "csv"))
+    from_json = json.loads(good(server, "top", kind, "-o", "json"))
+    assert list(rows[0]) == [key for key in from_json[0] if key != "close_wait_trend"]
+    assert [row["rank"] for row in rows] == ["1", "2", "3"]
+    assert rows[0]["close_wait"] == "13"
+    assert rows[2]["close_wait_growth_per_hour"] == ""
+
+
+def test_top_csv_of_an_empty_ranking_still_has_its_header(server: str) -> None:
+    """A script finds the columns it looks for."""
+    text = good(server, "top", "hosts", "--label", "role=none", "-o", "csv")
+    assert text.startswith("rank,host,host_id,close_wait,")
+    assert len(text.splitlines()) == 1
+
+
+def test_top_of_an_empty_ranking_says_so(server: str) -> None:
+    """And is no failure."""
+    assert "no samples in the window" in good(server, "top", "hosts", "--label", "role=none")
+    assert json.loads(good(server, "top", "hosts", "--label", "role=none", "-o", "json")) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("output", ["table", "wide"])
+def test_hostile_names_can_do_nothing_to_the_terminal(server: str, kind: str, output: str) -> None:
+    """They are written out, and their markup is text."""
+    text = good(server, "top", kind, "-o", output)
+    assert "\x1b" not in text
+    assert r"\x1b[31m" in text
+    if output == "wide":
+        assert r"\x1b[31m[red]=evil" in text
+
+
+def test_top_can_rank_by_another_measure(server: str) -> None:
+    """The heading says which."""
+    for by, first in (("close-wait", "web-1"), ("time-wait", "db-1"), ("time-wait-max", "db-1")):
+        heading, _, line, *_ = good(server, "top", "hosts", "--by", by).splitlines()
+        assert heading == f"hosts by {by}, last 1h"
+        assert line.split()[1] == first
+
+
+def test_a_ranking_by_time_wait_shows_time_wait(server: str) -> None:
+    """In the place of growth; and says why processes can not be ranked by it."""
+    titles = good(server, "top", "hosts", "--by", "time-wait-max").splitlines()[1].split()
+    assert {"TIME-WAIT", "TW-MEAN", "TW-MAX"} < set(titles)
+    assert "GROWTH/h" not in titles
+    assert "keeps no owner" not in good(server, "top", "hosts", "--by", "time-wait")
+    assert "the kernel keeps no owner of TIME-WAIT sockets" in good(server, "top", "processes", "--by", "time-wait")
+    assert "keeps no owner" in run(server, "top", "apps", "--by", "time-wait", "-o", "json").stderr
+
+
+def test_the_processes_of_a_host_can_be_ranked_by_another_measure(server: str) -> None:
+    """With the columns that fit it."""
+    assert "GROWTH/h" in good(server, "host", "web-1", "--by", "fd-share")
+    assert "TW-MEAN" in good(server, "host", "web-1", "--by", "time-wait")
+    assert "'rss' is not one of" in bad_usage(server, "host", "web-1", "--by", "rss")
+
+
+def test_top_takes_labels_a_limit_and_a_window(server: str) -> None:
+    """Each narrows the answer."""
+
+    def hosts(*arguments: str) -> list[str]:
+        return [row["host"] for row in json.loads(good(server, "top", "hosts", "-o", "json", *arguments))]
+
+    assert hosts() == ["web-1", "db-1", HOSTILE]
+    assert hosts("--limit", "1") == ["web-1"]
+    assert hosts("--label", "role=db") == ["db-1"]
+    assert hosts("--label", "role=db", "--label", "dc=fra1") == []
+    assert hosts("--window", "10m") == ["web-1", "db-1"]
+    rows: list[dict[str, Any]] = json.loads(good(server, "top", "hosts", "-o", "json", "--window", "90s"))
+    assert [row["samples"] for row in rows] == [2, 2]
+
+
+def test_host_shows_one_host(server: str) -> None:
+    """States, trend, processes, labels and coverage, in 80 columns."""
+    text = good(server, "host", "web-1")
+    assert text.startswith("web-1  kernel 6.8.0-45-generic, agent 0.1.0, every 10s\n")
+    assert "labels role=web" in text
+    assert "CLOSE-WAIT over the last 1h: +120/h, r² 1.00, at most 13" in text
+    assert "file handles: 2,000 of 10,000 (20.0 %)" in text
+    assert "2 of 90 processes unreadable" in " ".join(text.split())
+    assert "read by sock_diag; 12 of 13 sockets charged" in " ".join(text.split())
+    assert max(map(cell_len, text.splitlines())) <= 80
+    words = text.split()
+    assert words[words.index("CLOSE-WAIT") + 1] == "13"
+    assert words[words.index("LISTEN") + 1] == "-"
+
+
+def test_host_is_found_by_its_id_too(server: str) -> None:
+    """Names are not always unique."""
+    assert good(server, "host", host_id("web-1")) == good(server, "host", "web-1")
+
+
+def test_host_json_has_everything(server: str) -> None:
+    """Identity, figures, counts, coverage and processes; unknown is null."""
+    document = json.loads(good(server, "host", "web-1", "-o", "json"))
+    assert (document["host"], document["host_id"], document["labels"]) == ("web-1", host_id("web-1"), {"role": "web"})
+    assert document["close_wait_growth_per_hour"] == pytest.approx(120)
+    assert document["interval_seconds"] == 10
+    assert document["sampler"] == "sock_diag"
+    assert document["last_sample"] == "2027-01-15T08:00:00.000Z"
+    assert document["tcp_states"]["close_wait"] == 13
+    assert document["tcp_states"]["listen"] is None
+    assert document["coverage"]["namespaces_unread"] == 1
+    assert document["coverage"]["dump_torn"] is False
+    assert [(row["rank"], row["pid"]) for row in document["processes"]] == [(1, 100)]
+
+
+def test_host_csv_is_its_processes(server: str) -> None:
+    """With the columns of a ranking of processes."""
+    (row,) = rows_of_csv(good(server, "host", "web-1", "-o", "csv"))
+    assert (row["rank"], row["host"], row["pid"], row["close_wait"]) == ("1", "web-1", "100", "13")
+
+
+def test_host_wide_shows_more_of_its_processes(server: str) -> None:
+    """Columns that the narrow table leaves out."""
+    assert "web.service" in good(server, "host", "web-1", "-o", "wide")
+    assert "web.service" not in good(server, "host", "web-1")
+
+
+def test_host_without_a_sample_is_shown_as_what_it_said(server: str) -> None:
+    """In every form."""
+    assert good(server, "host", "new").endswith("\nno samples kept\n")
+    document = json.loads(good(server, "host", "new", "-o", "json"))
+    assert (document["last_sample"], document["sampler"], document["close_wait"]) == (None, None, None)
+    assert len(good(server, "host", "new", "-o", "csv").splitlines()) == 1
+
+
+def test_an_unknown_host_fails_with_the_names_that_come_close(server: str) -> None:
+    """And with none where none does."""
+    assert failure(server, "host", "wbe-1").startswith("Error: no host 'wbe-1' has reported; did you mean web-1")
+    assert failure(server, "host", "zzzzzz") == "Error: no host 'zzzzzz' has reported\n"
+    assert "\x1b" not in failure(server, "host", "\x1b[31m[red]=evol")
+
+
+def test_fleet_shows_totals_trends_and_the_silent(server: str) -> None:
+    """In 80 columns."""
+    text = good(server, "fleet")
+    assert text.startswith("fleet now; trends over the last 1h\n")
+    words = text.split()
+    assert words[words.index("CLOSE-WAIT") + 1] == "18"
+    assert words[words.index("TIME-WAIT") + 1] == "970"
+    assert words[words.index("LISTEN") + 1] == "-"
+    assert "SILENT HOST" in text
+    assert r"\x1b[31m[red]=evil 2027-01-15T07:30:00.000Z" in " ".join(words)
+    assert "3 of 4 hosts reporting" in " ".join(words)
+    assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_fleet_json_has_everything(server: str) -> None:
+    """Unknown is null, also in trends."""
+    document = json.loads(good(server, "fleet", "-o", "json"))
+    assert document["tcp_states"]["close_wait"] == 18
+    assert document["tcp_states"]["listen"] is None
+    assert document["coverage"]["hosts"] == 4
+    assert document["coverage"]["sockets_attributed"] == 24
+    assert document["aggregator"]["start_time"] == "2027-01-15T08:00:00.000Z"
+    assert (document["aggregator"]["version"], document["aggregator"]["reports_stored"]) == (version(), 0)
+    assert [(host["host"], host["last_report"]) for host in document["silent_hosts"]] == [
+        (HOSTILE, "2027-01-15T07:30:00.000Z")
+    ]
+    assert len(document["close_wait_trend"]) == 20
+    assert document["close_wait_trend"][0] is None
+
+
+def test_fleet_csv_is_a_list_of_figures(server: str) -> None:
+    """Unknown is empty."""
+    figures = {row["figure"]: row["value"] for row in rows_of_csv(good(server, "fleet", "-o", "csv"))}
+    assert (figures["close_wait"], figures["listen"], figures["hosts_silent"]) == ("18", "", "1")
+
+
+def test_fleet_wide_and_labels(server: str) -> None:
+    """A label narrows the totals."""
+    assert good(server, "fleet", "-o", "wide").startswith("fleet now")
+    document = json.loads(good(server, "fleet", "-o", "json", "--label", "role=db"))
+    assert (document["tcp_states"]["close_wait"], document["coverage"]["hosts"]) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("shell", "mark"), [("bash", "complete -o nosort"), ("zsh", "#compdef"), ("fish", "complete ")]
+)
+def test_completion_prints_a_script_for_each_shell(shell: str, mark: str) -> None:
+    """It asks no aggregator."""
+    script = good("127.0.0.1:1", "completion", shell)
+    assert mark in script
+    assert f"_LOITER_COMPLETE={shell}_complete" in script
+
+
+def test_completion_completes_verbs_and_choices() -> None:
+    """What the script asks for is answered."""
+
+    def completed(words: str, index: str) -> set[str]:
+        environment = {"_LOITER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": index}
+        result = CliRunner().invoke(loiter, [], prog_name="loiter", complete_var=None, env=environment)
+        return {line.partition(",")[2] for line in result.stdout.splitlines()}
+
+    assert completed("loiter ", "1") == set(VERBS)
+    assert completed("loiter top ", "2") == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("top", "hosts"), ("top", "apps", "-o", "json"), ("host", "web-1"), ("fleet", "-o", "csv")]
+)
+def test_no_aggregator_is_a_failure_in_words(arguments: tuple[str, ...]) -> None:
+    """It says where it looked and what may be wrong."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = failure(address, *arguments)
+    assert said.startswith(f"Error: no aggregator answers at {address}; is 'loiter serve' running there?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("top",), "Missing argument"),
+        (("top", "containers"), "'containers' is not one of 'hosts', 'processes', 'apps'"),
+        (("top", "hosts", "--wnidow", "1h"), "No such option"),
+        (("top", "hosts", "--window", "yesterday"), "'yesterday' is not a duration; write it as 500ms, 10s"),
+        (("top", "hosts", "--window", "0s"), "is not between 1s and 366d"),
+        (("top", "hosts", "--window", "367d"), "is not between 1s and 366d"),
+        (("top", "hosts", "--window", "-1h"), "is not a duration"),
+        (("top", "hosts", "--label", "role"), "is not of the form key=value"),
+        (("top", "hosts", "--label", "no spaces=x"), "is not a label name"),
+        (("top", "hosts", "--by", "rss"), "'rss' is not one of"),
+        (("top", "hosts", "--limit", "0"), "not in the range"),
+        (("top", "hosts", "--limit", "10001"), "not in the range"),
+        (("top", "hosts", "-o", "xml"), "'xml' is not one of"),
+        (("top", "hosts", "--server", "nowhere"), "is not HOST:PORT"),
+        (("host",), "Missing argument"),
+        (("host", "web-1", "web-2"), "unexpected extra argument"),
+        (("fleet", "--window", "soon"), "is not a duration"),
+        (("completion", "tcsh"), "'tcsh' is not one of"),
+        (("tpo",), "No such command"),
+    ],
+)
+def test_wrong_usage_exits_with_two_and_says_what_would_be_right(
+    server: str, arguments: tuple[str, ...], said: str
+) -> None:
+    """Nothing is asked, and nothing is printed to standard output."""
+    assert said in " ".join(bad_usage(server, *arguments).split())
+
+
+def test_the_server_is_taken_from_the_flag_before_the_environment(server: str) -> None:
+    """And the first of several, as the agent's setting may hold."""
+    assert good("127.0.0.1:1", "fleet", "--server", server)
+    assert good(f"{server},127.0.0.1:1", "fleet")
+
+
+def test_help_lists_every_verb_and_every_verb_has_help() -> None:
+    """With and without an aggregator."""
+    text = good("127.0.0.1:1", "--help")
+    for verb in VERBS:
+        assert verb in text
+        assert good("127.0.0.1:1", verb, "-h").startswith(f"Usage: loiter {verb}")
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    """One line."""
+    assert good("127.0.0.1:1", "--version") == f"loiter {version()}\n"

@@ -1,0 +1,448 @@
+"""Questions over a real connection: defaults, limits, and errors in words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub
+from loiter.version import version
+from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+from support.aggregators import FakeClock, record, serving, store_samples
+from support.reports import HOUR, MINUTE, NOW, SECOND, boot_id, hello, host_id, process, sample
+
+Scenario = Callable[[Any], Awaitable[None]]
+
+
+def ask(store: DuckDbStore, scenario: Scenario) -> None:
+    """Runs a scenario with a stub of a server of its own, whose clock stands at NOW."""
+
+    async def serve() -> None:
+        clock = FakeClock()
+        async with (
+            serving(store, Batcher(store, clock), clock) as address,
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            await asyncio.wait_for(scenario(FleetServiceStub(channel)), 30)
+
+    asyncio.run(serve())
+
+
+async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+    """The code and details with which a call fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details() or ""
+
+
+def store_leaking(store: DuckDbStore, name: str, step: int, **labels: str) -> None:
+    """A host whose one process gains `step` CLOSE_WAIT sockets a minute."""
+    store_samples(
+        store,
+        name,
+        [
+            sample(
+                NOW - (3 - tick) * MINUTE,
+                step * tick,
+                time_wait=100,
+                established=9,
+                fd_allocated=500,
+                fd_limit=1_000,
+                processes=[process(100, step * tick, established=9, fd_open=50, fd_limit=200)],
+                coverage=sample_pb2.Coverage(sockets_attributed=9, sockets_unattributed=1, namespaces_unread=0),
+            )
+            for tick in range(4)
+        ],
+        labels=labels,
+    )
+
+
+def test_hosts_are_ranked_with_everything_known_of_them(store: DuckDbStore) -> None:
+    """Every field of a row is filled in."""
+    store_leaking(store, "web-1", 1)
+    store_leaking(store, "web-2", 2)
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.RankHosts(pb.RankHostsRequest())
+        assert [host.hostname for host in answer.hosts] == ["web-2", "web-1"]
+        host = answer.hosts[0]
+        assert host.host_id == host_id("web-2")
+        assert from_timestamp(host.last_report_time) == NOW
+        assert not host.silent
+        assert (host.close_wait.current, host.close_wait.maximum, host.close_wait.samples) == (6, 6, 4)
+        assert host.close_wait.growth_per_hour == pytest.approx(120)
+        assert host.close_wait.growth_fit == pytest.approx(1)
+        assert host.time_wait == pb.TimeWaitVolume(current=100, mean=100, maximum=100)
+        assert (host.established, host.fd_allocated, host.fd_limit, host.fd_share) == (9, 500, 1_000, 0.5)
+        assert answer.coverage == pb.FleetCoverage(
+            hosts=2, hosts_reporting=2, sockets_attributed=18, sockets_unattributed=2
+        )
+
+    ask(store, scenario)
+
+
+def test_processes_are_ranked_with_everything_known_of_them(store: DuckDbStore) -> None:
+    """A TIME_WAIT whose owner is not known is absent, not zero."""
+    store_leaking(store, "web-1", 2)
+
+    async def scenario(stub: Any) -> None:
+        (row,) = (await stub.RankProcesses(pb.RankProcessesRequest())).processes
+        assert (row.hostname, row.host_id, row.pid) == ("web-1", host_id("web-1"), 100)
+        assert (row.name, row.app, row.user) == ("gateway", "gateway.service", "www-data")
+        assert from_timestamp(row.start_time) == NOW - 24 * HOUR
+        assert from_timestamp(row.last_sample_time) == NOW
+        assert row.close_wait.growth_per_hour == pytest.approx(120)
+        assert not row.HasField("time_wait")
+        assert (row.established, row.fd_open, row.fd_limit, row.fd_share) == (9, 50, 200, 0.25)
+
+    ask(store, scenario)
+
+
+def test_apps_are_ranked_over_their_hosts(store: DuckDbStore) -> None:
+    """One row for the program on both hosts."""
+    store_leaking(store, "web-1", 1)
+    store_leaking(store, "web-2", 2)
+
+    async def scenario(stub: Any) -> None:
+        (row,) = (await stub.RankApps(pb.RankAppsRequest())).apps
+        assert (row.app, row.hosts, row.processes) == ("gateway.service", 2, 2)
+        assert (row.close_wait.current, row.established, row.fd_share) == (9, 18, 0.25)
+        assert row.close_wait.growth_per_hour == pytest.approx(180)
+        assert not row.HasField("time_wait")
+        assert len(row.close_wait.trend) == 20
+
+    ask(store, scenario)
+
+
+def test_what_is_unknown_is_absent_from_the_answer(store: DuckDbStore) -> None:
+    """Nothing is filled in with zero."""
+    store_samples(store, "web-1", [sample(NOW, processes=[process()])])
+
+    async def scenario(stub: Any) -> None:
+        (host,) = (await stub.RankHosts(pb.RankHostsRequest())).hosts
+        (row,) = (await stub.RankProcesses(pb.RankProcessesRequest())).processes
+        (app,) = (await stub.RankApps(pb.RankAppsRequest())).apps
+        for ranked in (host, row, app):
+            assert not ranked.HasField("time_wait")
+            for name in ("current", "maximum", "growth_per_hour", "growth_fit"):
+                assert not ranked.close_wait.HasField(name)
+            assert not ranked.HasField("established")
+            assert not ranked.HasField("fd_share")
+            assert list(ranked.close_wait.trend) == []
+        answer = await stub.GetFleet(pb.GetFleetRequest())
+        assert answer.tcp_states == sample_pb2.TcpStateCounts()
+
+    ask(store, scenario)
+
+
+def test_a_question_without_details_is_about_the_last_hour_and_twenty_rows(store: DuckDbStore) -> None:
+    """By CLOSE_WAIT growth."""
+    for number in range(25):
+        count = 100 - number
+        store_samples(store, f"web-{number:02}", [sample(NOW - at * MINUTE, count - at) for at in (2, 1, 0)])
+    store_samples(store, "old", [sample(NOW - HOUR - 1, 900)])
+
+    async def scenario(stub: Any) -> None:
+        hosts = (await stub.RankHosts(pb.RankHostsRequest())).hosts
+        assert [host.hostname for host in hosts] == [f"web-{number:02}" for number in range(20)]
+        query = pb.RankingQuery(limit=100, window=Duration(seconds=3_601))
+        hosts = (await stub.RankHosts(pb.RankHostsRequest(query=query))).hosts
+        assert len(hosts) == 26
+        assert [point.start_time.ToMilliseconds() for point in hosts[0].close_wait.trend] == [
+            NOW - 3_601_000 + 3_601_000 * part // 20 for part in range(20)
+        ]
+
+    ask(store, scenario)
+
+
+def test_each_measure_can_be_asked_for(store: DuckDbStore) -> None:
+    """The measure that is not said is growth."""
+    for name, close_waits, time_waits, fds in (
+        ("grows", (1, 2, 3), (0, 0, 0), 1),
+        ("holds", (9, 9, 9), (1, 1, 1), 2),
+        ("churns", (0, 0, 0), (9, 9, 9), 3),
+        ("bursts", (0, 0, 0), (0, 20, 0), 4),
+        ("opens", (0, 0, 0), (2, 2, 2), 9),
+    ):
+        samples = [
+            sample(NOW - (2 - tick) * MINUTE, count, time_wait=time_waits[tick], fd_allocated=fds, fd_limit=10)
+            for tick, count in enumerate(close_waits)
+        ]
+        store_samples(store, name, samples)
+
+    async def scenario(stub: Any) -> None:
+        for by, first in (
+            (pb.RANK_BY_UNSPECIFIED, "grows"),
+            (pb.RANK_BY_CLOSE_WAIT_GROWTH, "grows"),
+            (pb.RANK_BY_CLOSE_WAIT, "holds"),
+            (pb.RANK_BY_TIME_WAIT, "churns"),
+            (pb.RANK_BY_TIME_WAIT_MAX, "bursts"),
+            (pb.RANK_BY_FD_SHARE, "opens"),
+        ):
+            answer = await stub.RankHosts(pb.RankHostsRequest(query=pb.RankingQuery(by=by)))
+            assert answer.hosts[0].hostname == first
+
+    ask(store, scenario)
+
+
+def test_labels_narrow_every_answer(store: DuckDbStore) -> None:
+    """Rows and coverage alike."""
+    store_leaking(store, "web-1", 1, role="web")
+    store_leaking(store, "db-1", 2, role="db")
+
+    async def scenario(stub: Any) -> None:
+        query = pb.RankingQuery(labels={"role": "web"})
+        hosts = await stub.RankHosts(pb.RankHostsRequest(query=query))
+        processes = await stub.RankProcesses(pb.RankProcessesRequest(query=query))
+        apps = await stub.RankApps(pb.RankAppsRequest(query=query))
+        fleet = await stub.GetFleet(pb.GetFleetRequest(labels={"role": "web"}))
+        assert [host.hostname for host in hosts.hosts] == ["web-1"]
+        assert [row.hostname for row in processes.processes] == ["web-1"]
+        assert [row.close_wait.current for row in apps.apps] == [3]
+        assert fleet.tcp_states.close_wait == 3
+        for answer in (hosts, processes, apps, fleet):
+            assert answer.coverage.hosts == 1
+
+    ask(store, scenario)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        (pb.RankingQuery(limit=10_001), "query.limit"),
+        (pb.RankingQuery(limit=2**32 - 1), "query.limit"),
+        (pb.RankingQuery(window=Duration(seconds=-1)), "query.window"),
+        (pb.RankingQuery(window=Duration(nanos=-1)), "query.window"),
+        (pb.RankingQuery(window=Duration(seconds=366 * 86_400 + 1)), "query.window"),
+        (pb.RankingQuery(window=Duration(seconds=2**63 - 1)), "query.window"),
+        (pb.RankingQuery(by=99), "query.by"),  # type: ignore[arg-type]  # what a newer client might send
+        (pb.RankingQuery(labels={f"k{number}": "" for number in range(33)}), "labels"),
+    ],
+)
+def test_a_query_that_breaks_a_rule_is_refused_by_the_name_of_its_field(
+    store: DuckDbStore, query: pb.RankingQuery, field: str
+) -> None:
+    """For every ranking alike."""
+
+    async def scenario(stub: Any) -> None:
+        for call in (
+            stub.RankHosts(pb.RankHostsRequest(query=query)),
+            stub.RankProcesses(pb.RankProcessesRequest(query=query)),
+            stub.RankApps(pb.RankAppsRequest(query=query)),
+        ):
+            code, details = await refused(call)
+            assert code == grpc.StatusCode.INVALID_ARGUMENT
+            assert field in details
+
+    ask(store, scenario)
+
+
+def test_a_question_about_a_host_or_the_fleet_names_its_own_fields(store: DuckDbStore) -> None:
+    """They have no query around them."""
+
+    async def scenario(stub: Any) -> None:
+        too_long = Duration(seconds=400 * 86_400)
+        for call, start in (
+            (stub.GetHost(pb.GetHostRequest(name="web-1", limit=10_001)), "limit is"),
+            (stub.GetHost(pb.GetHostRequest(name="web-1", window=too_long)), "window is"),
+            (stub.GetFleet(pb.GetFleetRequest(window=too_long)), "window is"),
+            (stub.GetFleet(pb.GetFleetRequest(labels={f"k{n}": "" for n in range(33)})), "labels has"),
+        ):
+            code, details = await refused(call)
+            assert code == grpc.StatusCode.INVALID_ARGUMENT
+            assert details.startswith(start)
+
+    ask(store, scenario)
+
+
+def test_the_limits_themselves_are_allowed(store: DuckDbStore) -> None:
+    """The largest window and the most rows."""
+
+    async def scenario(stub: Any) -> None:
+        query = pb.RankingQuery(limit=10_000, window=Duration(seconds=366 * 86_400))
+        assert list((await stub.RankHosts(pb.RankHostsRequest(query=query))).hosts) == []
+
+    ask(store, scenario)
+
+
+def test_an_unknown_host_is_not_found_and_near_names_are_offered(store: DuckDbStore) -> None:
+    """At most three; none where none comes close."""
+    for name in ("web-1", "web-2", "web-3", "web-4", "mail"):
+        store.put_host(record(hello(name)), NOW)
+
+    async def scenario(stub: Any) -> None:
+        code, details = await refused(stub.GetHost(pb.GetHostRequest(name="wbe-1")))
+        assert code == grpc.StatusCode.NOT_FOUND
+        assert details.startswith("no host 'wbe-1' has reported; did you mean web-1 or ")
+        assert details.count("web-") == 3
+        assert await refused(stub.GetHost(pb.GetHostRequest(name="zzzzzz"))) == (
+            grpc.StatusCode.NOT_FOUND,
+            "no host 'zzzzzz' has reported",
+        )
+        code, _ = await refused(stub.GetHost(pb.GetHostRequest()))
+        assert code == grpc.StatusCode.NOT_FOUND
+        code, _ = await refused(stub.GetHost(pb.GetHostRequest(name="' OR 1=1 --\0")))
+        assert code == grpc.StatusCode.NOT_FOUND
+
+    ask(store, scenario)
+
+
+def test_a_host_is_shown_by_name_and_by_id(store: DuckDbStore) -> None:
+    """Its identity, its figures, its latest sample without processes, and its processes."""
+    store_leaking(store, "web-1", 2, role="web")
+    store_leaking(store, "web-2", 9)
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.GetHost(pb.GetHostRequest(name="web-1"))
+        assert answer == await stub.GetHost(pb.GetHostRequest(name=host_id("web-1")))
+        assert answer.host == hello(labels={"role": "web"}).host
+        assert answer.host.boot_id == boot_id("web-1")
+        assert from_timestamp(answer.last_report_time) == NOW
+        assert from_duration(answer.interval) == 10 * SECOND
+        assert answer.rank.hostname == "web-1"
+        assert answer.rank.close_wait.growth_per_hour == pytest.approx(120)
+        assert answer.latest.tcp_states == sample_pb2.TcpStateCounts(close_wait=6, time_wait=100, established=9)
+        assert list(answer.latest.processes) == []
+        assert [(row.hostname, row.pid) for row in answer.processes] == [("web-1", 100)]
+
+    ask(store, scenario)
+
+
+def test_a_host_that_never_sent_a_sample_is_shown_as_what_it_said(store: DuckDbStore) -> None:
+    """Without a sample, and without figures."""
+    store.put_host(record(hello()), NOW - HOUR)
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.GetHost(pb.GetHostRequest(name="web-1"))
+        assert answer.host.hostname == answer.rank.hostname == "web-1"
+        assert answer.rank.silent
+        assert not answer.HasField("latest")
+        assert not answer.rank.close_wait.HasField("current")
+        assert list(answer.processes) == []
+
+    ask(store, scenario)
+
+
+def test_a_silent_host_is_marked_in_the_ranking_and_listed_in_the_fleet(store: DuckDbStore) -> None:
+    """Its figures are old, and its sockets are in no total."""
+    store_samples(store, "gone", [sample(NOW - 10 * MINUTE, 70)])
+    store_samples(store, "here", [sample(NOW - SECOND, 4)])
+
+    async def scenario(stub: Any) -> None:
+        ranked = await stub.RankHosts(pb.RankHostsRequest())
+        assert {host.hostname: host.silent for host in ranked.hosts} == {"gone": True, "here": False}
+        answer = await stub.GetFleet(pb.GetFleetRequest())
+        assert answer.tcp_states == sample_pb2.TcpStateCounts(close_wait=4)
+        assert (answer.coverage.hosts, answer.coverage.hosts_reporting, answer.coverage.hosts_silent) == (2, 1, 1)
+        (silent,) = answer.silent_hosts
+        assert (silent.hostname, silent.host_id) == ("gone", host_id("gone"))
+        assert from_timestamp(silent.last_report_time) == NOW - 10 * MINUTE
+        assert [point.value for point in answer.close_wait_trend if point.HasField("value")] == [70, 4]
+        assert len(answer.close_wait_trend) == 20
+        assert list(answer.time_wait_trend) == []
+
+    ask(store, scenario)
+
+
+def test_a_sum_that_its_field_does_not_hold_is_the_most_it_holds(store: DuckDbStore) -> None:
+    """A very large fleet gets an answer."""
+    for name in ("web-1", "web-2"):
+        store_samples(store, name, [sample(NOW, 2**32 - 1)])
+
+    async def scenario(stub: Any) -> None:
+        assert (await stub.GetFleet(pb.GetFleetRequest())).tcp_states.close_wait == 2**32 - 1
+
+    ask(store, scenario)
+
+
+def test_a_store_that_can_not_be_read_is_an_internal_error_without_its_reasons(store: DuckDbStore) -> None:
+    """The details are in the log of the aggregator, not with the client."""
+
+    async def scenario(stub: Any) -> None:
+        store.close()
+        assert await refused(stub.RankHosts(pb.RankHostsRequest())) == (
+            grpc.StatusCode.INTERNAL,
+            "the store can not be read; see the aggregator's log",
+        )
+
+    ask(store, scenario)
+
+
+def test_the_fleet_is_answered_with_what_the_aggregator_took_in(store: DuckDbStore) -> None:
+    """Since it started."""
+
+    async def serve() -> None:
+        clock = FakeClock()
+        batcher = Batcher(store, clock)
+        counters = batcher.counters
+        counters.stored, counters.duplicates, counters.rejected, counters.failed_commits = 4, 3, 2, 1
+        clock.now += HOUR
+        async with serving(store, batcher, clock) as address, grpc.aio.insecure_channel(address) as channel:
+            stub: Any = FleetServiceStub(channel)
+            found = (await stub.GetFleet(pb.GetFleetRequest())).aggregator
+        assert from_timestamp(found.start_time) == NOW
+        assert found.version == version()
+        assert (found.reports_stored, found.reports_duplicate) == (4, 3)
+        assert (found.reports_rejected, found.commits_failed) == (2, 1)
+
+    asyncio.run(serve())
+
+
+def test_the_processes_of_a_host_can_be_ranked_by_another_measure(store: DuckDbStore) -> None:
+    """Growth is the measure where none is given; an unknown one is refused by its name."""
+    taken = [process(100, 9, fd_open=1, fd_limit=100), process(200, 1, fd_open=99, fd_limit=100)]
+    store_samples(store, "web-1", [sample(NOW, processes=taken)])
+
+    async def scenario(stub: Any) -> None:
+        for by, pids in ((pb.RANK_BY_UNSPECIFIED, [100, 200]), (pb.RANK_BY_FD_SHARE, [200, 100])):
+            answer = await stub.GetHost(pb.GetHostRequest(name="web-1", by=by))
+            assert [row.pid for row in answer.processes] == pids
+        code, details = await refused(stub.GetHost(pb.GetHostRequest(name="web-1", by=99)))  # type: ignore[arg-type]
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details.startswith("by is not")
+
+    ask(store, scenario)
+
+
+def test_many_questions_at_once_are_all_answered(store: DuckDbStore) -> None:
+    """More than are worked on at a time."""
+    store_leaking(store, "web-1", 1)
+
+    async def scenario(stub: Any) -> None:
+        answers = await asyncio.gather(*(stub.RankHosts(pb.RankHostsRequest()) for _ in range(20)))
+        assert [len(answer.hosts) for answer in answers] == [1] * 20
+
+    ask(store, scenario)
+
+
+def test_a_name_that_is_far_too_long_is_refused(store: DuckDbStore) -> None:
+    """It would not fit the answer."""
+
+    async def scenario(stub: Any) -> None:
+        code, details = await refused(stub.GetHost(pb.GetHostRequest(name="x" * 100_000)))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details.startswith("name ")
+
+    ask(store, scenario)
+
+
+def test_names_that_come_close_are_safe_to_show(store: DuckDbStore) -> None:
+    """Whoever shows the details of an error need not know where they come from."""
+    said = hello()
+    said.host.hostname = "web\n1\u202e"
+    store.put_host(record(said), NOW)
+
+    async def scenario(stub: Any) -> None:
+        _, details = await refused(stub.GetHost(pb.GetHostRequest(name="web1")))
+        assert r"web\n1\u202e" in details
+
+    ask(store, scenario)

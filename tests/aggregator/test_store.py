@@ -1,0 +1,340 @@
+"""The store keeps what was committed, says no in words, and knows unknown from zero."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from loiter_aggregator.host_detail import find_host, known_names
+from loiter_aggregator.ranking.hosts import rank_hosts
+from loiter_aggregator.store.batch import Batch
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, VERSION
+from support.aggregators import batch_of, host_key, open_store, ranking, record, store_samples
+from support.reports import EPOCH, HOUR, NOW, SECOND, full_report, hello, process, report, sample
+
+DAY = 24 * HOUR
+HOSTILE = ("'; DROP TABLE host; --", 'a"b', "nul\0byte", "ünïcödé 😀 \u202e", "\x1b[31m[red]", "%s {0} $since ?", "\\")
+
+
+def _count(store: DuckDbStore, table: str) -> int:
+    return int(store.read(f"SELECT count(*) FROM {table}")[0][0])
+
+
+@contextmanager
+def _renamed(store: DuckDbStore, table: str) -> Iterator[None]:
+    """Has a table out of the way for a while, so that writing to it fails."""
+    store.read(f"ALTER TABLE {table} RENAME TO away")
+    yield
+    store.read(f"ALTER TABLE away RENAME TO {table}")
+
+
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    """The first start needs no preparation."""
+    store = open_store(tmp_path / "var" / "lib" / "loiter")
+    assert store.high_water() == {}
+    assert store.read("SELECT version FROM store_version") == [(VERSION,)]
+    store.close()
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    """Samples, hosts, labels, identities and marks outlive the process that wrote them."""
+    store = open_store(tmp_path)
+    store.put_host(record(hello(labels={"role": "web"})), NOW)
+    store.write(batch_of(full_report()))
+    store.close()
+
+    reopened = open_store(tmp_path)
+    assert reopened.high_water() == {(host_key("web-1"), EPOCH): 1}
+    assert _count(reopened, "host_sample") == 1
+    assert _count(reopened, "process_sample") == 2
+    assert _count(reopened, "identity") == 2
+    detail = find_host(reopened, "web-1")
+    assert detail is not None
+    assert dict(detail.host.labels) == {"role": "web"}
+    reopened.close()
+
+
+def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """The message names both versions, and the file is left as it is."""
+    open_store(tmp_path).close()
+    with duckdb.connect(str(tmp_path / "loiter.duckdb")) as connection:
+        connection.execute("UPDATE store_version SET version = ?", [VERSION + 1])
+    for _ in range(2):
+        with pytest.raises(StoreError, match=rf"version {VERSION + 1} of the store.* version {VERSION}$"):
+            open_store(tmp_path)
+
+
+def test_a_duckdb_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    """Its tables are not touched."""
+    with duckdb.connect(str(tmp_path / "loiter.duckdb")) as connection:
+        connection.execute("CREATE TABLE theirs AS SELECT 1 AS x")
+    with pytest.raises(StoreError, match="not a store of loiter"):
+        open_store(tmp_path)
+    with duckdb.connect(str(tmp_path / "loiter.duckdb")) as connection:
+        assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("theirs",)]
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """The message names the file, and the file is left as it is."""
+    file = tmp_path / "loiter.duckdb"
+    file.write_bytes(b"these are notes, not tables\n" * 1_000)
+    with pytest.raises(StoreError, match=r"cannot open the store .*loiter\.duckdb"):
+        open_store(tmp_path)
+    assert file.read_bytes().startswith(b"these are notes")
+
+
+def test_a_folder_that_can_not_be_made_is_refused(tmp_path: Path) -> None:
+    """A file in the way is said to be in the way."""
+    (tmp_path / "data").write_text("in the way")
+    with pytest.raises(StoreError, match="cannot use the folder"):
+        open_store(tmp_path / "data" / "loiter")
+
+
+def test_a_second_process_is_told_that_the_store_is_in_use(tmp_path: Path) -> None:
+    """One process has the file; another one gets a StoreError that says so."""
+    store = open_store(tmp_path)
+    program = """
+import sys
+from pathlib import Path
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+try:
+    DuckDbStore(Path(sys.argv[1]), "256MB")
+except StoreError as error:
+    print(error)
+"""
+    second = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "loiter.duckdb is in use by another process" in second.stdout
+    assert second.stderr == ""
+    store.close()
+
+
+def test_an_absent_count_is_null_and_zero_is_zero(store: DuckDbStore) -> None:
+    """A reader can tell what could not be read from what was not there."""
+    absent = sample(processes=[process(100)])
+    zero = sample(
+        NOW + SECOND,
+        close_wait=0,
+        time_wait=0,
+        fd_allocated=0,
+        processes=[process(100, 0, time_wait=0, fd_open=0, fd_limit=0)],
+    )
+    zero.coverage.sockets_unattributed = 0
+    zero.other_processes.fd_open = 0
+    zero.cost.cpu_seconds = 0
+    store_samples(store, "web-1", [absent, zero])
+
+    host_columns = "close_wait, time_wait, fd_allocated, sockets_unattributed, other_fd_open, cpu_seconds"
+    assert store.read(f"SELECT {host_columns} FROM host_sample ORDER BY ts") == [(None,) * 6, (0,) * 6]
+    process_columns = "close_wait, time_wait, fd_open, fd_limit"
+    assert store.read(f"SELECT {process_columns} FROM process_sample ORDER BY ts") == [(None,) * 4, (0,) * 4]
+
+
+def test_every_column_takes_the_largest_value_of_its_field(store: DuckDbStore) -> None:
+    """No agent can make a commit fail with a number that the wire allows."""
+    message = report(taken=sample(processes=[process(2**32 - 1)]))
+    taken = message.sample
+    parts = (taken.tcp_states, taken.host_fds, taken.coverage, taken.other_processes, taken.cost, taken.processes[0])
+    for part in parts:
+        for field in part.DESCRIPTOR.fields:
+            if field.cpp_type == field.CPPTYPE_UINT32:
+                setattr(part, field.name, 2**32 - 1)
+            elif field.cpp_type == field.CPPTYPE_UINT64:
+                setattr(part, field.name, 2**64 - 1)
+            elif field.cpp_type == field.CPPTYPE_DOUBLE:
+                setattr(part, field.name, 1e308)
+    message.spool_epoch = message.sequence = 2**63 - 1
+    store.put_host(record(hello()), NOW)
+    store.write(batch_of(message))
+
+    row = dict(zip(HOST_SAMPLE, store.read(f"SELECT {', '.join(HOST_SAMPLE)} FROM host_sample")[0], strict=True))
+    assert row["close_wait"] == 2**32 - 1
+    assert row["fd_limit"] == 2**64 - 1
+    assert row["cpu_seconds"] == 1e308
+    row = dict(
+        zip(PROCESS_SAMPLE, store.read(f"SELECT {', '.join(PROCESS_SAMPLE)} FROM process_sample")[0], strict=True)
+    )
+    assert row["pid"] == 2**32 - 1
+    assert row["fd_limit"] == 2**64 - 1
+    assert store.high_water() == {(host_key("web-1"), 2**63 - 1): 2**63 - 1}
+
+
+def test_the_latest_sample_comes_back_as_it_was_sent(store: DuckDbStore) -> None:
+    """Every field that is kept, the absent ones included."""
+    sent = full_report()
+    store.put_host(record(hello(labels={"role": "web"})), NOW)
+    store.write(batch_of(sent))
+    detail = find_host(store, "web-1")
+    assert detail is not None
+    expected = sent.sample
+    del expected.processes[:]
+    del expected.collectors[:]
+    assert detail.latest == expected
+    assert detail.host == hello(labels={"role": "web"}).host
+
+
+def test_a_host_is_found_by_its_id_and_an_unknown_one_is_not(store: DuckDbStore) -> None:
+    """Names and ids are both names."""
+    store.put_host(record(hello()), NOW)
+    detail = find_host(store, hello().host.host_id)
+    assert detail is not None
+    assert detail.host.hostname == "web-1"
+    assert detail.latest is None
+    assert find_host(store, "web-2") is None
+
+
+def test_processes_that_are_called_the_same_share_one_identity(store: DuckDbStore) -> None:
+    """In one batch, in a later one, on another host, and after reopening."""
+    for sequence in (1, 2):
+        taken = sample(NOW + sequence, processes=[process(100), process(200), process(300, name="worker")])
+        store.write(batch_of(report("web-1", sequence, taken), report("web-2", sequence, taken)))
+    assert _count(store, "process_sample") == 12
+    assert sorted(store.read("SELECT name, app, user_name FROM identity")) == [
+        ("gateway", "gateway.service", "www-data"),
+        ("worker", "gateway.service", "www-data"),
+    ]
+
+
+def test_identities_are_known_again_after_reopening(tmp_path: Path) -> None:
+    """A process that was there before the restart adds no identity."""
+    for sequence in (1, 2):
+        store = open_store(tmp_path)
+        store.write(batch_of(report(sequence=sequence, taken=sample(NOW + sequence, processes=[process()]))))
+        assert _count(store, "identity") == 1
+        store.close()
+
+
+def test_names_that_join_to_the_same_text_are_different_identities(store: DuckDbStore) -> None:
+    """("ab", "c") is not ("a", "bc")."""
+    taken = sample(processes=[process(1, name="ab", app="c", user=""), process(2, name="a", app="bc", user="")])
+    store.write(batch_of(report(taken=taken)))
+    assert _count(store, "identity") == 2
+
+
+def test_a_write_that_fails_stores_nothing(store: DuckDbStore) -> None:
+    """Samples, identities, marks and last_seen come together or not at all, and the next write goes through."""
+    store.put_host(record(hello()), NOW)
+
+    class Broken(Batch):
+        def process_columns(self) -> dict[str, object]:  # type: ignore[override]  # columns that do not fit
+            return {"ts": super().process_columns()["ts"]}
+
+    good = batch_of(full_report(), received=NOW + SECOND)
+    broken = Broken(good.host_rows, good.process_rows, good.identities, good.high_water, good.last_seen)
+    with pytest.raises(StoreError, match="cannot write to the store"):
+        store.write(broken)
+    assert [_count(store, table) for table in ("host_sample", "process_sample", "identity", "high_water")] == [0] * 4
+    assert store.read("SELECT last_seen FROM host") == [(NOW,)]
+
+    store.write(good)
+    assert [_count(store, table) for table in ("host_sample", "process_sample", "identity", "high_water")] == [
+        1,
+        2,
+        2,
+        1,
+    ]
+    assert store.read("SELECT last_seen FROM host") == [(NOW + SECOND,)]
+
+
+def test_samples_are_not_stored_where_their_marks_can_not_be(store: DuckDbStore) -> None:
+    """The marks are the last to be written: without them, a report would be stored again when it is sent again."""
+    batch = batch_of(full_report())
+    with _renamed(store, "high_water"), pytest.raises(StoreError):
+        store.write(batch)
+    assert [_count(store, table) for table in ("host_sample", "process_sample", "identity")] == [0] * 3
+    store.write(batch)
+    assert store.high_water() == {(host_key("web-1"), EPOCH): 1}
+
+
+def test_the_mark_of_a_spool_is_its_last_sequence(store: DuckDbStore) -> None:
+    """Epochs of one host are apart, and so are hosts."""
+    store.write(batch_of(report(sequence=1), report(sequence=2), report("web-2", 5)))
+    store.write(batch_of(report(sequence=3), report(sequence=1, epoch=8)))
+    assert store.high_water() == {
+        (host_key("web-1"), EPOCH): 3,
+        (host_key("web-1"), 8): 1,
+        (host_key("web-2"), EPOCH): 5,
+    }
+
+
+def test_a_host_that_connects_again_is_described_anew(store: DuckDbStore) -> None:
+    """Name, interval and labels are the latest; when it was last heard of stays, for no report has come."""
+    store.put_host(record(hello("web-1", labels={"role": "web", "dc": "fra1"})), NOW)
+    again = hello("web-1", interval_ms=60 * SECOND, labels={"role": "db"})
+    again.host.hostname = "web-1.example.org"
+    store.put_host(record(again), NOW + HOUR)
+    assert store.read("SELECT hostname, interval_ms, last_seen FROM host") == [("web-1.example.org", 60 * SECOND, NOW)]
+    assert store.read("SELECT name, value FROM host_label") == [("role", "db")]
+
+
+def test_what_is_older_than_the_retention_is_forgotten(store: DuckDbStore) -> None:
+    """Samples from the given time on stay; so do hosts and identities."""
+    samples = [sample(NOW + offset, 1, processes=[process()]) for offset in (-1, 0, 1)]
+    store_samples(store, "web-1", samples)
+    store.forget_before(NOW)
+    assert store.read("SELECT ts FROM host_sample ORDER BY ts") == [(NOW,), (NOW + 1,)]
+    assert store.read("SELECT ts FROM process_sample ORDER BY ts") == [(NOW,), (NOW + 1,)]
+    assert known_names(store) == ["web-1"]
+    assert _count(store, "identity") == 1
+
+
+def test_an_epoch_is_remembered_for_a_month_longer_than_its_samples(store: DuckDbStore) -> None:
+    """An agent that comes back after weeks is still known, and its reports are not stored twice."""
+    store.write(batch_of(report(), received=NOW))
+    store.forget_before(NOW + 30 * DAY)
+    assert store.high_water() == {(host_key("web-1"), EPOCH): 1}
+    store.forget_before(NOW + 30 * DAY + 1)
+    assert store.high_water() == {}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_kept_as_text(store: DuckDbStore, text: str) -> None:
+    """Names and label values are never part of a statement, and come back as they were sent."""
+    said = hello(labels={"role": text})
+    said.host.hostname = text
+    store.put_host(record(said), NOW)
+    store.write(batch_of(report(taken=sample(close_wait=1, processes=[process(name=text, app=text, user=text)]))))
+
+    detail = find_host(store, text)
+    assert detail is not None
+    assert detail.host == said.host
+    assert known_names(store) == [text]
+    assert store.read("SELECT name, app, user_name FROM identity") == [(text, text, text)]
+    assert [row.hostname for row in rank_hosts(store, ranking(labels={"role": text}))] == [text]
+    assert rank_hosts(store, ranking(labels={"role": text + "x"})) == []
+
+
+def test_closing_twice_is_harmless(tmp_path: Path) -> None:
+    """And frees the file for whoever comes next."""
+    store = open_store(tmp_path)
+    store.close()
+    store.close()
+    open_store(tmp_path).close()
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    """Reading and writing raise StoreError, not an error of DuckDB."""
+    store = open_store(tmp_path)
+    store.close()
+    with pytest.raises(StoreError, match="cannot read"):
+        store.high_water()
+    with pytest.raises(StoreError, match="cannot write"):
+        store.write(batch_of(report()))
+    with pytest.raises(StoreError, match="cannot write"):
+        store.put_host(record(hello()), NOW)
+    with pytest.raises(StoreError, match="cannot delete"):
+        store.forget_before(NOW)
+
+
+def test_a_query_that_is_wrong_is_a_store_error(store: DuckDbStore) -> None:
+    """Callers have one error to catch."""
+    with pytest.raises(StoreError, match="cannot read from the store"):
+        store.read("SELECT nothing FROM nowhere")

@@ -1,0 +1,227 @@
+"""What agents send is checked before it is taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loiter.v1 import ingest_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
+from support.reports import NOW, boot_id, full_report, hello, host_id, process, report, sample, send, stamp
+
+WEB_1 = host_id("web-1")
+
+
+def _valid_hello() -> pb.Hello:
+    return hello(labels={"role": "web", "_dc.rack-1": "fra1"})
+
+
+def test_a_hello_of_an_agent_is_accepted() -> None:
+    """Nothing is raised."""
+    check_hello(_valid_hello())
+
+
+def test_a_hello_at_the_limits_is_accepted() -> None:
+    """Every limit is itself allowed."""
+    for interval_ms in (500, 3_600_000):
+        check_hello(hello("h" * 256, interval_ms=interval_ms, labels={f"k{i:062}": "v" * 255 for i in range(32)}))
+
+
+def _label(key: str, value: str = "x") -> Callable[[pb.Hello], None]:
+    return lambda message: message.host.labels.update({key: value})
+
+
+def _interval(seconds: int, nanos: int = 0) -> Callable[[pb.Hello], None]:
+    return lambda message: message.interval.CopyFrom(Duration(seconds=seconds, nanos=nanos))
+
+
+def _host(name: str, value: str) -> Callable[[pb.Hello], None]:
+    return lambda message: setattr(message.host, name, value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (_host("host_id", ""), "host_id"),
+        (_host("host_id", WEB_1[:-1]), "host_id"),
+        (_host("host_id", WEB_1.upper()), "host_id"),
+        (_host("host_id", WEB_1 + "\n"), "host_id"),
+        (_host("boot_id", ""), "boot_id"),
+        (_host("boot_id", "not-a-uuid"), "boot_id"),
+        (_host("hostname", ""), "hostname is empty"),
+        (_host("hostname", "h" * 257), "hostname is longer"),
+        (_host("agent_version", "1" * 257), "agent_version is longer"),
+        (_host("kernel_release", "6" * 257), "kernel_release is longer"),
+        (_label(""), "labels has a name"),
+        (_label("1st"), "labels has a name"),
+        (_label("ro le"), "labels has a name"),
+        (_label("role\n"), "labels has a name"),
+        (_label("k" * 64), "labels has a name"),
+        (_label("role", "v" * 256), "labels has a value"),
+        (lambda message: message.host.labels.update({f"k{i}": "" for i in range(33)}), "labels has more than"),
+        (lambda message: message.ClearField("interval"), "interval"),
+        (_interval(0, 499_000_000), "interval"),
+        (_interval(3_600, 1_000_000), "interval"),
+        (_interval(-10), "interval"),
+        (_interval(2**62), "interval"),
+    ],
+)
+def test_a_hello_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Hello], None], rule: str) -> None:
+    """The message names the rule."""
+    message = _valid_hello()
+    spoil(message)
+    with pytest.raises(Invalid, match=rule):
+        check_hello(message)
+
+
+def test_a_report_of_an_agent_is_accepted() -> None:
+    """Nothing is raised."""
+    check_report(full_report(), WEB_1)
+
+
+def test_a_report_in_which_nothing_could_be_read_is_accepted() -> None:
+    """Counts may be absent: unknown breaks no rule."""
+    check_report(report(taken=sample(NOW)), WEB_1)
+
+
+def test_a_report_at_the_limits_is_accepted() -> None:
+    """Every limit is itself allowed."""
+    message = report(taken=sample(0, processes=[process(pid + 1, name="n" * 256) for pid in range(2_000)]))
+    message.spool_epoch = message.sequence = 2**63 - 1
+    for _ in range(64):
+        message.sample.collectors.add(name="c" * 256, error="e" * 256)
+    check_report(message, WEB_1)
+
+
+def test_text_is_measured_in_characters_not_bytes() -> None:
+    """256 characters pass, whatever they take in UTF-8."""
+    check_report(report(taken=sample(processes=[process(name="😀" * 256)])), WEB_1)
+
+
+def _processes(count: int) -> Callable[[pb.Report], None]:
+    return lambda message: message.sample.processes.extend(process(1_000 + pid) for pid in range(count))
+
+
+def _collector(name: str, error: str) -> Callable[[pb.Report], None]:
+    return lambda message: message.sample.collectors.extend([sample_pb2.CollectorStatus(name=name, error=error)])
+
+
+def _cost(name: str, value: float) -> Callable[[pb.Report], None]:
+    return lambda message: setattr(message.sample.cost, name, value)
+
+
+def _set(name: str, value: int | str) -> Callable[[pb.Report], None]:
+    return lambda message: setattr(message, name, value)
+
+
+def _process(name: str, value: int | str) -> Callable[[pb.Report], None]:
+    return lambda message: setattr(message.sample.processes[0], name, value)
+
+
+def _sample_time(seconds: int, nanos: int = 0) -> Callable[[pb.Report], None]:
+    def spoil(message: pb.Report) -> None:
+        message.sample.sample_time.seconds = seconds
+        message.sample.sample_time.nanos = nanos
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (_set("host_id", host_id("web-2")), "host_id is not the one in the hello"),
+        (_set("host_id", ""), "host_id is not the one in the hello"),
+        (_set("boot_id", ""), "boot_id"),
+        (_set("boot_id", boot_id("web-1").upper()), "boot_id"),
+        (_set("spool_epoch", 0), "spool_epoch"),
+        (_set("spool_epoch", 2**63), "spool_epoch"),
+        (_set("sequence", 0), "sequence"),
+        (_set("sequence", 2**64 - 1), "sequence"),
+        (lambda message: message.ClearField("sample"), "sample is missing"),
+        (lambda message: message.sample.ClearField("sample_time"), "sample_time is missing"),
+        (_sample_time(-1), "sample_time is out of range"),
+        (_sample_time(4_102_444_800), "sample_time is out of range"),
+        (_sample_time(2**63 - 1), "sample_time is out of range"),
+        (_sample_time(NOW // 1_000, -1), "sample_time is out of range"),
+        (_sample_time(NOW // 1_000, 10**9), "sample_time is out of range"),
+        (lambda message: setattr(message.sample, "sampler", 99), "sampler"),
+        (_processes(1_999), "more than 2000 rows"),
+        (lambda message: message.sample.processes.extend([process(100)]), "process 100 is there twice"),
+        (_process("pid", 0), "no pid"),
+        (lambda message: message.sample.processes[1].ClearField("start_time"), "start_time of a process is missing"),
+        (
+            lambda message: message.sample.processes[1].start_time.CopyFrom(stamp(-1_000)),
+            "start_time of a process is out of range",
+        ),
+        (_process("name", "n" * 257), "name of process 100"),
+        (_process("app", "a" * 257), "app of process 100"),
+        (_process("user", "u" * 257), "user of process 100"),
+        (
+            lambda message: message.sample.collectors.extend([message.sample.collectors[0]] * 63),
+            "collectors has more than",
+        ),
+        (_collector("c" * 257, ""), "name of a collector"),
+        (_collector("tcp", "e" * 257), "error of a collector"),
+        (_cost("cpu_seconds", float("nan")), "cpu_seconds"),
+        (_cost("wall_seconds", float("inf")), "wall_seconds"),
+        (_cost("process_cpu_seconds", -0.5), "process_cpu_seconds"),
+    ],
+)
+def test_a_report_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Report], None], rule: str) -> None:
+    """The message names the rule."""
+    message = full_report()
+    spoil(message)
+    with pytest.raises(Invalid, match=rule):
+        check_report(message, WEB_1)
+
+
+def test_a_message_of_a_broken_rule_quotes_nothing_of_the_agents() -> None:
+    """The reason goes to logs and terminals: what is in it was written here."""
+    message = full_report()
+    message.sample.processes[0].name = "\x1b[31m" + "n" * 300
+    with pytest.raises(Invalid) as caught:
+        check_report(message, WEB_1)
+    assert "\x1b" not in str(caught.value)
+
+
+def _decode_and_check(data: bytes) -> None:
+    try:
+        request = pb.StreamReportsRequest.FromString(data)
+        if request.WhichOneof("request") == "hello":
+            check_hello(request.hello)
+        else:
+            check_report(request.report, WEB_1)
+    except (DecodeError, Invalid):
+        pass
+
+
+VALID = send(full_report()).SerializeToString()
+
+
+def test_a_report_cut_short_anywhere_is_refused_in_words() -> None:
+    """Every prefix of a report decodes to something valid, or raises DecodeError or Invalid."""
+    for length in range(len(VALID)):
+        _decode_and_check(VALID[:length])
+
+
+@settings(derandomize=True, max_examples=300, deadline=None, database=None)
+@given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=12))
+def test_a_mutated_report_is_refused_in_words(changes: list[tuple[int, int]]) -> None:
+    """Whatever bytes change, nothing but DecodeError or Invalid is raised."""
+    data = bytearray(VALID)
+    for at, byte in changes:
+        data[at] = byte
+    _decode_and_check(bytes(data))
+
+
+@settings(derandomize=True, max_examples=200, deadline=None, database=None)
+@given(st.binary(max_size=400))
+def test_bytes_of_anybodys_making_are_refused_in_words(data: bytes) -> None:
+    """No bytes raise anything but DecodeError or Invalid."""
+    _decode_and_check(data)
