@@ -93,3 +93,8 @@ def test_what_is_written_reads_as_nearly_the_same(seconds: int) -> None:
 def test_short_durations_come_back_as_they_were_typed(number: int, unit: str) -> None:
     """Below the next larger unit."""
     assert format_duration(parse_duration(f"{number}{unit}")) == f"{number}{unit}"
+
+
+def test_what_rounds_to_a_second_is_one() -> None:
+    """Not a thousand milliseconds."""
+    assert (format_duration(0.9996), format_duration(0.999)) == ("1s", "999ms")

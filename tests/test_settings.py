@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -153,6 +154,11 @@ class TestFiles:
         assert message.startswith(f"{file}: not valid TOML: ")
         assert "line 2" in message
 
+    def test_toml_nested_without_end_is_refused(self, file: Path) -> None:
+        """Nor does it end the program."""
+        file.write_text("interval = " + "[" * 5_000)
+        assert "not valid TOML" in refusal(file)
+
     def test_a_file_that_is_no_text_is_refused(self, file: Path) -> None:
         """With the place where it stops being one."""
         file.write_bytes(b'name = "caf\xe9"\n')
@@ -210,6 +216,18 @@ class TestFlags:
         assert refusal(flags={"processes.top": "x"}).startswith("--processes-top: ")
 
 
+class TestNamesOfFlags:
+    def test_a_flag_that_is_not_the_settings_name_is_named_as_it_is_typed(self) -> None:
+        """One label a flag, many in the setting."""
+
+        @dataclass(frozen=True, slots=True)
+        class Labelled:
+            labels: tuple[tuple[str, str], ...] = setting((), labels, "labels", flag="--label")
+
+        with pytest.raises(SettingsError, match=r"^--label: 'role' is not of the form key=value"):
+            load(Labelled, None, {}, {"labels": ["role"]})
+
+
 class TestLabels:
     @pytest.mark.parametrize(
         "value",
@@ -245,9 +263,9 @@ class TestLabels:
             ("=web", "'' is not a label name"),
             ("1st=web", "'1st' is not a label name"),
             ("a b=web", "'a b' is not a label name"),
-            ({"role": 3}, "label role is not a text"),
+            ({"role": 3}, "label role is not a printable text"),
             ({"k" * (MAX_LABEL_KEY_CHARS + 1): "v"}, "is not a label name"),
-            ({"k": "v" * (MAX_LABEL_VALUE_CHARS + 1)}, "label k is not a text of at most"),
+            ({"k": "v" * (MAX_LABEL_VALUE_CHARS + 1)}, "label k is not a printable text of at most"),
             ({f"k{n}": "v" for n in range(MAX_LABELS + 1)}, f"more than {MAX_LABELS} labels"),
             (7, "7 is not a table of labels"),
         ],
@@ -283,12 +301,12 @@ class TestReaders:
     def test_durations_have_a_range(self) -> None:
         """Both ends included."""
         assert [duration(0.5, 60)(value) for value in ("500ms", "1m")] == [0.5, 60.0]
-        for value in ("499ms", "61s", 10, True, None):
+        for value in ("499ms", "61s", 10, 10.0, 1e-4, -5.0, math.nan, math.inf, True, None):
             with pytest.raises(ValueError, match="is not"):
                 duration(0.5, 60)(value)
 
     @pytest.mark.parametrize(
-        "value", ["localhost:7433", "10.0.0.1:1", "[::1]:65535", "[fe80::1%2]:7433", "web-1.example:80"]
+        "value", ["localhost:7433", "10.0.0.1:1", "[::1]:65535", "[fe80::1%eth0.5]:7433", "web-1.example:80"]
     )
     def test_addresses_are_host_and_port(self, value: str) -> None:
         """An IPv6 host stands in brackets."""

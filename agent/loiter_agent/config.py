@@ -63,7 +63,7 @@ class AgentSettings:
     hostname: str | None = setting(
         None, matching(r"[A-Za-z0-9_.-]{1,253}", "a host name"), "the host's name, if not the kernel's"
     )
-    labels: tuple[tuple[str, str], ...] = setting((), labels, "labels of this host, such as role=web")
+    labels: tuple[tuple[str, str], ...] = setting((), labels, "labels of this host, such as role=web", flag="--label")
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from pathlib import Path
 from typing import Final
 
+from loiter.limits import HOST_ID_PATTERN
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import HostIdentity
 
@@ -56,10 +58,14 @@ def _from_state(state_dir: Path | None) -> str | None:
         return None
     file = state_dir / HOST_ID_FILE
     try:
-        return file.read_text("ascii").strip()
+        kept = file.read_bytes().decode("ascii", "replace").strip()
     except FileNotFoundError:
-        pass
-    drawn = os.urandom(16).hex()
-    state_dir.mkdir(parents=True, exist_ok=True)
-    file.write_text(drawn + "\n", "ascii")
-    return drawn
+        drawn = os.urandom(16).hex()
+        state_dir.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(drawn + "\n", "ascii")
+        fresh.rename(file)  # whole or not at all
+        return drawn
+    if re.fullmatch(HOST_ID_PATTERN, kept) is None:
+        raise OSError(f"{file} holds no host id; remove it, and this host gets a new one")
+    return kept

@@ -16,9 +16,23 @@ from loiter_agent.sample import ProcessKey
 
 Value = TypeVar("Value")
 
-_INTERPRETER: Final = re.compile(r"(python|pypy|perl|ruby|node|nodejs|php|lua|bash|dash|sh|zsh)[0-9.]*")
-# Options of these interpreters that take the next argument as their value.
-_OPTIONS_WITH_VALUE: Final = frozenset(("-W", "-X", "-I", "-r", "--require", "-C", "-O", "-o"))
+# Interpreters, those of their options that stand alone, and those that take the next argument. A script is looked for
+# behind such options only: what follows any other may be code or a secret, and is not to be sent.
+_INTERPRETERS: Final = tuple(
+    (re.compile(interpreter), re.compile(alone), re.compile(with_value))
+    for interpreter, alone, with_value in (
+        (r"(python|pypy)[0-9.]*", r"-[bBdEiIOPqsSuvx]+|-[WX].+", r"-[WX]"),
+        (r"perl[0-9.]*", r"-[wWtTU]+|-I.+", r"-I"),
+        (r"ruby[0-9.]*", r"-[wWvd]+|-I.+", r"-I"),
+        (
+            r"node|nodejs",
+            r"--(enable-source-maps|no-warnings|expose-gc)|--[a-z0-9-]+=.*",
+            r"-r|--require|--import|--loader",
+        ),
+        (r"php[0-9.]*|lua[0-9.]*", r"(?!)", r"(?!)"),
+        (r"bash|dash|sh|zsh|ksh", r"-[euxvfl]+|--(login|norc|noprofile|posix)", r"(?!)"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +102,10 @@ def app_name(cgroup: str, executable: str, arguments: Sequence[str], comm: str) 
     program = os.path.basename(executable.removesuffix(" (deleted)"))
     if not program:
         return comm
-    if _INTERPRETER.fullmatch(program):
-        return _script(arguments[1:]) or program
+    for interpreter, alone, with_value in _INTERPRETERS:
+        if interpreter.fullmatch(program):
+            modules = program.startswith(("python", "pypy"))
+            return _script(arguments[1:], alone, with_value, modules) or program
     return program
 
 
@@ -97,22 +113,29 @@ def service_unit(cgroup: str) -> str | None:
     """Finds the systemd service in a cgroup path: the innermost, for those that a user's own manager runs."""
     for part in reversed(cgroup.split("/")):
         if part.endswith(".service") and not part.startswith("user@"):
-            return re.sub(r"\\x([0-9a-f]{2})", lambda escaped: chr(int(escaped[1], 16)), part)
+            return _unescaped(part)
     return None
 
 
-def _script(arguments: Sequence[str]) -> str | None:
-    skip = False
-    for position, argument in enumerate(arguments):
-        if skip:
-            skip = False
-        elif argument == "-m" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        elif argument in ("-c", "-e", "-"):
-            return None
+def _unescaped(unit: str) -> str:
+    """Undoes the escapes of systemd.unit(5), which stand for bytes."""
+    plain = re.sub(rb"\\x([0-9a-f]{2})", lambda escape: bytes([int(escape[1], 16)]), os.fsencode(unit))
+    return plain.decode("utf-8", "replace")
+
+
+def _script(arguments: Sequence[str], alone: re.Pattern[str], with_value: re.Pattern[str], modules: bool) -> str | None:
+    """Finds the script among the arguments of an interpreter; None where it is not plain to see."""
+    rest = iter(arguments)
+    for argument in rest:
+        if modules and argument == "-m":
+            return next(rest, None)
+        if with_value.fullmatch(argument):
+            next(rest, None)
         elif argument.startswith("-"):
-            skip = argument in _OPTIONS_WITH_VALUE
-        elif argument.startswith(("/dev/", "/proc/")):  # a script on a descriptor has no name
+            if not alone.fullmatch(argument):
+                return None
+        # A script on a descriptor has no name.
+        elif argument.startswith(("/dev/", "/proc/")):
             return None
         else:
             return os.path.basename(argument) or None

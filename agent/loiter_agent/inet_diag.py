@@ -41,6 +41,7 @@ NLM_F_REQUEST: Final = 0x1
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 
+_INET_DIAG_SHUTDOWN: Final = 8
 _INET_DIAG_CGROUP_ID: Final = 21
 
 _NLMSGHDR: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
@@ -101,11 +102,13 @@ class Chunk:
     def are_mini_sockets(self) -> bool:
         """Whether these are request or TIME_WAIT sockets, which lack the attributes that every full socket has.
 
-        struct request_sock and struct inet_timewait_sock are no full sockets (sk_fullsock() in include/net/sock.h),
-        and net/ipv4/inet_diag.c adds INET_DIAG_SHUTDOWN to full sockets alone. At most INET_DIAG_MARK, 8 bytes,
-        stands behind a mini-socket.
+        struct request_sock and struct inet_timewait_sock are no full sockets (sk_fullsock() in include/net/sock.h).
+        For full sockets, net/ipv4/inet_diag.c puts INET_DIAG_SHUTDOWN first; for the others INET_DIAG_MARK, or nothing.
         """
-        return self.stride <= _ATTRIBUTES_AT + 8
+        if self.stride < _ATTRIBUTES_AT + _RTATTR.size:
+            return True
+        kind: int = _RTATTR.unpack_from(self.view, _ATTRIBUTES_AT)[1]
+        return kind != _INET_DIAG_SHUTDOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A socket that was charged before costs a dictionary look-up. Only an inode that is not known yet causes descriptors to
 be read, first those of processes in the socket's own cgroup, and of those only what was not read before.
 
-A socket that several processes hold (a child inherited it, or it was passed on) is charged once, to the one that
-started first. When that one closes its descriptor, the charge moves to another holder: a process whose number of
+A socket that several processes hold (a child inherited it, or it was passed on) is charged once, as a rule to the one
+that started first. When that one closes its descriptor, the charge moves to another holder: a process whose number of
 descriptors and number of charged sockets stop moving together is read again, within a budget per tick.
 """
 
@@ -29,6 +29,8 @@ _OWNERLESS: Final = -2
 
 # How many descriptors may be read in a tick only to see whether what is known still holds: 10 ms at 5 µs each.
 _REVIEW_FDS_PER_TICK: Final = 2_000
+# How many descriptors may be read anew in a tick to find a socket that nobody seems to hold.
+_DISTRUST_FDS: Final = 20_000
 # An inode that nobody was found to hold is looked for again after 1, 2, 4, … ticks, but at least this often.
 _LONGEST_RETRY_TICKS: Final = 16
 
@@ -148,11 +150,12 @@ class Owners:
         """Reads descriptors until every unknown inode whose turn it is has a holder, or no process is left to read."""
         wanted = {inode for inode in self._unknown if self._retries.get(inode, (0, 0))[0] <= self._tick}
         if wanted:
-            cgroups = {self._unknown[inode][1] for inode in wanted}
-            for process in self._in_search_order(cgroups):
-                self._read(process.key, wanted)
+            order = self._in_search_order({self._unknown[inode][1] for inode in wanted})
+            for process in order:
+                self._read(process.key, wanted, trust=True)
                 if not wanted:
                     break
+            self._distrust(order, wanted)
         retries = {}
         for inode in self._unknown:
             if self._holder_of[inode] == _UNKNOWN:
@@ -161,6 +164,21 @@ class Owners:
                     retry_at, wait = self._tick + wait, min(wait * 2, _LONGEST_RETRY_TICKS)
                 retries[inode] = (retry_at, wait)
         self._retries = retries
+
+    def _distrust(self, order: Iterable[ProcessFds], wanted: set[int]) -> None:
+        """Reads descriptors anew that were taken for known, as far as the budget goes.
+
+        A descriptor may have been closed and its number used again while a child keeps the socket open that it
+        referred to: as a server does that forks for each connection.
+        """
+        budget = _DISTRUST_FDS
+        for process in order:
+            if not wanted:
+                return
+            fd_open = process.fd_open or 0
+            if process.key in self._index_of and fd_open <= budget:
+                budget -= fd_open
+                self._read(process.key, wanted, trust=False)
 
     def _in_search_order(self, cgroups: Iterable[int | None]) -> list[ProcessFds]:
         """Orders the processes: of the sockets' cgroups first, then whose descriptors changed, then by age."""
@@ -175,48 +193,51 @@ class Owners:
         self._cgroups.forget_all_but(self._scan.processes)
         return sorted(self._scan.processes.values(), key=order)
 
-    def _read(self, key: ProcessKey, wanted: set[int]) -> None:
-        """Reads the descriptors of a process that may be sockets we want, and charges those that are."""
+    def _read(self, key: ProcessKey, wanted: set[int], trust: bool) -> None:
+        """Reads the descriptors of a process, and charges it with those sockets that are wanted.
+
+        With `trust`, a descriptor is not read again where it referred to a socket that is charged to this process and
+        still in the kernel's table. Sockets that the process does not hold any more lose their charge, so that the
+        next tick looks for who holds them.
+        """
         index = self._index_of.get(key)
         holder = self._holders[index] if index is not None else _Holder(key, self._next_index)
-        found = []
         try:
             with self._procfs.fd_folder(key.pid) as folder:
-                names = self._procfs.fds(folder)
-                known, inodes = holder.inodes, array("I", bytes(4 * (1 + max(map(int, names), default=-1))))
-                for name in names:
-                    fd = int(name)
-                    inode: int | None = known[fd] if fd < len(known) else 0
-                    # A socket of this process that is still in the kernel's table is still behind its descriptor.
-                    if not inode or self._holder_of.get(inode) != holder.index:
-                        inode = self._procfs.socket_inode(folder, name)
-                    if inode:
-                        inodes[fd] = inode
-                        if inode in wanted:
-                            found.append(inode)
+                inodes = self._read_fds(folder, holder, trust)
         except (ProcessVanished, Unreadable):
             return
+        for inode in set(holder.inodes) - set(inodes):
+            if self._holder_of.get(inode) == holder.index:
+                self._holder_of[inode] = _UNKNOWN
         holder.inodes = inodes
         holder.balance = None
-        if not found:
-            return
-        if index is None:
+        found = wanted.intersection(inodes)
+        if found and index is None:
             self._holders[holder.index] = holder
             self._index_of[key] = holder.index
             self._next_index += 1
         for inode in found:
-            if inode in wanted:  # a process can hold one socket by two descriptors
-                wanted.remove(inode)
-                self._holder_of[inode] = holder.index
-                state = self._unknown[inode][0]
-                self._counts[_UNKNOWN, state] -= 1
-                self._counts[holder.index, state] += 1
+            wanted.remove(inode)
+            self._holder_of[inode] = holder.index
+            state = self._unknown[inode][0]
+            self._counts[_UNKNOWN, state] -= 1
+            self._counts[holder.index, state] += 1
+
+    def _read_fds(self, folder: int, holder: _Holder, trust: bool) -> array[int]:
+        names = self._procfs.fds(folder)
+        known = holder.inodes
+        inodes = array("I", bytes(4 * (1 + max(map(int, names), default=-1))))
+        for name in names:
+            fd = int(name)
+            inode: int | None = known[fd] if trust and fd < len(known) else 0
+            if not inode or self._holder_of.get(inode) != holder.index:
+                inode = self._procfs.socket_inode(folder, name)
+            inodes[fd] = (inode or 0) & 0xFFFF_FFFF  # inet_diag_msg has 32 bits for it
+        return inodes
 
     def _review(self, charged: Counter[int]) -> None:
-        """Reads again holders that may have given a socket away while another process keeps it open.
-
-        Sockets that are not found any more lose their charge, so that the next tick looks for who holds them.
-        """
+        """Reads again holders that may have given a socket away while another process keeps it open."""
         doubtful = []
         for holder in self._holders.values():
             fd_open = self._scan.processes[holder.key].fd_open
@@ -226,29 +247,17 @@ class Owners:
             if holder.balance is None:
                 holder.balance = balance
             elif holder.balance != balance:
-                doubtful.append((fd_open, holder))
+                doubtful.append((fd_open, balance, holder))
         self._review_credit += _REVIEW_FDS_PER_TICK
         # The oldest doubt first: holders are put to the end of the dictionary when they were reviewed.
-        for fd_open, holder in doubtful:
+        for fd_open, balance, holder in doubtful:
             if fd_open > self._review_credit:
                 return  # the credit is saved up for it
             self._review_credit -= fd_open
-            self._review_holder(holder, fd_open - charged[holder.index])
+            self._read(holder.key, set(), trust=False)
+            holder.balance = balance
+            self._holders[holder.index] = self._holders.pop(holder.index)
         self._review_credit = 0
-
-    def _review_holder(self, holder: _Holder, balance: int) -> None:
-        try:
-            with self._procfs.fd_folder(holder.key.pid) as folder:
-                held = {self._procfs.socket_inode(folder, name) for name in self._procfs.fds(folder)}
-        except (ProcessVanished, Unreadable):
-            return
-        for fd, inode in enumerate(holder.inodes):
-            if inode and inode not in held:
-                holder.inodes[fd] = 0
-                if self._holder_of.get(inode) == holder.index:
-                    self._holder_of[inode] = _UNKNOWN
-        holder.balance = balance
-        self._holders[holder.index] = self._holders.pop(holder.index)
 
 
 class _CgroupIds:

@@ -7,6 +7,7 @@ OSErrors are translated here and nowhere else. Methods that read the host raise 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from typing import Final
 _PF_KTHREAD: Final = 0x0020_0000  # include/linux/sched.h
 
 
-class ProcessVanished(Exception):
+class ProcessVanished(OSError):
     """The process ended before or while it was read."""
 
 
-class Unreadable(Exception):
+class Unreadable(OSError):
     """The kernel refused: the file belongs to another user, or a security module or hidepid is in the way."""
 
 
@@ -103,7 +104,8 @@ def parse_cgroup2_mount(mountinfo: bytes) -> Path | None:
     for line in mountinfo.splitlines():
         left, _, right = line.partition(b" - ")
         if right.startswith(b"cgroup2 "):
-            return Path(os.fsdecode(left.split()[4]))
+            path = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), left.split()[4])
+            return Path(os.fsdecode(path))
     return None
 
 
@@ -130,7 +132,10 @@ class Procfs:
 
     def open_files_limit(self, pid: int) -> int | None:
         """Reads the soft limit on open files; None stands for "unlimited"."""
-        return parse_open_files_limit(self._read_process(pid, "limits"))
+        text = self._read_process(pid, "limits")
+        if not text:  # the process is being released
+            raise ProcessVanished(f"{pid}/limits is empty")
+        return parse_open_files_limit(text)
 
     def cgroup(self, pid: int) -> bytes:
         """Reads /proc/PID/cgroup, for parse_unified_cgroup and parse_systemd_cgroup."""

@@ -6,10 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from textwrap import wrap
 from typing import Final
+from unicodedata import combining, east_asian_width
 
 from loiter.text import printable
 from loiter_agent.sample import HostIdentity, ProcessRow, Sample
+
+_COLUMNS: Final = 80
+_NARROWEST_TEXT: Final = 6
+_INDENT: Final = " " * 10
 
 # As ss(8) writes them.
 STATE_NAMES: Final = {
@@ -48,7 +54,8 @@ def as_json(host: HostIdentity, sample: Sample) -> str:
 
 def as_table(host: HostIdentity, sample: Sample) -> str:
     """Writes a sample in at most 80 columns."""
-    lines = [f"{printable(host.hostname)}  {_time(sample.time)}  read by {sample.sampler or 'nothing'}", ""]
+    heading = f"{printable(host.hostname)}  {_time(sample.time)}  read by {sample.sampler or 'nothing'}"
+    lines = [*wrap(heading, _COLUMNS), ""]
     states = [(STATE_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
     shown = [(name, _count(count)) for name, count in states if count]
     lines += _columns(("STATE", "SOCKETS"), shown or [("none", "0" if sample.sampler else "-")], "<>")
@@ -58,14 +65,15 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
             ("PID", "NAME", "APP", "USER", "CLOSE-WAIT", "ESTAB", "FDS", "FD%"),
             [_process(row) for row in sample.processes],
             "><<<>>>>",
-            widest={"NAME": 15, "APP": 20, "USER": 8},
         )
     other = sample.other
     lines.append(
         f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
         f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
     )
-    lines += ["", *_footer(sample)]
+    lines.append("")
+    for line in _footer(sample):
+        lines += wrap(line, _COLUMNS, subsequent_indent=_INDENT)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -81,13 +89,13 @@ def _footer(sample: Sample) -> list[str]:
             f"{_count(coverage.sockets_ownerless)} have no owner"
         )
     if coverage.processes_unreadable:
-        lines.append(f"          {coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
+        lines.append(f"{_INDENT}{coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
     if coverage.namespaces_unread:
         lines.append(
-            f"          {coverage.namespaces_unread} of {_count(coverage.namespaces)} network namespaces not read"
+            f"{_INDENT}{coverage.namespaces_unread} of {_count(coverage.namespaces)} network namespaces not read"
         )
     if coverage.dump_torn:
-        lines.append("          the socket table changed while it was read: counts may be slightly off")
+        lines.append(f"{_INDENT}the socket table changed while it was read: counts may be slightly off")
     lines.extend(
         f"failed:   {status.name}: {printable(status.error)}"
         for status in sample.collectors
@@ -111,20 +119,36 @@ def _process(row: ProcessRow) -> tuple[str, ...]:
     )
 
 
-def _columns(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], alignment: str, widest: dict[str, int] | None = None
-) -> list[str]:
-    """Lays out rows; `alignment` holds "<" or ">" for each column, `widest` the width at which a text is cut."""
-    limits = [(widest or {}).get(title, 80) for title in titles]
-    cut = [
-        [cell if len(cell) <= limit else cell[: limit - 1] + "…" for cell, limit in zip(row, limits, strict=True)]
+def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
+    """Lays out rows in at most 80 columns; `alignment` holds "<" or ">" for each. Texts give way, numbers do not."""
+    widths = [max(_width(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    texts = [column for column, side in enumerate(alignment) if side == "<"]
+    gap = 2
+    while texts and sum(widths) + gap * (len(widths) - 1) > _COLUMNS:
+        widest = max(texts, key=lambda column: widths[column])
+        if widths[widest] <= _NARROWEST_TEXT:
+            break
+        widths[widest] -= 1
+    return [
+        (" " * gap).join(_cell(cell, side, width) for cell, side, width in zip(row, alignment, widths, strict=True))
         for row in (titles, *rows)
     ]
-    widths = [max(len(row[column]) for row in cut) for column in range(len(titles))]
-    return [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, alignment, widths, strict=True))
-        for row in cut
-    ]
+
+
+def _cell(text: str, side: str, width: int) -> str:
+    if _width(text) > width:
+        while _width(text) > width - 1:
+            text = text[:-1]
+        text += "…"
+    fill = " " * (width - _width(text))
+    return fill + text if side == ">" else text + fill
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes (Unicode Standard Annex 11)."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def _count(count: int | None) -> str:

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 from loiter_agent.inet_diag import (
@@ -57,6 +57,19 @@ class SockDiag:
         # A new number for each dump: what may be left of one that was given up is told apart by it.
         self._sequence = self._sequence % 0x7FFF_FFFF + 1
         self._socket.send(dump_request(states, self._sequence))
+        try:
+            torn = yield from self._receive()
+        except BaseException:
+            # Also when the consumer gives up: the kernel would refuse the next dump while this one is not read out.
+            if self._socket.fileno() >= 0:  # not closed meanwhile
+                self._socket.close()
+                self._socket = open_socket()
+            raise
+        if torn:
+            raise TornDumpError
+
+    def _receive(self) -> Generator[Chunk, None, bool]:
+        """Yields the chunks of the dump under way. Returns whether it was torn."""
         view = memoryview(self._buffer)
         torn = False
         while True:
@@ -76,9 +89,7 @@ class SockDiag:
             torn = torn or datagram.interrupted
             yield from datagram.chunks
             if datagram.last:
-                break
-        if torn:
-            raise TornDumpError
+                return torn
 
     def lists_bound_inactive(self) -> bool:
         """Tells whether this kernel lists bound sockets that neither listen nor are connected (Linux 6.8 does).

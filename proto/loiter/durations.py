@@ -19,7 +19,7 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """Writes seconds in the largest unit that leaves two figures or more: `45s`, `12m`, `3h 20m`, `5d 2h`."""
-    if seconds < 1:
+    if round(seconds, 3) < 1:
         return f"{seconds * 1_000:.0f}ms"
     whole = round(seconds)
     if whole < 60:

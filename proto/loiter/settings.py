@@ -34,6 +34,7 @@ class Entry:
     read: Reader
     default: object
     help: str
+    flag: str
 
     @property
     def environment(self) -> str:
@@ -41,16 +42,21 @@ class Entry:
         return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
 
 
-def setting(default: Any, read: Reader, help: str) -> Any:
-    """Declares a field of a settings dataclass. `read` takes the TOML value or, from elsewhere, a string."""
-    return dataclasses.field(default=default, metadata={"read": read, "help": help})
+def setting(default: Any, read: Reader, help: str, flag: str | None = None) -> Any:
+    """Declares a field of a settings dataclass.
+
+    `read` takes the TOML value or, from elsewhere, a string. `flag` is needed where it is not the setting's name.
+    """
+    return dataclasses.field(default=default, metadata={"read": read, "help": help, "flag": flag})
 
 
 def entries(settings: type[Any], prefix: str = "") -> Iterator[Entry]:
     """Lists the settings of a dataclass, those of nested tables included."""
     for field in dataclasses.fields(settings):
         if "read" in field.metadata:
-            yield Entry(prefix + field.name, field.metadata["read"], field.default, field.metadata["help"])
+            name = prefix + field.name
+            flag = field.metadata["flag"] or "--" + name.replace(".", "-").replace("_", "-")
+            yield Entry(name, field.metadata["read"], field.default, field.metadata["help"], flag)
         elif isinstance(field.default_factory, type):
             yield from entries(field.default_factory, f"{prefix}{field.name}.")
 
@@ -79,7 +85,7 @@ def load(
     values.update(_from_environment(environment, known))
     for name, value in flags.items():
         if value is not None:
-            values[name] = _read(known[name], value, f"--{name.replace('.', '-').replace('_', '-')}")
+            values[name] = _read(known[name], value, known[name].flag)
     return _build(settings, values)
 
 
@@ -112,7 +118,7 @@ def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:
         raise SettingsError(f"{file}: not UTF-8 text (byte {error.start})") from None
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{file}: not valid TOML: {error}") from None
     values: dict[str, object] = {}
     for name, value in _flatten(document, known):
@@ -235,8 +241,6 @@ def duration(minimum_seconds: float, maximum_seconds: float) -> Reader:
     """Makes a reader of durations in a range; the value is in seconds."""
 
     def read(value: object) -> float:
-        if isinstance(value, float):  # a default or a flag that was read before
-            return value
         if not isinstance(value, str):
             raise ValueError(f"{value!r} is not a duration; write it as a text such as '10s'")
         seconds = parse_duration(value)
@@ -255,7 +259,7 @@ def path(value: object) -> Path:
 def address(value: object) -> str:
     """Reads HOST:PORT, with an IPv6 host in brackets."""
     if isinstance(value, str):
-        match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", value)
+        match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\]|[A-Za-z0-9._-]+):([0-9]{1,5})", value)
         if match is not None and int(match[2]) <= 65_535:
             return value
     raise ValueError(f"{value!r} is not HOST:PORT")
@@ -288,6 +292,6 @@ def labels(value: object) -> tuple[tuple[str, str], ...]:
     for key, content in pairs:
         if re.fullmatch(LABEL_KEY_PATTERN, key) is None or len(key) > MAX_LABEL_KEY_CHARS:
             raise ValueError(f"{key!r} is not a label name; use letters, digits, '_', '.' and '-'")
-        if not isinstance(content, str) or len(content) > MAX_LABEL_VALUE_CHARS:
-            raise ValueError(f"label {key} is not a text of at most {MAX_LABEL_VALUE_CHARS} characters")
+        if not isinstance(content, str) or len(content) > MAX_LABEL_VALUE_CHARS or not content.isprintable():
+            raise ValueError(f"label {key} is not a printable text of at most {MAX_LABEL_VALUE_CHARS} characters")
     return tuple(dict(pairs).items())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loiter.limits import HOST_ID_PATTERN
-from loiter_agent.host import identify_host
+from loiter_agent.host import HOST_ID_FILE, identify_host
 from loiter_agent.procfs import Procfs
 from support.proctree_fake import BOOT_ID, ProcTree
 
@@ -90,3 +90,11 @@ def test_an_id_that_can_not_be_kept_is_an_error(tmp_path: Path, procfs: Procfs) 
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError):
         identify_host(procfs, machine_id=tmp_path / "missing", state_dir=tmp_path / "file" / "state")
+
+
+@pytest.mark.parametrize("content", [b"", b"web-1\n", b"\xff" * 32, b"0" * 31])
+def test_a_kept_id_that_is_damaged_is_named(tmp_path: Path, procfs: Procfs, content: bytes) -> None:
+    """It would be refused by the aggregator at every report, or make many hosts one."""
+    (tmp_path / HOST_ID_FILE).write_bytes(content)
+    with pytest.raises(OSError, match="holds no host id; remove it"):
+        identify_host(procfs, machine_id=tmp_path / "missing", state_dir=tmp_path)

@@ -33,10 +33,12 @@ from loiter_agent.inet_diag import (
 )
 from support.netlink_messages import (
     INET_DIAG_CGROUP_ID,
+    INET_DIAG_SHUTDOWN,
     NLMSG_DONE,
     NLMSG_ERROR,
     NLMSG_NOOP,
     attribute,
+    chunks,
     done,
     error,
     full_socket,
@@ -380,3 +382,14 @@ def touch(data: bytes) -> None:
     for chunk in datagram.chunks:
         families, states, inodes, _ = columns(chunk)
         assert len(families) == len(states) == len(inodes) == chunk.count
+
+
+def test_a_full_socket_of_an_old_kernel_is_no_mini_socket() -> None:
+    """Before Linux 5.7, and without CAP_NET_ADMIN, it has no attribute but INET_DIAG_SHUTDOWN: it is as long as a
+    mini-socket with its mark."""
+    old = message(inet_diag_msg(TCP_SYN_RECV, 4711) + attribute(INET_DIAG_SHUTDOWN, b"\0"))
+    (full,) = chunks(old)
+    (mini,) = chunks(mini_socket(TCP_SYN_RECV, mark=True))
+    assert full.stride == mini.stride
+    assert (full.are_mini_sockets, list(full.states())) == (False, [TCP_SYN_RECV])
+    assert (mini.are_mini_sockets, list(mini.states())) == (True, [TCP_NEW_SYN_RECV])

@@ -279,6 +279,30 @@ class TestSharedSockets:
             add_up(charges)
         assert by_pid(charges) == {10: 1, 20: 1}
 
+    def test_a_copy_that_is_closed_while_another_socket_is_opened_is_noticed(self, machine: Host) -> None:
+        """Reading the new socket shows that the old one is gone, though the number of descriptors is the same."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tree.add(20, fds={3: 101})
+        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        machine.tree.fds(10, {4: 102})
+        for _ in range(SETTLED):
+            charges = machine.tick([(101, TCP_CLOSE_WAIT), (102, TCP_ESTABLISHED)])
+            add_up(charges)
+        assert by_pid(charges) == {10: 1, 20: 1}
+        assert {key.pid: sockets.close_wait for key, sockets in charges.by_process.items()} == {10: 0, 20: 1}
+
+    def test_a_descriptor_number_that_is_used_again_is_noticed(self, machine: Host) -> None:
+        """As in a server that forks for each connection: accept gives the number that was closed just before."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tree.add(20, fds={3: 101})
+        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        machine.tree.fds(10, {3: 102})
+        for _ in range(SETTLED):
+            charges = machine.tick([(101, TCP_CLOSE_WAIT), (102, TCP_ESTABLISHED)])
+            add_up(charges)
+        assert {key.pid: sockets.close_wait for key, sockets in charges.by_process.items()} == {10: 0, 20: 1}
+        assert charges.unattributed == 0
+
     def test_a_parent_that_keeps_its_copy_keeps_the_charge(self, machine: Host) -> None:
         """Its other descriptors may come and go."""
         machine.tree.add(10, fds={3: 101})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loiter_agent.collectors.processes import ProcessScanner
-from loiter_agent.procfs import Procfs, Unreadable
+from loiter_agent.procfs import ProcessStat, Procfs, Unreadable
 from loiter_agent.sample import ProcessFds, ProcessKey
 from support.proctree_fake import MAX_FDS, ProcTree
 
@@ -188,3 +188,29 @@ def test_this_process_is_found_on_the_real_procfs() -> None:
     assert process.fd_open is not None
     assert process.fd_open > 0
     assert scan.namespaces is not None
+
+
+def test_a_process_that_hides_even_its_name_is_counted(tree: ProcTree, procfs: PickyProcfs) -> None:
+    """procfs mounted with hidepid=1: others' processes are listed, and nothing of them can be read."""
+
+    class Hiding(PickyProcfs):
+        def stat(self, pid: int) -> ProcessStat:
+            if pid == 20:
+                raise Unreadable("Operation not permitted")
+            return super().stat(pid)
+
+    tree.add(10)
+    tree.add(20)
+    scan = ProcessScanner(Hiding(procfs.root)).collect()
+    assert [key.pid for key in scan.processes] == [10]
+    assert scan.unreadable == 1
+
+
+def test_a_process_that_is_being_released_has_vanished(tree: ProcTree, scanner: ProcessScanner) -> None:
+    """Its limits read as an empty file, which must not fail the scan."""
+    tree.add(10)
+    tree.add(20)
+    tree.write("20/limits", "")
+    scan = scanner.collect()
+    assert [key.pid for key in scan.processes] == [10]
+    assert scan.vanished == 1

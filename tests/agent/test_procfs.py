@@ -146,6 +146,7 @@ class TestCgroups:
         """By the type of the file system, with any number of optional fields before it."""
         assert parse_cgroup2_mount(MOUNTINFO) == Path("/sys/fs/cgroup/unified")
         assert parse_cgroup2_mount(b"30 20 0:26 / /cg rw - cgroup2 none rw\n") == Path("/cg")
+        assert parse_cgroup2_mount(b"30 20 0:26 / /a\\040b\\134c rw - cgroup2 none rw\n") == Path("/a b\\c")
         assert parse_cgroup2_mount(b"30 20 0:26 / /cg rw shared:1 master:2 - cgroup2 none rw\n") == Path("/cg")
 
     def test_without_the_unified_hierarchy_there_is_no_mount(self) -> None:

@@ -54,6 +54,10 @@ class FakeNetlink:
     def close(self) -> None:
         self.closed += 1
 
+    def fileno(self) -> int:
+        """As of a closed socket: a SockDiag opens no real one in its place."""
+        return -1
+
 
 def sock_diag_on(netlink: object) -> SockDiag:
     """A SockDiag whose socket is this one."""
@@ -249,3 +253,28 @@ class TestMisbehavingKernel:
         diag = sock_diag_on(netlink)
         next(diag.dump(ALL_STATES))
         assert [chunk.inodes() for chunk in diag.dump(ALL_STATES)] == [[13]]
+
+
+class TestGivingUp:
+    """A dump that is not read to its end."""
+
+    def test_the_next_dump_is_not_disturbed(self, diag: SockDiag) -> None:
+        """However much the kernel still had to say: it would refuse a second dump on the same socket as busy."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(1_500):  # more than fits two datagrams
+                bound = stack.enter_context(socket.socket())
+                bound.bind(("127.0.0.1", 0))
+                bound.listen(1)
+            dump = diag.dump(ALL_STATES)
+            next(dump)
+            dump.close()  # type: ignore[attr-defined]  # a generator
+            assert sum(chunk.count for chunk in diag.dump(1 << TCP_LISTEN)) >= 1_500
+
+    def test_a_closed_socket_stays_closed(self) -> None:
+        """Also where a dump was under way."""
+        diag = SockDiag()
+        dump = diag.dump(ALL_STATES)
+        next(dump)
+        diag.close()
+        dump.close()  # type: ignore[attr-defined]  # a generator
+        assert diag._socket.fileno() == -1

@@ -71,6 +71,8 @@ class ProcessScanner:
                 unreadable += not look.readable
             except ProcessVanished:
                 vanished += 1
+            except Unreadable:  # hidepid=1: not even what it is called
+                unreadable += 1
         self._first_looks = first_looks
         namespaces = {look.namespace for look in first_looks.values() if look.namespace is not None}
         return ProcessScan(processes, unreadable, vanished, len(namespaces) or None)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from loiter_agent import inet_diag
 from loiter_agent.collectors.processes import ProcessScan
-from loiter_agent.inet_diag import ALL_STATES, TIME_WAIT_STATES, SockDiagError
+from loiter_agent.inet_diag import ALL_STATES, TIME_WAIT_STATES
 from loiter_agent.owners import Owners
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import TcpSnapshot, TcpStates
@@ -71,11 +71,6 @@ class SockDiagTcpCollector:
                     self._owners.feed(chunk)
             except TornDumpError:
                 torn = True
-            except SockDiagError:
-                # What is left of this dump would be in the way of the next one.
-                self._diag.close()
-                self._diag = SockDiag()
-                raise
         return torn
 
     def _states(self, counts: Mapping[int, int]) -> TcpStates:
