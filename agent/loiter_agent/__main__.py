@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,8 @@ def _sample(options: argparse.Namespace) -> None:
     from loiter_agent.sampler import Bounds, Sampler
     from loiter_agent.show import as_json, as_table
 
+    # `loiter-agent sample | head` ends as other tools end there: in silence.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     settings = _settings(options.config, {})
     procfs = Procfs()
     # Nothing is written: without a machine-id, only an id that `run` has drawn before is shown.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -25,58 +27,54 @@ def show(ask: Callable[[], RenderableType], wide: bool, watch: bool) -> None:
     asked again.
     """
     out = console(wide)
-    if not watch:
-        out.print(ask())
-        return
-    shown: RenderableType = Text("waiting for the first answer")
-    _leave_on_signals()
-    try:
-        if not out.is_terminal:
+    if watch and out.is_terminal:
+        with _until_left(), Live(console=out, screen=True, auto_refresh=False) as live:
+            shown: RenderableType = Text("waiting for the first answer")
             while True:
-                shown, _ = _ask_again(ask, shown)
-                out.print(shown)
-                out.print()
-                out.file.flush()
-                time.sleep(REFRESH_SECONDS)
-        with Live(console=out, screen=True, auto_refresh=False) as live:
-            while True:
-                shown, trouble = _ask_again(ask, shown)
+                trouble = Text()
+                try:
+                    shown = ask()
+                except click.ClickException as error:
+                    trouble = Text(error.format_message(), style="bold red")
                 stamp = datetime.now(UTC).strftime("%H:%M:%S UTC")
                 note = Text(f"{stamp}  every {REFRESH_SECONDS:.0f} s, Ctrl-C to leave", style="dim")
                 live.update(Group(shown, trouble, note), refresh=True)
                 time.sleep(REFRESH_SECONDS)
-    except KeyboardInterrupt:
-        _ignore_signals()
+    elif watch:
+        repeat(lambda: out.print(ask(), "", sep="\n"), watch=True)
+    else:
+        out.print(ask())
 
 
 def repeat(print_answer: Callable[[], None], watch: bool) -> None:
-    """Calls once, or with `watch` every two seconds until Ctrl-C: for the forms that programs read."""
+    """Calls once, or with `watch` every two seconds until Ctrl-C.
+
+    While it watches, an aggregator that goes away is said on standard error, and asked again.
+    """
     if not watch:
         print_answer()
         return
-    _leave_on_signals()
-    try:
+    with _until_left():
         while True:
-            print_answer()
+            try:
+                print_answer()
+                sys.stdout.flush()
+            except click.ClickException as error:
+                error.show()
             time.sleep(REFRESH_SECONDS)
-    except KeyboardInterrupt:
-        _ignore_signals()
 
 
-def _leave_on_signals() -> None:
-    """Has SIGTERM leave as Ctrl-C does, so that the terminal is put right; and Ctrl-C where a shell had it ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextmanager
+def _until_left() -> Iterator[None]:
+    """Ends the block, without an error, on Ctrl-C or SIGTERM: so the terminal is put right on both.
 
-
-def _ignore_signals() -> None:
-    """Has a second signal not disturb the end that the first one began."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _ask_again(ask: Callable[[], RenderableType], last: RenderableType) -> tuple[RenderableType, Text]:
+    Where a shell had Ctrl-C ignored, as for a job in the background, it is heeded again. A second signal does not
+    disturb the end that the first one began.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
-        return ask(), Text()
-    except click.ClickException as error:
-        return last, Text(error.format_message(), style="bold red")
+        yield
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
