@@ -213,7 +213,7 @@ def main() -> None:
         ("this machine idle", idle_cpu, idle_memory),
         (f"{held:,} sockets", busy_cpu, busy_memory),
     ):
-        print(f"| {name} | {1e3 * cpu:,.1f} ms | {10 * cpu:.2f} % | {memory / 1e6:.1f} MB |")
+        print(f"| {name} | {1e3 * cpu:,.1f} ms | {10 * cpu:.2f} % | {memory / 2**20:.1f} MiB |")
     print(f"\nThe first tick, which reads every descriptor once, took {first:.2f} s of CPU.")
 
 
