@@ -10,29 +10,13 @@ from textwrap import wrap
 from typing import Final
 from unicodedata import combining, east_asian_width
 
+from loiter.tcp_states import SS_NAMES
 from loiter.text import printable
 from loiter_agent.sample import HostIdentity, ProcessRow, Sample
 
 _COLUMNS: Final = 80
 _NARROWEST_TEXT: Final = 6
 _INDENT: Final = " " * 10
-
-# As ss(8) writes them.
-STATE_NAMES: Final = {
-    "established": "ESTAB",
-    "syn_sent": "SYN-SENT",
-    "syn_recv": "SYN-RECV",
-    "fin_wait1": "FIN-WAIT-1",
-    "fin_wait2": "FIN-WAIT-2",
-    "time_wait": "TIME-WAIT",
-    "close": "UNCONN",
-    "close_wait": "CLOSE-WAIT",
-    "last_ack": "LAST-ACK",
-    "listen": "LISTEN",
-    "closing": "CLOSING",
-    "new_syn_recv": "NEW-SYN-RECV",
-    "bound_inactive": "BOUND-INACTIVE",
-}
 
 
 def as_json(host: HostIdentity, sample: Sample) -> str:
@@ -56,7 +40,7 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
     """Writes a sample in at most 80 columns."""
     heading = f"{printable(host.hostname)}  {_time(sample.time)}  read by {sample.sampler or 'nothing'}"
     lines = [*wrap(heading, _COLUMNS), ""]
-    states = [(STATE_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
+    states = [(SS_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
     shown = [(name, _count(count)) for name, count in states if count]
     lines += _columns(("STATE", "SOCKETS"), shown or [("none", "0" if sample.sampler else "-")], "<>")
     lines.append("")

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len
 from rich.console import Console
 
+from loiter.tcp_states import SS_NAMES
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.output import cells
@@ -26,7 +27,7 @@ from loiter_aggregator.output.rows import (
     process_row,
     time,
 )
-from loiter_aggregator.output.states import STATE_NAMES, states_table
+from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import (
     APPS,
     HOST_PROCESSES,
@@ -259,7 +260,7 @@ def test_a_trend_is_drawn_from_zero_to_its_maximum(values: list[float | None], w
 
 def test_states_are_named_as_ss_names_them_and_none_is_left_out() -> None:
     """Unknown is a dash, zero a zero."""
-    assert set(STATE_NAMES) == {field.name for field in sample_pb2.TcpStateCounts.DESCRIPTOR.fields}
+    assert set(SS_NAMES) == {field.name for field in sample_pb2.TcpStateCounts.DESCRIPTOR.fields}
     out = io.StringIO()
     Console(file=out, width=80).print(states_table(sample_pb2.TcpStateCounts(close_wait=1_234, listen=0)))
     words = out.getvalue().split()

@@ -7,29 +7,18 @@ from typing import Final
 from rich.columns import Columns
 from rich.text import Text
 
+from loiter.tcp_states import SS_NAMES
 from loiter.v1 import sample_pb2
 from loiter_aggregator.output import cells
 from loiter_aggregator.output.rows import optional_fields
 
-STATE_NAMES: Final = {
-    "established": "ESTAB",
-    "close_wait": "CLOSE-WAIT",
-    "time_wait": "TIME-WAIT",
-    "fin_wait1": "FIN-WAIT-1",
-    "fin_wait2": "FIN-WAIT-2",
-    "syn_sent": "SYN-SENT",
-    "syn_recv": "SYN-RECV",
-    "last_ack": "LAST-ACK",
-    "closing": "CLOSING",
-    "listen": "LISTEN",
-    "new_syn_recv": "NEW-SYN-RECV",
-    "bound_inactive": "BOUND-INACTIVE",
-    "close": "UNCONN",
-}
+# Those that people look for stand first.
+_FIRST: Final = ("established", "close_wait", "time_wait", "fin_wait1", "fin_wait2")
+_ORDER: Final = (*_FIRST, *(state for state in SS_NAMES if state not in _FIRST))
 
 
 def states_table(states: sample_pb2.TcpStateCounts) -> Columns:
     """Lays the counts out side by side."""
     counts = optional_fields(states)
-    shown = [Text(f"{name:<14} {cells.count(counts[key]):>9}") for key, name in STATE_NAMES.items()]
+    shown = [Text(f"{SS_NAMES[key]:<14} {cells.count(counts[key]):>9}") for key in _ORDER]
     return Columns(shown, padding=(0, 2), equal=True, column_first=True)
