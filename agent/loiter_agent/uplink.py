@@ -96,9 +96,12 @@ class Uplink:
     async def _deliver(self, server: str) -> None:
         async with grpc.aio.insecure_channel(server, options=_CHANNEL_OPTIONS) as channel:
             call = IngestServiceStub(channel).StreamReports()
-            async with asyncio.timeout(_HELLO_TIMEOUT_SECONDS):
-                await call.write(pb.StreamReportsRequest(hello=self._hello()))
-                answer = await call.read()
+            try:
+                async with asyncio.timeout(_HELLO_TIMEOUT_SECONDS):
+                    await call.write(pb.StreamReportsRequest(hello=self._hello()))
+                    answer = await call.read()
+            except asyncio.InvalidStateError:  # the call was over before it was written to
+                raise await _end_of(call) from None
             if not isinstance(answer, pb.StreamReportsResponse):  # grpc.aio.EOF
                 raise await _end_of(call)
             if answer.WhichOneof("response") != "hello_ack":

@@ -76,6 +76,7 @@ class IngestService:
                 await self._batcher.put(host_key, report, answers.acknowledge)
         finally:
             answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
             if rejected > 1:
                 _log.warning("%d reports of %s rejected in all", rejected, printable(hello.host.hostname))
 
