@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 run: $(READY) ## Start an aggregator and an agent of this machine, and show the live ranking until Ctrl-C
-	@PATH="$(abspath $(BIN)):$$PATH" deploy/run-local.sh
+	@PATH="$(abspath $(BIN)):$$PATH" exec deploy/run-local.sh
 
 test: $(READY) system-packages ## Run the tests
 	$(BIN)/python -m pytest

@@ -2,6 +2,9 @@
 # Starts an aggregator and an agent of this machine, and shows the live ranking until Ctrl-C. Leaves nothing behind:
 # neither a process nor a file. Expects loiter and loiter-agent on the PATH.
 set -euo pipefail
+# Neither the settings of an agent that is installed here nor the environment are to send this anywhere else.
+address=${LOITER_LISTEN:-127.0.0.1:7433}
+for setting in "${!LOITER_@}"; do unset "$setting"; done
 data=$(mktemp -d -t loiter-run.XXXXXX)
 pids=()
 
@@ -22,7 +25,7 @@ fail() {
 }
 
 # Ctrl-C goes to every process of the terminal's session: in one of their own, these two are ended in order by `finish`.
-setsid loiter serve --data-dir "$data/store" >"$data/aggregator.log" 2>&1 &
+setsid loiter serve --config /dev/null --listen "$address" --data-dir "$data/store" >"$data/aggregator.log" 2>&1 &
 pids+=($!)
 aggregator=$!
 for _ in $(seq 100); do
@@ -30,15 +33,15 @@ for _ in $(seq 100); do
   kill -0 "$aggregator" 2>/dev/null || fail "the aggregator did not start:" "$data/aggregator.log"
   sleep 0.1
 done
-setsid loiter-agent run --interval 2s --state-dir "$data/agent" >"$data/agent.log" 2>&1 &
+setsid loiter-agent run --config /dev/null --server "$address" --interval 2s --state-dir "$data/agent" >"$data/agent.log" 2>&1 &
 pids=($! "${pids[@]}") # the agent is to end first
 
 for _ in $(seq 100); do
-  [ "$(loiter top hosts -o csv 2>/dev/null | wc -l)" -lt 2 ] || break
+  [ "$(loiter top hosts --server "$address" -o csv 2>/dev/null | wc -l)" -lt 2 ] || break
   kill -0 "${pids[0]}" 2>/dev/null || fail "the agent did not start:" "$data/agent.log"
   sleep 0.2
 done
 # In the background, and waited for: so a signal to this script is acted on at once.
-loiter top processes --window 10m --watch <&0 &
+loiter top processes --server "$address" --window 10m --watch <&0 &
 pids=($! "${pids[@]}")
 wait "$!" || true

@@ -7,9 +7,12 @@ command -v ss >/dev/null && command -v ip >/dev/null || missing="$missing iprout
 command -v netstat >/dev/null || missing="$missing net-tools"
 command -v unshare >/dev/null || missing="$missing util-linux"
 [ -n "$missing" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+as_root=
+[ "$(id -u)" = 0 ] || as_root='sudo -n'
+if command -v apt-get >/dev/null && $as_root true 2>/dev/null; then
   echo "installing$missing"
-  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $missing >/dev/null
+  $as_root apt-get -qq update
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $missing >/dev/null
 else
   echo "the tests need these packages:$missing" >&2
   exit 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     # Scheduling slips are counted in each report; the scheduler's own messages would repeat them every tick.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+    # What a server sends that can not be read is reported by the uplink.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
     try:
         options.command(options)
     except SettingsError as error:
@@ -69,6 +72,8 @@ def _sample(options: argparse.Namespace) -> None:
 
     # `loiter-agent sample | head` ends as other tools end there: in silence.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that can not show a character gets its escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     settings = _settings(options.config, {})
     procfs = Procfs()
     # Nothing is written: without a machine-id, only an id that `run` has drawn before is shown.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,7 +12,9 @@ from loiter.limits import MAX_STRING_CHARS
 from loiter.v1 import sample_pb2 as pb
 from loiter_agent.sample import HostIdentity, ProcessRow, Sample
 
-_SAMPLERS = {
+_FOLDED_AT_ONCE: Final = 16
+
+_SAMPLERS: Final = {
     None: pb.SAMPLER_UNSPECIFIED,
     "sock_diag": pb.SAMPLER_SOCK_DIAG,
     "psutil": pb.SAMPLER_PSUTIL,
@@ -39,7 +41,7 @@ def encode_sample(sample: Sample, late_ticks: int, dropped_reports: int) -> pb.S
         tcp_states=pb.TcpStateCounts(**_present(sample.tcp_states)),
         host_fds=pb.HostFileDescriptors(**_present(sample.host_fds)) if sample.host_fds else None,
         processes=[_process(row) for row in sample.processes],
-        other_processes=pb.OtherProcesses(**_present(sample.other)),
+        other_processes=pb.OtherProcesses(**_present(sample.other)) if sample.other else None,
         coverage=pb.Coverage(**_present(sample.coverage)),
         cost=pb.AgentCost(**_present(sample.cost), late_ticks=late_ticks, dropped_reports=dropped_reports),
         collectors=[
@@ -49,6 +51,23 @@ def encode_sample(sample: Sample, late_ticks: int, dropped_reports: int) -> pb.S
             for status in sample.collectors
         ],
     )
+
+
+def fit(sample: pb.Sample, limit_bytes: int) -> pb.Sample:
+    """Returns a sample of at most so many bytes: the last of its processes are added to the others until it fits."""
+    if sample.ByteSize() <= limit_bytes:
+        return sample
+    fitted = pb.Sample()
+    fitted.CopyFrom(sample)
+    other = fitted.other_processes
+    while fitted.ByteSize() > limit_bytes and fitted.processes:
+        for process in fitted.processes[-_FOLDED_AT_ONCE:]:
+            other.processes += 1
+            for name in ("established", "close_wait", "sockets", "fd_open"):
+                if process.HasField(name):
+                    setattr(other, name, getattr(other, name) + getattr(process, name))
+        del fitted.processes[-_FOLDED_AT_ONCE:]
+    return fitted
 
 
 def _process(row: ProcessRow) -> pb.ProcessSample:

@@ -46,22 +46,24 @@ class ProcessIdentity:
 
 
 class Identities:
-    """Looks processes up and keeps what it found until they end or execute another program."""
+    """Looks processes up and keeps what it found until they end, execute another program or change their user."""
 
     def __init__(self, procfs: Procfs) -> None:
         """Takes the procfs to read cgroups from."""
         self._procfs = procfs
-        self._known: dict[ProcessKey, tuple[str, ProcessIdentity]] = {}
+        # What it was called and whose it was when it was looked up, and what was found.
+        self._known: dict[ProcessKey, tuple[str, int | None, ProcessIdentity]] = {}
 
     def of(self, key: ProcessKey, comm: str) -> ProcessIdentity:
         """Identifies a process that is called `comm` at the moment. One that has ended keeps the name `comm`."""
         known = self._known.get(key)
-        if known is not None and known[0] == comm:
-            return known[1]
+        owner = self._procfs.owner(key.pid)
+        if known is not None and known[:2] == (comm, owner):
+            return known[2]
         # The start time is reckoned once, so that a clock that is set later does not make it another process.
-        start_time = known[1].start_time if known is not None else _start_time(key)
+        start_time = known[2].start_time if known is not None else _start_time(key)
         identity = self._look_up(key, comm, start_time)
-        self._known[key] = (comm, identity)
+        self._known[key] = (comm, owner, identity)
         return identity
 
     def forget_all_but(self, processes: Collection[ProcessKey]) -> None:
@@ -81,8 +83,8 @@ class Identities:
             cgroup = ""
         return ProcessIdentity(
             start_time=start_time,
-            name=_readable(process.name) or comm,
-            app=app_name(cgroup, executable, arguments, comm),
+            name=_utf8(_readable(process.name) or comm),
+            app=_utf8(app_name(cgroup, executable, arguments, comm)),
             user=_readable(process.username),
         )
 
@@ -140,6 +142,11 @@ def _script(arguments: Sequence[str], alone: re.Pattern[str], with_value: re.Pat
         else:
             return os.path.basename(argument) or None
     return None
+
+
+def _utf8(text: str) -> str:
+    """Replaces the lone surrogates that stand for bytes that are not UTF-8: no JSON parser takes them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _start_time(key: ProcessKey) -> datetime:

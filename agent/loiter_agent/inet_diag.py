@@ -51,7 +51,6 @@ _ERROR: Final = struct.Struct("=i")
 
 _HEADER: Final = _NLMSGHDR.size
 _DIAG_MSG: Final = 72  # sizeof(struct inet_diag_msg)
-_FAMILY_AT: Final = _HEADER
 _STATE_AT: Final = _HEADER + 1
 _INODE_AT: Final = _HEADER + 68
 _ATTRIBUTES_AT: Final = _HEADER + _DIAG_MSG
@@ -75,10 +74,6 @@ class Chunk:
     view: memoryview
     stride: int
     count: int
-
-    def families(self) -> bytes:
-        """AF_INET or AF_INET6, a byte for each socket."""
-        return bytes(self.view[_FAMILY_AT :: self.stride])
 
     def states(self) -> bytes:
         """The TCP state, a byte for each socket, with the two states told apart that a dump sends under another name.

@@ -4,8 +4,9 @@ A socket that was charged before costs a dictionary look-up. Only an inode that 
 be read, first those of processes in the socket's own cgroup, and of those only what was not read before.
 
 A socket that several processes hold (a child inherited it, or it was passed on) is charged once, as a rule to the one
-that started first. When that one closes its descriptor, the charge moves to another holder: a process whose number of
-descriptors and number of charged sockets stop moving together is read again, within a budget per tick.
+that started first. When that one closes its descriptor, the charge moves to another holder: processes that hold
+CLOSE_WAIT sockets, or whose number of descriptors and number of charged sockets stop moving together, are read again in
+turn, within a budget per tick.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _OWNERLESS: Final = -2
 _REVIEW_FDS_PER_TICK: Final = 2_000
 # How many descriptors may be read anew in a tick to find a socket that nobody seems to hold.
 _DISTRUST_FDS: Final = 20_000
+_LAST_KEPT_FD: Final = 1 << 20
 # An inode that nobody was found to hold is looked for again after 1, 2, 4, … ticks, but at least this often.
 _LONGEST_RETRY_TICKS: Final = 16
 
@@ -44,6 +46,14 @@ class _Holder:
     inodes: array[int] = field(default_factory=lambda: array("I"))
     # Descriptors less charged sockets when it was last read. While this stays, nothing suggests a change.
     balance: int | None = None
+
+    def remember(self, held: Mapping[int, int]) -> None:
+        """Keeps descriptor → inode in 4 bytes each. A descriptor may have any number: huge ones are not kept."""
+        last = max((fd for fd in held if fd < _LAST_KEPT_FD), default=-1)
+        self.inodes = array("I", bytes(4 * (last + 1)))
+        for fd, inode in held.items():
+            if fd <= last:
+                self.inodes[fd] = inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +214,15 @@ class Owners:
         holder = self._holders[index] if index is not None else _Holder(key, self._next_index)
         try:
             with self._procfs.fd_folder(key.pid) as folder:
-                inodes = self._read_fds(folder, holder, trust)
+                held = self._read_fds(folder, holder, trust)
         except (ProcessVanished, Unreadable):
             return
-        for inode in set(holder.inodes) - set(inodes):
+        for inode in set(holder.inodes) - set(held.values()):
             if self._holder_of.get(inode) == holder.index:
                 self._holder_of[inode] = _UNKNOWN
-        holder.inodes = inodes
+        holder.remember(held)
         holder.balance = None
-        found = wanted.intersection(inodes)
+        found = wanted.intersection(held.values())
         if found and index is None:
             self._holders[holder.index] = holder
             self._index_of[key] = holder.index
@@ -224,33 +234,38 @@ class Owners:
             self._counts[_UNKNOWN, state] -= 1
             self._counts[holder.index, state] += 1
 
-    def _read_fds(self, folder: int, holder: _Holder, trust: bool) -> array[int]:
-        names = self._procfs.fds(folder)
+    def _read_fds(self, folder: int, holder: _Holder, trust: bool) -> dict[int, int]:
+        """Reads which sockets a process holds: descriptor → inode."""
         known = holder.inodes
-        inodes = array("I", bytes(4 * (1 + max(map(int, names), default=-1))))
-        for name in names:
+        held = {}
+        for name in self._procfs.fds(folder):
             fd = int(name)
             inode: int | None = known[fd] if trust and fd < len(known) else 0
             if not inode or self._holder_of.get(inode) != holder.index:
                 inode = self._procfs.socket_inode(folder, name)
-            inodes[fd] = (inode or 0) & 0xFFFF_FFFF  # inet_diag_msg has 32 bits for it
-        return inodes
+            if inode:
+                held[fd] = inode & 0xFFFF_FFFF  # inet_diag_msg has 32 bits for it
+        return held
 
     def _review(self, charged: Counter[int]) -> None:
-        """Reads again holders that may have given a socket away while another process keeps it open."""
-        doubtful = []
+        """Reads again holders that may have given a socket away while another process keeps it open.
+
+        Those are the holders whose balance has changed, and all that are charged with CLOSE_WAIT sockets: a balance
+        also stays the same where as many files are opened as sockets are given away.
+        """
+        due = []
         for holder in self._holders.values():
             fd_open = self._scan.processes[holder.key].fd_open
             if fd_open is None:
                 continue
             balance = fd_open - charged[holder.index]
-            if holder.balance is None:
+            if holder.balance is None:  # read in this tick
                 holder.balance = balance
-            elif holder.balance != balance:
-                doubtful.append((fd_open, balance, holder))
+            elif holder.balance != balance or self._counts[holder.index, TCP_CLOSE_WAIT]:
+                due.append((fd_open, balance, holder))
         self._review_credit += _REVIEW_FDS_PER_TICK
-        # The oldest doubt first: holders are put to the end of the dictionary when they were reviewed.
-        for fd_open, balance, holder in doubtful:
+        # In turn: holders are put to the end of the dictionary when they were reviewed.
+        for fd_open, balance, holder in due:
             if fd_open > self._review_credit:
                 return  # the credit is saved up for it
             self._review_credit -= fd_open

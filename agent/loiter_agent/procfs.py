@@ -32,14 +32,7 @@ class ProcessStat:
     comm: str
     start_ticks: int
     kernel_thread: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SockstatTcp:
-    """The TCP line of /proc/net/sockstat: sockets in use, and TIME_WAIT and orphaned FIN_WAIT2 mini-sockets."""
-
-    in_use: int
-    time_wait: int
+    zombie: bool
 
 
 def parse_stat(text: bytes) -> ProcessStat:
@@ -50,6 +43,7 @@ def parse_stat(text: bytes) -> ProcessStat:
         comm=text[start + 1 : end].decode("utf-8", "replace"),
         start_ticks=int(fields[19]),
         kernel_thread=bool(int(fields[6]) & _PF_KTHREAD),
+        zombie=fields[0] in (b"Z", b"X"),
     )
 
 
@@ -62,12 +56,12 @@ def parse_open_files_limit(text: bytes) -> int | None:
     raise ValueError("no line 'Max open files'")
 
 
-def parse_sockstat(text: bytes) -> SockstatTcp:
-    """Parses /proc/net/sockstat."""
+def parse_time_wait(text: bytes) -> int:
+    """Parses /proc/net/sockstat: how many TIME_WAIT and orphaned FIN_WAIT2 mini-sockets there are."""
     for line in text.splitlines():
         if line.startswith(b"TCP:"):
             words = line.split()
-            return SockstatTcp(int(words[words.index(b"inuse") + 1]), int(words[words.index(b"tw") + 1]))
+            return int(words[words.index(b"tw") + 1])
     raise ValueError("no line 'TCP:'")
 
 
@@ -146,6 +140,13 @@ class Procfs:
         with _translated():
             return os.stat(f"{self._root}/{pid}/ns/net").st_ino
 
+    def owner(self, pid: int) -> int | None:
+        """Reads the effective user id of a process; None where it is gone."""
+        try:
+            return os.stat(f"{self._root}/{pid}").st_uid
+        except OSError:
+            return None
+
     def counts_fds_by_stat(self) -> bool:
         """Tells whether the size of /proc/PID/fd is the number of descriptors: real procfs, Linux 6.2 and later."""
         try:
@@ -186,9 +187,16 @@ class Procfs:
         except PermissionError as error:
             raise Unreadable(str(error)) from None
 
-    def sockstat(self) -> SockstatTcp:
-        """Reads the TCP line of net/sockstat: of the reader's own network namespace, in constant time."""
-        return parse_sockstat(self._read("net/sockstat"))
+    def time_wait(self) -> int:
+        """Reads how many mini-sockets the reader's own network namespace has, in constant time."""
+        return parse_time_wait(self._read("net/sockstat"))
+
+    def own_network_namespace(self) -> int | None:
+        """Reads the inode number of the reader's own network namespace; None where it can not be read."""
+        try:
+            return os.stat(f"{self._root}/self/ns/net").st_ino
+        except OSError:
+            return None
 
     def file_nr(self) -> tuple[int, int]:
         """Reads allocated file handles and their limit."""

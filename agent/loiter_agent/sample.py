@@ -69,15 +69,27 @@ class TcpSnapshot:
     ownerless: int
     torn: bool
 
+    @property
+    def close_wait_uncharged(self) -> int | None:
+        """Sockets in CLOSE_WAIT that no process is charged with: never accepted, or their holder was not found."""
+        if self.states.close_wait is None:
+            return None
+        return self.states.close_wait - sum(sockets.close_wait for sockets in self.by_process.values())
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessFds:
-    """One process as the process scan saw it. `fd_open` and `fd_limit` are None where they could not be read."""
+    """One process as the process scan saw it. `fd_open` and `fd_limit` are None where they could not be read.
+
+    `sockets_seen` tells whether its sockets are among those that a tick reads: its descriptors can be read, and it
+    lives in the agent's own network namespace.
+    """
 
     key: ProcessKey
     comm: str
     fd_open: int | None
     fd_limit: int | None
+    sockets_seen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +111,13 @@ class ProcessRow:
 
 @dataclass(frozen=True, slots=True)
 class OtherProcesses:
-    """The sum of the processes that are not reported one by one."""
+    """The sum of the processes that are not reported one by one, of those of which each figure is known."""
 
     processes: int
     established: int | None
     close_wait: int | None
     sockets: int | None
-    fd_open: int
+    fd_open: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +135,7 @@ class Coverage:
     sockets_attributed: int | None
     sockets_unattributed: int | None
     sockets_ownerless: int | None
+    close_wait_uncharged: int | None
     processes: int | None
     processes_unreadable: int | None
     processes_vanished: int | None
@@ -159,7 +172,7 @@ class Sample:
     tcp_states: TcpStates
     host_fds: HostFds | None
     processes: tuple[ProcessRow, ...]
-    other: OtherProcesses
+    other: OtherProcesses | None
     coverage: Coverage
     cost: Cost
     collectors: tuple[CollectorStatus, ...]

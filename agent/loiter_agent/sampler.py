@@ -18,6 +18,7 @@ from loiter_agent.sample import (
     CollectorStatus,
     Cost,
     Coverage,
+    ProcessFds,
     ProcessRow,
     ProcessSockets,
     Sample,
@@ -61,10 +62,7 @@ class Sampler:
         known_scan = scan or ProcessScan({}, 0, 0, None)
         tcp = self._run(statuses, self._tcp.name, lambda: self._tcp.collect(known_scan))
         host_fds = self._run(statuses, self._host_fds.name, self._host_fds.collect)
-        candidates = [
-            Candidate(process, tcp.by_process.get(key, ProcessSockets()) if tcp else None)
-            for key, process in known_scan.processes.items()
-        ]
+        candidates = [Candidate(process, _sockets_of(process, tcp)) for process in known_scan.processes.values()]
         chosen = select(candidates, self.bounds.top, self.bounds.limit)
         self._identities.forget_all_but(known_scan.processes.keys())
         return Sample(
@@ -73,7 +71,7 @@ class Sampler:
             tcp_states=tcp.states if tcp else TcpStates(),
             host_fds=host_fds,
             processes=tuple(self._row(candidate) for candidate in chosen),
-            other=remainder(candidates, chosen),
+            other=remainder(candidates, chosen) if scan else None,
             coverage=_coverage(scan, tcp),
             cost=Cost(
                 cpu_seconds=time.thread_time() - cpu,
@@ -125,11 +123,19 @@ class Sampler:
             return None
 
 
+def _sockets_of(process: ProcessFds, tcp: TcpSnapshot | None) -> ProcessSockets | None:
+    """The sockets charged to a process: none charged means 0 only where its sockets were seen at all."""
+    if tcp is None:
+        return None
+    return tcp.by_process.get(process.key) or (ProcessSockets() if process.sockets_seen else None)
+
+
 def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
     return Coverage(
         sockets_attributed=tcp.attributed if tcp else None,
         sockets_unattributed=tcp.unattributed if tcp else None,
         sockets_ownerless=tcp.ownerless if tcp else None,
+        close_wait_uncharged=tcp.close_wait_uncharged if tcp else None,
         processes=len(scan.processes) if scan else None,
         processes_unreadable=scan.unreadable if scan else None,
         processes_vanished=scan.vanished if scan else None,

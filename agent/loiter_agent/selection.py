@@ -11,7 +11,7 @@ from loiter_agent.sample import OtherProcesses, ProcessFds, ProcessKey, ProcessS
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A process that may be reported. `sockets` is None where the sockets could not be read at all."""
+    """A process that may be reported. `sockets` is None where its sockets could not be read."""
 
     process: ProcessFds
     sockets: ProcessSockets | None
@@ -53,17 +53,21 @@ def select(candidates: Collection[Candidate], top: int, limit: int) -> list[Cand
 
 
 def remainder(candidates: Collection[Candidate], chosen: Collection[Candidate]) -> OtherProcesses:
-    """Adds up the processes that were not chosen."""
+    """Adds up the processes that were not chosen: for each figure, those of which it is known.
+
+    A figure is None where it is known of none of them.
+    """
     keys = {candidate.key for candidate in chosen}
     rest = [candidate for candidate in candidates if candidate.key not in keys]
-    sockets_known = all(candidate.sockets is not None for candidate in candidates)
     sockets = [candidate.sockets for candidate in rest if candidate.sockets is not None]
+    fds = [candidate.process.fd_open for candidate in rest if candidate.process.fd_open is not None]
+    nothing_known = None if rest else 0
     return OtherProcesses(
         processes=len(rest),
-        established=sum(one.established for one in sockets) if sockets_known else None,
-        close_wait=sum(one.close_wait for one in sockets) if sockets_known else None,
-        sockets=sum(one.total for one in sockets) if sockets_known else None,
-        fd_open=sum(candidate.process.fd_open or 0 for candidate in rest),
+        established=sum(one.established for one in sockets) if sockets else nothing_known,
+        close_wait=sum(one.close_wait for one in sockets) if sockets else nothing_known,
+        sockets=sum(one.total for one in sockets) if sockets else nothing_known,
+        fd_open=sum(fds) if fds else nothing_known,
     )
 
 

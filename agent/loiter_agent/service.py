@@ -51,6 +51,7 @@ class Agent:
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._late_ticks = 0
         self._last_scheduled: datetime | None = None
+        self._last_failure = ""
         self._tick_running = asyncio.Lock()
 
     async def run(self) -> None:
@@ -68,8 +69,9 @@ class Agent:
         if uplink in done:
             uplink.result()  # the uplink never returns: raise what ended it
         _log.info("stopping")
-        self._scheduler.shutdown(wait=False)
-        async with self._tick_running:  # a tick under way is let finish, so that nothing is half read
+        self._scheduler.pause()
+        async with self._tick_running:  # a tick under way is let finish: shutting down would cancel it
+            self._scheduler.shutdown(wait=False)
             self._sampler.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
@@ -98,8 +100,13 @@ class Agent:
 
     async def _tick(self) -> None:
         async with self._tick_running:
-            sample = await asyncio.to_thread(self._sampler.sample)
-        self._spool.append(encode_sample(sample, self._late_ticks, self._spool.dropped))
+            try:
+                sample = await asyncio.to_thread(self._sampler.sample)
+                self._spool.append(encode_sample(sample, self._late_ticks, self._spool.dropped))
+            except Exception as error:  # a mistake of ours: the next tick may fare better, and it must be heard of
+                if repr(error) != self._last_failure:
+                    self._last_failure = repr(error)
+                    _log.exception("a tick failed, and this host was not sampled; the like is not said again")
 
     def _on_submitted(self, event: JobSubmissionEvent) -> None:
         """Counts the ticks between this one and the last: the previous tick took too long, or the host was stopped.

@@ -28,7 +28,7 @@ def as_json(host: HostIdentity, sample: Sample) -> str:
         "tcp_states": asdict(sample.tcp_states),
         "host_fds": asdict(sample.host_fds) if sample.host_fds else {"allocated": None, "limit": None},
         "processes": [{**asdict(row), "start_time": _time(row.start_time)} for row in sample.processes],
-        "other": asdict(sample.other),
+        "other": asdict(sample.other) if sample.other else None,
         "coverage": asdict(sample.coverage),
         "cost": asdict(sample.cost),
         "collectors": [asdict(status) for status in sample.collectors],
@@ -41,8 +41,8 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
     heading = f"{printable(host.hostname)}  {_time(sample.time)}  read by {sample.sampler or 'nothing'}"
     lines = [*wrap(heading, _COLUMNS), ""]
     states = [(SS_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
-    shown = [(name, _count(count)) for name, count in states if count]
-    lines += _columns(("STATE", "SOCKETS"), shown or [("none", "0" if sample.sampler else "-")], "<>")
+    shown = [(name, _count(count)) for name, count in states if count != 0]
+    lines += _columns(("STATE", "SOCKETS"), shown, "<>")
     lines.append("")
     if sample.processes:
         lines += _columns(
@@ -50,11 +50,11 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
             [_process(row) for row in sample.processes],
             "><<<>>>>",
         )
-    other = sample.other
-    lines.append(
-        f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
-        f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
-    )
+    if other := sample.other:
+        lines.append(
+            f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
+            f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
+        )
     lines.append("")
     for line in _footer(sample):
         lines += wrap(line, _COLUMNS, subsequent_indent=_INDENT)
@@ -72,6 +72,8 @@ def _footer(sample: Sample) -> list[str]:
             f"coverage: {coverage.sockets_attributed:,} of {owned:,} sockets charged to a process; "
             f"{_count(coverage.sockets_ownerless)} have no owner"
         )
+    if coverage.close_wait_uncharged:
+        lines.append(f"{_INDENT}{coverage.close_wait_uncharged:,} in CLOSE-WAIT charged to nobody")
     if coverage.processes_unreadable:
         lines.append(f"{_INDENT}{coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
     if coverage.namespaces_unread:

@@ -91,14 +91,19 @@ class SockDiag:
             if datagram.last:
                 return torn
 
-    def lists_bound_inactive(self) -> bool:
+    def lists_bound_inactive(self) -> bool | None:
         """Tells whether this kernel lists bound sockets that neither listen nor are connected (Linux 6.8 does).
+
+        None where it can not be told at the moment, for want of a port.
 
         An older kernel passes over the bit of a state it does not know, so asking it is no test: this binds a port of
         its own for a moment and looks for it.
         """
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind(("", 0))
+            try:
+                probe.bind(("", 0))
+            except OSError:
+                return None
             # The kernel's inode numbers of sockets are 64 bits wide in places, but 32 in inet_diag_msg.
             inode = os.fstat(probe.fileno()).st_ino & 0xFFFF_FFFF
             found = False

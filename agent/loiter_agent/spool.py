@@ -8,9 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
+from typing import Final
 
+from loiter.limits import MAX_MESSAGE_BYTES
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
+from loiter_agent.encode import fit
+
+# What a report adds to its sample, with room to spare.
+_ENVELOPE_BYTES: Final = 1_024
 
 
 class Spool:
@@ -40,7 +46,7 @@ class Spool:
             boot_id=self._boot_id,
             spool_epoch=self.epoch,
             sequence=self._sequence,
-            sample=sample,
+            sample=fit(sample, MAX_MESSAGE_BYTES - _ENVELOPE_BYTES),
         )
         self._reports[self._sequence] = report.SerializeToString()
         while len(self._reports) > self.limit:

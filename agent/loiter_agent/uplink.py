@@ -7,6 +7,8 @@ import logging
 import random
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -59,10 +61,12 @@ class Uplink:
         self._session: asyncio.Task[None] | None = None
         self._broken_since: float | None = None
         self._failures = 0
+        self._configured = asyncio.Event()
 
     def configure(self, servers: tuple[str, ...], host: sample_pb2.Host, interval: float) -> None:
         """Sets whom to report to, as whom and how often. An open stream is ended, to open one with what is new."""
         self._servers, self._host, self._interval = servers, host, interval
+        self._configured.set()
         if self._session is not None:
             self._session.cancel()
 
@@ -81,12 +85,16 @@ class Uplink:
                     self._session.cancel()
                     await asyncio.gather(self._session, return_exceptions=True)
                     raise
-                continue  # configured anew
+                turn = 0  # configured anew
+                continue
             except grpc.aio.AioRpcError as error:
                 self._lost(server, f"{error.code().name}: {error.details()}")
             except (Refused, TimeoutError, OSError) as error:
                 self._lost(server, str(error) or "no answer")
-            await asyncio.sleep(self._backoff())
+            self._configured.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._configured.wait(), self._backoff())
+                turn = 0
 
     def _backoff(self) -> float:
         """Full jitter: anything from nothing to a bound that doubles with every failure in a row."""
@@ -106,8 +114,8 @@ class Uplink:
                 raise await _end_of(call)
             if answer.WhichOneof("response") != "hello_ack":
                 raise Refused("the server does not speak this protocol: no acknowledgement of the hello")
-            self._connected(server)
-            stream = _Stream(call, self._spool)
+            # A greeting alone is no delivery: an aggregator that ends each stream after it counts as away.
+            stream = _Stream(call, self._spool, lambda: self._connected(server))
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(stream.send())
@@ -154,9 +162,12 @@ _Call = grpc.aio.StreamStreamCall[pb.StreamReportsRequest, pb.StreamReportsRespo
 class _Stream:
     """One open stream: sends what the spool holds, and takes in what the aggregator answers."""
 
-    def __init__(self, call: _Call, spool: Spool) -> None:
+    def __init__(self, call: _Call, spool: Spool, on_first_ack: Callable[[], None]) -> None:
         self._call = call
         self._spool = spool
+        self._on_first_ack = on_first_ack
+        self._acknowledged = False
+        self._rejected = 0
         self._in_flight: deque[int] = deque()
         self._window = asyncio.Semaphore(_WINDOW)
 
@@ -180,6 +191,9 @@ class _Stream:
             if kind == "report_ack":
                 ack = answer.report_ack
                 self._spool.acknowledge(ack.spool_epoch, ack.sequence)
+                if not self._acknowledged:
+                    self._acknowledged = True
+                    self._on_first_ack()
                 self._landed(ack.sequence)
             elif kind == "report_rejection":
                 rejection = answer.report_rejection
@@ -187,7 +201,9 @@ class _Stream:
                 if rejection.sequence in self._in_flight:
                     self._in_flight.remove(rejection.sequence)
                     self._window.release()
-                _log.error("report %d was rejected: %s", rejection.sequence, printable(rejection.reason))
+                self._rejected += 1
+                if self._rejected == 1:  # said once; each report says how many were dropped
+                    _log.error("report %d was rejected: %s", rejection.sequence, printable(rejection.reason))
 
     def _landed(self, sequence: int) -> None:
         while self._in_flight and self._in_flight[0] <= sequence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -11,7 +12,8 @@ def main() -> None:
     # Before grpc is imported: its C core would write to standard error what we report in our own words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # A terminal that can not show a character gets a stand-in for it, not an error.
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper, unless replaced by a test
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         from loiter_aggregator.commands import loiter
     except ModuleNotFoundError as error:
@@ -19,7 +21,12 @@ def main() -> None:
             raise
         print("loiter: only the agent is installed here; install 'loiter[aggregator]' for this", file=sys.stderr)
         sys.exit(1)
-    loiter(prog_name="loiter")
+    try:
+        loiter(prog_name="loiter")
+    except OSError as error:  # the disk that the answer is written to is full, say
+        print(f"loiter: cannot write the answer: {error.strerror}", file=sys.stderr)
+        # What is left in the buffer can not be written either, and Python would say so once more.
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,7 @@ class FleetService(FleetServiceServicer):
             sockets_unattributed=coverage.sockets_unattributed,
             processes_unreadable=coverage.processes_unreadable,
             namespaces_unread=coverage.namespaces_unread,
+            close_wait_uncharged=coverage.close_wait_uncharged,
         )
 
     def _ranking(self, query: pb.RankingQuery, prefix: str = "query.") -> Ranking:
@@ -260,6 +261,7 @@ def _process_rank(row: ProcessRow, ranking: Ranking, trend: Trend) -> pb.Process
         last_sample_time=to_timestamp(row.last_sample),
         close_wait=_close_wait(row.close_wait, ranking, trend),
         time_wait=_time_wait(row.time_wait),
+        silent=is_silent(row.last_seen, row.interval_ms, ranking.now),
         established=row.established,
         fd_open=row.fd_open,
         fd_limit=row.fd_limit,

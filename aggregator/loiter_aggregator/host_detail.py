@@ -30,7 +30,8 @@ def find_host(store: DuckDbStore, name: str) -> HostDetail | None:
     """Finds a host by its name or id; of several with one name, the one heard of last. Raises StoreError."""
     rows = store.read(
         "SELECT host_key, host_id, hostname, boot_id, agent_version, kernel_release, interval_ms, last_seen "
-        "FROM host WHERE hostname = $name OR host_id = $name ORDER BY last_seen DESC LIMIT 1",
+        "FROM host WHERE (hostname = $name OR host_id = $name) AND last_seen IS NOT NULL "
+        "ORDER BY last_seen DESC LIMIT 1",
         {"name": name},
     )
     if not rows:
@@ -59,7 +60,8 @@ def find_host(store: DuckDbStore, name: str) -> HostDetail | None:
 
 def known_names(store: DuckDbStore) -> list[str]:
     """Lists the names of all hosts. Raises StoreError."""
-    return [name for (name,) in store.read("SELECT DISTINCT hostname FROM host ORDER BY hostname")]
+    rows = store.read("SELECT DISTINCT hostname FROM host WHERE last_seen IS NOT NULL ORDER BY hostname")
+    return [name for (name,) in rows]
 
 
 def _sample(row: dict[str, Any]) -> pb.Sample:
@@ -74,4 +76,11 @@ def _sample(row: dict[str, Any]) -> pb.Sample:
         other_processes=pb.OtherProcesses(**present(**{name: f"other_{name}" for name in _OTHER})),
         coverage=pb.Coverage(**present(**{name: name for name in _COVERAGE})),
         cost=pb.AgentCost(**present(**{name: name for name in _COST})),
+        collectors=_failures(row["errors"]),
     )
+
+
+def _failures(errors: str | None) -> list[pb.CollectorStatus]:
+    """The collectors that failed; the store keeps no others."""
+    lines = (line.partition(": ") for line in (errors or "").splitlines())
+    return [pb.CollectorStatus(name=name, error=error) for name, _, error in lines]

@@ -61,7 +61,8 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
     store = DuckDbStore(settings.data_dir, settings.store.memory_limit)
     try:
         batcher = Batcher(store, clock)
-        server, health_service = _server(store, batcher, clock)
+        ingest = IngestService(batcher, clock)
+        server, health_service = _server(store, batcher, ingest, clock)
         try:
             server.add_insecure_port(settings.listen)
         except RuntimeError:
@@ -85,6 +86,7 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
         await health_service.enter_graceful_shutdown()
         batcher.stop()
         await committing
+        await ingest.end_streams()
         await server.stop(_STOP_GRACE_SECONDS)
         counters = batcher.counters
         _log.info(
@@ -97,9 +99,11 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
         store.close()
 
 
-def _server(store: DuckDbStore, batcher: Batcher, clock: Clock) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def _server(
+    store: DuckDbStore, batcher: Batcher, ingest: IngestService, clock: Clock
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     server = grpc.aio.server(options=_SERVER_OPTIONS)
-    server.add_generic_rpc_handlers((IngestService(store, batcher, clock).handler(),))
+    server.add_generic_rpc_handlers((ingest.handler(),))
     add_FleetServiceServicer_to_server(FleetService(store, clock, batcher.counters), server)
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from loiter.durations import parse_duration
 from loiter.limits import LABEL_KEY_PATTERN, MAX_LABEL_KEY_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS
+from loiter.text import printable
 
 Settings = TypeVar("Settings")
 Reader = Callable[[object], Any]
@@ -118,11 +119,11 @@ def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:
         raise SettingsError(f"{file}: not UTF-8 text (byte {error.start})") from None
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise SettingsError(f"{file}: not valid TOML: {error}") from None
     values: dict[str, object] = {}
     for name, value in _flatten(document, known):
-        where = f"{file}:{_line_of(text, name)}: {name}"
+        where = f"{file}:{_line_of(text, name)}: {printable(name)}"
         if name not in known:
             raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
         values[name] = _read(known[name], value, where)
@@ -253,7 +254,11 @@ def duration(minimum_seconds: float, maximum_seconds: float) -> Reader:
 
 def path(value: object) -> Path:
     """Reads a path."""
-    return value if isinstance(value, Path) else Path(text(value))
+    if isinstance(value, Path):
+        return value
+    if "\0" in text(value):
+        raise ValueError(f"{value!r} is not a path")
+    return Path(text(value))
 
 
 def address(value: object) -> str:

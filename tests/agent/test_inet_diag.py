@@ -61,17 +61,17 @@ def captured(dump: str) -> list[Datagram]:
     return [parse((FIXTURES / name).read_bytes(), TRUTH["sequence"]) for name in TRUTH["dumps"][dump]]
 
 
-def sockets(datagram: Datagram) -> Counter[tuple[int, int, int, int | None]]:
-    """Family, state, inode and cgroup id of each socket."""
-    found: Counter[tuple[int, int, int, int | None]] = Counter()
+def sockets(datagram: Datagram) -> Counter[tuple[int, int, int | None]]:
+    """State, inode and cgroup id of each socket."""
+    found: Counter[tuple[int, int, int | None]] = Counter()
     for chunk in datagram.chunks:
         cgroups = [chunk.cgroup_id(index) for index in range(chunk.count)]
-        found.update(zip(chunk.families(), chunk.states(), chunk.inodes(), cgroups, strict=True))
+        found.update(zip(chunk.states(), chunk.inodes(), cgroups, strict=True))
     return found
 
 
 def captured_sockets(dump: str) -> Counter[tuple[int, int, int, int | None]]:
-    found: Counter[tuple[int, int, int, int | None]] = Counter()
+    found: Counter[tuple[int, int, int | None]] = Counter()
     for datagram in captured(dump):
         found += sockets(datagram)
     return found
@@ -167,7 +167,6 @@ class TestDatagrams:
         """Columns hold one entry a message, in their order."""
         (chunk,) = parse(full_socket(TCP_ESTABLISHED, 11) + full_socket(TCP_CLOSE_WAIT, 12, cgroup_id=99)).chunks
         assert chunk.count == 2
-        assert chunk.families() == bytes([socket.AF_INET] * 2)
         assert chunk.states() == bytes([TCP_ESTABLISHED, TCP_CLOSE_WAIT])
         assert chunk.inodes() == [11, 12]
         assert [chunk.cgroup_id(index) for index in range(2)] == [1, 99]
@@ -368,9 +367,9 @@ class TestProperties:
         touch(bytes(damaged))
 
 
-def columns(chunk: Chunk) -> tuple[bytes, bytes, list[int], list[int | None]]:
+def columns(chunk: Chunk) -> tuple[bytes, list[int], list[int | None]]:
     cgroups = [chunk.cgroup_id(index) for index in range(chunk.count)]
-    return chunk.families(), chunk.states(), chunk.inodes(), cgroups
+    return chunk.states(), chunk.inodes(), cgroups
 
 
 def touch(data: bytes) -> None:
@@ -380,8 +379,8 @@ def touch(data: bytes) -> None:
     except SockDiagError:
         return
     for chunk in datagram.chunks:
-        families, states, inodes, _ = columns(chunk)
-        assert len(families) == len(states) == len(inodes) == chunk.count
+        states, inodes, _ = columns(chunk)
+        assert len(states) == len(inodes) == chunk.count
 
 
 def test_a_full_socket_of_an_old_kernel_is_no_mini_socket() -> None:

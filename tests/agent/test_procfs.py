@@ -11,15 +11,14 @@ from loiter_agent.procfs import (
     ProcessStat,
     ProcessVanished,
     Procfs,
-    SockstatTcp,
     Unreadable,
     parse_cgroup2_mount,
     parse_file_nr,
     parse_open_files_limit,
     parse_socket_link,
-    parse_sockstat,
     parse_stat,
     parse_systemd_cgroup,
+    parse_time_wait,
     parse_unified_cgroup,
 )
 from support.proctree_fake import BOOT_ID, ProcTree, limits, stat
@@ -77,11 +76,15 @@ class TestStat:
     )
     def test_a_name_may_hold_any_byte(self, name: bytes, comm: str) -> None:
         """It ends at the last parenthesis, whatever it holds; bytes that are not UTF-8 are replaced."""
-        assert parse_stat(stat(42, name, 987_654)) == ProcessStat(comm, 987_654, kernel_thread=False)
+        assert parse_stat(stat(42, name, 987_654)) == ProcessStat(comm, 987_654, kernel_thread=False, zombie=False)
 
     def test_a_kernel_thread_is_told_by_its_flag(self) -> None:
         """PF_KTHREAD, in the ninth field."""
         assert parse_stat(stat(2, "kthreadd", 3, kernel_thread=True)).kernel_thread
+
+    def test_a_zombie_is_told_by_its_state(self) -> None:
+        """It holds nothing any more, and waits for its parent."""
+        assert parse_stat(stat(7, "worker", 3).replace(b") S ", b") Z ")).zombie
 
     def test_the_text_of_this_process_parses(self) -> None:
         """The real thing."""
@@ -109,13 +112,13 @@ class TestHostFiles:
     def test_sockstat_yields_the_tcp_line(self) -> None:
         """TCP, not TCP6 or UDP; the names count, not the positions."""
         text = b"sockets: used 9\nTCP: inuse 5 orphan 0 tw 1234 alloc 8 mem 1\nUDP: inuse 7 mem 1\n"
-        assert parse_sockstat(text) == SockstatTcp(in_use=5, time_wait=1234)
-        assert parse_sockstat(b"TCP: tw 4 new 1 inuse 3\n") == SockstatTcp(in_use=3, time_wait=4)
+        assert parse_time_wait(text) == 1234
+        assert parse_time_wait(b"TCP: tw 4 new 1 inuse 3\n") == 4
 
     def test_sockstat_without_tcp_is_refused(self) -> None:
         """Rather than taken as no sockets."""
         with pytest.raises(ValueError, match="TCP:"):
-            parse_sockstat(b"sockets: used 9\nUDP: inuse 7 mem 1\n")
+            parse_time_wait(b"sockets: used 9\nUDP: inuse 7 mem 1\n")
 
     def test_file_nr_yields_allocated_and_limit(self) -> None:
         """The second field has been 0 since Linux 2.6."""
@@ -181,13 +184,13 @@ class TestTree:
         """Each file by its method."""
         assert procfs.boot_id() == BOOT_ID
         assert procfs.file_nr() == (1952, 2**63 - 1)
-        assert procfs.sockstat() == SockstatTcp(7, 42)
+        assert procfs.time_wait() == 42
         assert procfs.resident_bytes() == 250 * os.sysconf("SC_PAGE_SIZE")
 
     def test_a_process_is_read(self, tree: ProcTree, procfs: Procfs) -> None:
         """Each file by its method."""
         tree.add(42, 777, "my worker", fds={0: "/dev/null", 3: 9001}, cgroup="/app.slice")
-        assert procfs.stat(42) == ProcessStat("my worker", 777, kernel_thread=False)
+        assert procfs.stat(42) == ProcessStat("my worker", 777, kernel_thread=False, zombie=False)
         assert procfs.open_files_limit(42) == 1024
         assert procfs.cgroup(42) == b"0::/app.slice\n"
         assert procfs.fd_count(42, by_stat=False) == 2
@@ -241,7 +244,7 @@ class TestTree:
         """Files of the host belong to no process: OSError stays what it is."""
         (tree.root / "net/sockstat").unlink()
         with pytest.raises(FileNotFoundError):
-            Procfs(tree.root).sockstat()
+            Procfs(tree.root).time_wait()
         with pytest.raises(PermissionError):
             RefusingProcfs(tree.root).file_nr()
 

@@ -17,7 +17,7 @@ from loiter.v1 import sample_pb2
 from loiter.version import version
 from loiter_aggregator.commands import VERBS, loiter
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import FakeClock, open_store, record, serving_in_background, store_samples
+from support.aggregators import FakeClock, open_store, put_host, record, serving_in_background, store_samples
 from support.reports import MINUTE, NOW, hello, host_id, process, sample
 
 HOSTILE = "\x1b[31m[red]=evil"
@@ -57,8 +57,8 @@ def _fill(store: DuckDbStore) -> None:
     said = hello("evil")
     said.host.hostname = HOSTILE
     store_samples(store, "evil", [sample(NOW - 30 * MINUTE, 3, processes=[process(7, 3, app=HOSTILE, name=HOSTILE)])])
-    store.put_host(record(said), NOW)
-    store.put_host(record(hello("new")), NOW)
+    put_host(store, record(said), NOW)
+    put_host(store, record(hello("new")), NOW)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from loiter_aggregator.ranking.fleet import (
     silent_hosts,
 )
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import record, store_samples
+from support.aggregators import put_host, record, store_samples
 from support.reports import HOUR, MINUTE, NOW, SECOND, hello, host_id, sample
 
 
@@ -26,6 +26,7 @@ def _coverage(
         sockets_unattributed=unattributed,
         processes_unreadable=unreadable,
         namespaces_unread=unread,
+        close_wait_uncharged=4,
     )
 
 
@@ -70,6 +71,7 @@ def test_a_silent_host_is_in_no_total(store: DuckDbStore) -> None:
         sockets_unattributed=1,
         processes_unreadable=2,
         namespaces_unread=0,
+        close_wait_uncharged=4,
     )
 
 
@@ -89,20 +91,21 @@ def test_coverage_adds_up_and_counts_the_hosts_that_could_not_say(store: DuckDbS
         sockets_unattributed=1,
         processes_unreadable=3,
         namespaces_unread=3,
+        close_wait_uncharged=16,
     )
 
 
 def test_an_empty_fleet_is_covered_by_nothing(store: DuckDbStore) -> None:
-    """Zeros, and no error."""
-    assert fleet_coverage(store, {}, NOW) == Coverage(0, 0, 0, 0, 0, 0, 0, 0)
+    """No hosts, and figures that nobody knows."""
+    assert fleet_coverage(store, {}, NOW) == Coverage(0, 0, 0, 0, None, None, None, None, None)
     assert silent_hosts(store, {}, NOW, 10) == []
     assert fleet_trend(store, {}, NOW - HOUR, NOW, "close_wait") == ()
 
 
-def test_a_host_that_said_hello_is_reporting_before_its_first_report(store: DuckDbStore) -> None:
-    """And falls silent where none comes."""
-    store.put_host(record(hello()), NOW)
-    assert fleet_coverage(store, {}, NOW).hosts_reporting == 1
+def test_a_host_falls_silent_after_three_intervals(store: DuckDbStore) -> None:
+    """To the millisecond."""
+    put_host(store, record(hello()), NOW)
+    assert fleet_coverage(store, {}, NOW + 30 * SECOND).hosts_reporting == 1
     assert fleet_coverage(store, {}, NOW + 30 * SECOND + 1).hosts_silent == 1
 
 
@@ -147,7 +150,7 @@ def test_labels_keep_the_hosts_that_carry_them(store: DuckDbStore) -> None:
     assert fleet_states(store, labels, NOW)["close_wait"] == 1
     assert [host.hostname for host in silent_hosts(store, labels, NOW, 10)] == ["web-2"]
     assert fleet_trend(store, labels, NOW - HOUR, NOW, "close_wait") == (1, *[None] * 18, 1)
-    assert fleet_coverage(store, {"role": "mail"}, NOW) == Coverage(0, 0, 0, 0, 0, 0, 0, 0)
+    assert fleet_coverage(store, {"role": "mail"}, NOW) == Coverage(0, 0, 0, 0, None, None, None, None, None)
 
 
 def test_a_trend_adds_up_the_maxima_of_the_hosts(store: DuckDbStore) -> None:

@@ -17,7 +17,7 @@ from loiter.version import version
 from loiter_aggregator.clock import from_duration, from_timestamp
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import FakeClock, record, serving, store_samples
+from support.aggregators import FakeClock, put_host, record, serving, store_samples
 from support.reports import HOUR, MINUTE, NOW, SECOND, boot_id, hello, host_id, process, sample
 
 Scenario = Callable[[Any], Awaitable[None]]
@@ -277,7 +277,7 @@ def test_the_limits_themselves_are_allowed(store: DuckDbStore) -> None:
 def test_an_unknown_host_is_not_found_and_near_names_are_offered(store: DuckDbStore) -> None:
     """At most three; none where none comes close."""
     for name in ("web-1", "web-2", "web-3", "web-4", "mail"):
-        store.put_host(record(hello(name)), NOW)
+        put_host(store, record(hello(name)), NOW)
 
     async def scenario(stub: Any) -> None:
         code, details = await refused(stub.GetHost(pb.GetHostRequest(name="wbe-1")))
@@ -319,7 +319,7 @@ def test_a_host_is_shown_by_name_and_by_id(store: DuckDbStore) -> None:
 
 def test_a_host_that_never_sent_a_sample_is_shown_as_what_it_said(store: DuckDbStore) -> None:
     """Without a sample, and without figures."""
-    store.put_host(record(hello()), NOW - HOUR)
+    put_host(store, record(hello()), NOW - HOUR)
 
     async def scenario(stub: Any) -> None:
         answer = await stub.GetHost(pb.GetHostRequest(name="web-1"))
@@ -439,7 +439,7 @@ def test_names_that_come_close_are_safe_to_show(store: DuckDbStore) -> None:
     """Whoever shows the details of an error need not know where they come from."""
     said = hello()
     said.host.hostname = "web\n1\u202e"
-    store.put_host(record(said), NOW)
+    put_host(store, record(said), NOW)
 
     async def scenario(stub: Any) -> None:
         _, details = await refused(stub.GetHost(pb.GetHostRequest(name="web1")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,12 +11,13 @@ import pytest
 
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1.ingest_service_pb2_grpc import IngestServiceStub
-from loiter_aggregator.clock import from_timestamp
+from loiter_aggregator.clock import from_timestamp, to_timestamp
 from loiter_aggregator.ingest.batcher import Batcher
-from loiter_aggregator.ingest.service import SERVICE
-from loiter_aggregator.store.duckdb_store import DuckDbStore, HostRecord, StoreError
+from loiter_aggregator.ingest.service import SERVICE, IngestService
+from loiter_aggregator.ranking.fleet import fleet_coverage
+from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, host_key, serving
-from support.reports import EPOCH, NOW, full_report, hello, open_stream, process, report, sample, send
+from support.reports import EPOCH, HOUR, NOW, SECOND, full_report, hello, open_stream, process, report, sample, send
 
 WEB_1 = host_key("web-1")
 
@@ -29,9 +29,11 @@ class NotedBatcher(Batcher):
         super().__init__(store, clock)
         self._put = asyncio.Semaphore(0)
 
-    async def put(self, host_key: int, report: pb.Report, acknowledge: Callable[[int, int], None]) -> None:
+    async def put(
+        self, host_key: int, report: pb.Report, acknowledge: Callable[[int, int], None], skew: int = 0
+    ) -> None:
         """Takes it as ever."""
-        await super().put(host_key, report, acknowledge)
+        await super().put(host_key, report, acknowledge, skew)
         self._put.release()
 
     async def taken(self, count: int) -> None:
@@ -349,24 +351,65 @@ def test_an_agent_that_went_away_does_not_disturb_the_commit(store: DuckDbStore,
     assert stored(store) == [1, 2]
 
 
-def test_a_store_that_can_not_take_the_hello_has_the_agent_come_back_later(tmp_path: Path, clock: FakeClock) -> None:
-    """UNAVAILABLE, without what is wrong with the disk."""
+def test_a_host_is_known_once_it_has_delivered(store: DuckDbStore, clock: FakeClock) -> None:
+    """A hello alone makes no host that reports."""
 
-    class FullStore(DuckDbStore):
-        def put_host(self, host: HostRecord, now: int) -> None:  # noqa: ARG002 - the signature of a store
-            raise StoreError("no space left on /var")
-
-    full = FullStore(tmp_path, "256MB")
-
-    async def scenario(address: str, _: NotedBatcher) -> None:
+    async def scenario(address: str, batcher: NotedBatcher) -> None:
         async with Agent(address) as agent:
-            await agent.send(open_stream(hello()))
-            code, details = await agent.refusal()
-            assert code == grpc.StatusCode.UNAVAILABLE
-            assert "/var" not in details
+            await agent.greet()
+            await batcher.commit()
+            assert store.read("SELECT hostname, last_seen FROM host") == [("web-1", None)]
+            assert fleet_coverage(store, {}, clock()).hosts == 0
+            await agent.send(send(report(sequence=1)))
+            await batcher.taken(1)
+            await batcher.commit()
+            assert fleet_coverage(store, {}, clock()).hosts_reporting == 1
 
-    run(full, clock, scenario)
-    full.close()
+    run(store, clock, scenario)
+
+
+@pytest.mark.parametrize(("offset", "stored_at"), [(2 * HOUR, NOW), (-2 * HOUR, NOW), (1 * SECOND, NOW), (0, NOW)])
+def test_the_samples_of_a_clock_that_is_wrong_are_set_right(
+    store: DuckDbStore, clock: FakeClock, offset: int, stored_at: int
+) -> None:
+    """By the difference that the hello shows; and no sample is from our future."""
+
+    async def scenario(address: str, batcher: NotedBatcher) -> None:
+        said = hello()
+        said.agent_time.CopyFrom(to_timestamp(NOW + offset))
+        taken = sample(NOW + offset)
+        async with Agent(address) as agent:
+            await agent.greet(said)
+            await agent.send(send(report(taken=taken)))
+            await batcher.taken(1)
+            await batcher.commit()
+
+    run(store, clock, scenario)
+    assert store.read("SELECT ts FROM host_sample") == [(stored_at,)]
+
+
+def test_streams_are_ended_in_order_when_the_aggregator_stops(store: DuckDbStore, clock: FakeClock) -> None:
+    """What is durable is acknowledged; then the agent is told to come back."""
+
+    async def scenario() -> None:
+        batcher = NotedBatcher(store, clock)
+        ingest = IngestService(batcher, clock)
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((ingest.handler(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with Agent(f"127.0.0.1:{port}") as agent:
+            await agent.greet()
+            await agent.send(send(report(sequence=1)))
+            await batcher.taken(1)
+            await batcher.commit()
+            await ingest.end_streams()
+            assert await agent.ack() == (EPOCH, 1)
+            code, details = await agent.refusal()
+            assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "the aggregator is stopping")
+        await server.stop(None)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
 def test_hostile_names_are_escaped_in_the_log(

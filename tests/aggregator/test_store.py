@@ -16,7 +16,7 @@ from loiter_aggregator.ranking.hosts import rank_hosts
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, VERSION
-from support.aggregators import batch_of, host_key, open_store, ranking, record, store_samples
+from support.aggregators import batch_of, host_key, open_store, put_host, ranking, record, store_samples
 from support.reports import EPOCH, HOUR, NOW, SECOND, full_report, hello, process, report, sample
 
 DAY = 24 * HOUR
@@ -46,7 +46,7 @@ def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
 def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     """Samples, hosts, labels, identities and marks outlive the process that wrote them."""
     store = open_store(tmp_path)
-    store.put_host(record(hello(labels={"role": "web"})), NOW)
+    put_host(store, record(hello(labels={"role": "web"})), NOW)
     store.write(batch_of(full_report()))
     store.close()
 
@@ -152,7 +152,7 @@ def test_every_column_takes_the_largest_value_of_its_field(store: DuckDbStore) -
             elif field.cpp_type == field.CPPTYPE_DOUBLE:
                 setattr(part, field.name, 1e308)
     message.spool_epoch = message.sequence = 2**63 - 1
-    store.put_host(record(hello()), NOW)
+    put_host(store, record(hello()), NOW)
     store.write(batch_of(message))
 
     row = dict(zip(HOST_SAMPLE, store.read(f"SELECT {', '.join(HOST_SAMPLE)} FROM host_sample")[0], strict=True))
@@ -170,7 +170,7 @@ def test_every_column_takes_the_largest_value_of_its_field(store: DuckDbStore) -
 def test_the_latest_sample_comes_back_as_it_was_sent(store: DuckDbStore) -> None:
     """Every field that is kept, the absent ones included."""
     sent = full_report()
-    store.put_host(record(hello(labels={"role": "web"})), NOW)
+    put_host(store, record(hello(labels={"role": "web"})), NOW)
     store.write(batch_of(sent))
     detail = find_host(store, "web-1")
     assert detail is not None
@@ -183,7 +183,7 @@ def test_the_latest_sample_comes_back_as_it_was_sent(store: DuckDbStore) -> None
 
 def test_a_host_is_found_by_its_id_and_an_unknown_one_is_not(store: DuckDbStore) -> None:
     """Names and ids are both names."""
-    store.put_host(record(hello()), NOW)
+    put_host(store, record(hello()), NOW)
     detail = find_host(store, hello().host.host_id)
     assert detail is not None
     assert detail.host.hostname == "web-1"
@@ -221,14 +221,14 @@ def test_names_that_join_to_the_same_text_are_different_identities(store: DuckDb
 
 def test_a_write_that_fails_stores_nothing(store: DuckDbStore) -> None:
     """Samples, identities, marks and last_seen come together or not at all, and the next write goes through."""
-    store.put_host(record(hello()), NOW)
+    put_host(store, record(hello()), NOW)
 
     class Broken(Batch):
         def process_columns(self) -> dict[str, object]:  # type: ignore[override]  # columns that do not fit
             return {"ts": super().process_columns()["ts"]}
 
     good = batch_of(full_report(), received=NOW + SECOND)
-    broken = Broken(good.host_rows, good.process_rows, good.identities, good.high_water, good.last_seen)
+    broken = Broken({}, good.host_rows, good.process_rows, good.identities, good.high_water, good.last_seen)
     with pytest.raises(StoreError, match="cannot write to the store"):
         store.write(broken)
     assert [_count(store, table) for table in ("host_sample", "process_sample", "identity", "high_water")] == [0] * 4
@@ -267,11 +267,13 @@ def test_the_mark_of_a_spool_is_its_last_sequence(store: DuckDbStore) -> None:
 
 def test_a_host_that_connects_again_is_described_anew(store: DuckDbStore) -> None:
     """Name, interval and labels are the latest; when it was last heard of stays, for no report has come."""
-    store.put_host(record(hello("web-1", labels={"role": "web", "dc": "fra1"})), NOW)
+    put_host(store, record(hello("web-1", labels={"role": "web", "dc": "fra1"})), NOW)
     again = hello("web-1", interval_ms=60 * SECOND, labels={"role": "db"})
     again.host.hostname = "web-1.example.org"
-    store.put_host(record(again), NOW + HOUR)
-    assert store.read("SELECT hostname, interval_ms, last_seen FROM host") == [("web-1.example.org", 60 * SECOND, NOW)]
+    put_host(store, record(again), NOW + HOUR)
+    assert store.read("SELECT hostname, interval_ms, last_seen FROM host") == [
+        ("web-1.example.org", 60 * SECOND, NOW + HOUR)
+    ]
     assert store.read("SELECT name, value FROM host_label") == [("role", "db")]
 
 
@@ -300,7 +302,7 @@ def test_hostile_text_is_kept_as_text(store: DuckDbStore, text: str) -> None:
     """Names and label values are never part of a statement, and come back as they were sent."""
     said = hello(labels={"role": text})
     said.host.hostname = text
-    store.put_host(record(said), NOW)
+    put_host(store, record(said), NOW)
     store.write(batch_of(report(taken=sample(close_wait=1, processes=[process(name=text, app=text, user=text)]))))
 
     detail = find_host(store, text)
@@ -329,8 +331,8 @@ def test_a_closed_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write"):
         store.write(batch_of(report()))
     with pytest.raises(StoreError, match="cannot write"):
-        store.put_host(record(hello()), NOW)
-    with pytest.raises(StoreError, match="cannot delete"):
+        put_host(store, record(hello()), NOW)
+    with pytest.raises(StoreError, match="cannot write"):
         store.forget_before(NOW)
 
 
@@ -338,3 +340,33 @@ def test_a_query_that_is_wrong_is_a_store_error(store: DuckDbStore) -> None:
     """Callers have one error to catch."""
     with pytest.raises(StoreError, match="cannot read from the store"):
         store.read("SELECT nothing FROM nowhere")
+
+
+def test_what_no_sample_needs_any_more_is_forgotten(store: DuckDbStore) -> None:
+    """Names of processes with their samples; hosts and their labels a month after."""
+    taken = [sample(NOW, 1, processes=[process()])]
+    store_samples(store, "web-1", taken, labels={"role": "web"})
+    store.forget_before(NOW + 1)
+    assert _count(store, "identity") == 0
+    assert (_count(store, "host"), _count(store, "host_label")) == (1, 1)
+    store_samples(store, "web-2", [sample(NOW + 30 * DAY, 1, processes=[process()])])
+    assert _count(store, "identity") == 1, "known names are those in the table"
+    store.forget_before(NOW + 30 * DAY + 1)
+    assert known_names(store) == ["web-2"]
+    assert _count(store, "host_label") == 0
+
+
+def test_why_a_commit_failed_is_said(store: DuckDbStore) -> None:
+    """Not that it could not be undone, where DuckDB has undone it by itself."""
+
+    class Broken(Batch):
+        def host_columns(self) -> dict[str, object]:  # type: ignore[override]  # ends the transaction early
+            store._connection.rollback()
+            raise duckdb.IOException("no space left on device")
+
+    full = batch_of(report())
+    broken = Broken(full.hosts, full.host_rows, [], {}, full.high_water, full.last_seen)
+    with pytest.raises(StoreError, match="no space left on device"):
+        store.write(broken)
+    store.write(full)
+    assert _count(store, "host_sample") == 1

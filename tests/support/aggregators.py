@@ -19,8 +19,8 @@ from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.service import IngestService
 from loiter_aggregator.ranking.query import By, Ranking
-from loiter_aggregator.store.batch import Batch, key_of
-from loiter_aggregator.store.duckdb_store import DuckDbStore, HostRecord
+from loiter_aggregator.store.batch import Batch, HostRecord, key_of
+from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.reports import EPOCH, HOUR, NOW, SECOND, hello, host_id, report
 
 
@@ -77,8 +77,8 @@ def store_samples(
     late_ms: int = 0,
 ) -> None:
     """Stores a host and its samples, each received `late_ms` after it was taken."""
-    store.put_host(record(hello(hostname, interval_ms=interval_ms, labels=labels)), NOW)
     batch = Batch()
+    batch.hosts[host_key(hostname)] = record(hello(hostname, interval_ms=interval_ms, labels=labels))
     for sequence, taken in enumerate(samples, start=1):
         received = from_timestamp(taken.sample_time) + late_ms
         batch.add(host_key(hostname), report(hostname, sequence, taken, epoch=EPOCH), received)
@@ -97,11 +97,19 @@ def ranking(
     return Ranking(by=by, since=now - window_ms, now=now, limit=limit, labels=labels or {})
 
 
+def put_host(store: DuckDbStore, said: HostRecord, seen: int) -> None:
+    """Stores a host that was heard of at a time, but of which no sample is kept (any more)."""
+    batch = Batch()
+    batch.hosts[said.host_key] = said
+    batch.last_seen[said.host_key] = seen
+    store.write(batch)
+
+
 @asynccontextmanager
 async def serving(store: DuckDbStore, batcher: Batcher, clock: FakeClock) -> AsyncIterator[str]:
     """Serves both services on a free port of the loopback address, and yields the address."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((IngestService(store, batcher, clock).handler(),))
+    server.add_generic_rpc_handlers((IngestService(batcher, clock).handler(),))
     add_FleetServiceServicer_to_server(FleetService(store, clock, batcher.counters), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -67,6 +67,7 @@ FULL = Sample(
         sockets_attributed=1_742,
         sockets_unattributed=3,
         sockets_ownerless=3_010,
+        close_wait_uncharged=7,
         processes=181,
         processes_unreadable=2,
         processes_vanished=1,
@@ -89,8 +90,8 @@ EMPTY = Sample(
     tcp_states=TcpStates(),
     host_fds=None,
     processes=(),
-    other=OtherProcesses(processes=0, established=None, close_wait=None, sockets=None, fd_open=0),
-    coverage=Coverage(None, None, None, None, None, None, None, None, dump_torn=False),
+    other=None,
+    coverage=Coverage(None, None, None, None, None, None, None, None, None, dump_torn=False),
     cost=Cost(cpu_seconds=0.001, wall_seconds=0.001, process_cpu_seconds=1.0, resident_bytes=None),
     collectors=(CollectorStatus("tcp", 0.0, "Operation not permitted"),),
 )

@@ -12,7 +12,7 @@ from loiter_agent.sample import ProcessFds, ProcessKey
 
 @dataclass(frozen=True, slots=True)
 class ProcessScan:
-    """One scan. Kernel threads are left out: they hold no descriptors.
+    """One scan. Kernel threads and zombies are left out: they hold no descriptors.
 
     `unreadable` counts the processes whose descriptors may not be looked into, `namespaces` the network namespaces of
     the others; it is None where not even the scanner's own could be read.
@@ -57,16 +57,18 @@ class ProcessScanner:
         processes: dict[ProcessKey, ProcessFds] = {}
         first_looks: dict[ProcessKey, _FirstLook] = {}
         unreadable = vanished = 0
+        own = self._procfs.own_network_namespace()
         for pid in self._procfs.pids():
             try:
                 stat = self._procfs.stat(pid)
-                if stat.kernel_thread:
+                if stat.kernel_thread or stat.zombie:
                     continue
                 key = ProcessKey(pid, stat.start_ticks)
                 look = self._first_looks.get(key)
                 if look is None or look.comm != stat.comm:  # a new process, or one that has executed another program
                     look = self._look(pid, stat.comm)
-                processes[key] = ProcessFds(key, stat.comm, self._fd_count(pid, look), look.fd_limit)
+                seen = look.readable and own in (None, look.namespace)
+                processes[key] = ProcessFds(key, stat.comm, self._fd_count(pid, look), look.fd_limit, seen)
                 first_looks[key] = look
                 unreadable += not look.readable
             except ProcessVanished:
@@ -92,7 +94,7 @@ class ProcessScanner:
         try:
             # Reading this link asks for the same right as reading the links in fd/: PTRACE_MODE_READ_FSCREDS.
             namespace: int | None = self._procfs.network_namespace(pid)
-            if not os.access(self._procfs.root / str(pid) / "fd", os.R_OK):
+            if not os.access(self._procfs.root / str(pid) / "fd", os.R_OK, effective_ids=True):
                 namespace = None
         except Unreadable:
             namespace = None

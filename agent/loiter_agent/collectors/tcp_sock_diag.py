@@ -35,6 +35,8 @@ class SockDiagTcpCollector:
 
     def collect(self, scan: ProcessScan) -> TcpSnapshot:
         """Takes a snapshot. Raises OSError where the kernel refuses or breaks off the dump."""
+        if self._lists_bound_inactive is None:
+            self._lists_bound_inactive = self._diag.lists_bound_inactive()
         masks = self._masks()
         torn = False
         for _ in range(_ATTEMPTS):
@@ -59,7 +61,7 @@ class SockDiagTcpCollector:
 
     def _masks(self) -> tuple[int, ...]:
         """Chooses between one walk of the table for all states, and one for TIME_WAIT and one for the rest."""
-        if self._procfs.sockstat().time_wait < _SPLIT_FROM_TIME_WAIT:
+        if self._procfs.time_wait() < _SPLIT_FROM_TIME_WAIT:
             return (ALL_STATES,)
         return (ALL_STATES & ~TIME_WAIT_STATES, TIME_WAIT_STATES)
 

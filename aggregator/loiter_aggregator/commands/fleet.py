@@ -24,7 +24,7 @@ from loiter_aggregator.commands.options import (
 from loiter_aggregator.commands.watch import repeat, show
 from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_csv, as_json
-from loiter_aggregator.output.rows import Row, coverage_row, optional_fields, time, trend_values
+from loiter_aggregator.output.rows import Row, optional_fields, time, trend_values
 from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import Column, coverage_line, table
 
@@ -70,7 +70,7 @@ def document(answer: pb.GetFleetResponse) -> Row:
     """The answer with the keys that scripts rely on."""
     return {
         "tcp_states": optional_fields(answer.tcp_states),
-        "coverage": coverage_row(answer.coverage),
+        "coverage": optional_fields(answer.coverage),
         "silent_hosts": _silent(answer),
         "close_wait_trend": trend_values(answer.close_wait_trend),
         "time_wait_trend": trend_values(answer.time_wait_trend),
@@ -82,7 +82,7 @@ def document(answer: pb.GetFleetResponse) -> Row:
 
 
 def _csv(answer: pb.GetFleetResponse) -> str:
-    counts = {**optional_fields(answer.tcp_states), **coverage_row(answer.coverage)}
+    counts = {**optional_fields(answer.tcp_states), **optional_fields(answer.coverage)}
     return as_csv([{"figure": name, "value": value} for name, value in counts.items()], ("figure", "value"))
 
 

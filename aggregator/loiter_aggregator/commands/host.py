@@ -26,7 +26,7 @@ from loiter_aggregator.commands.options import (
 from loiter_aggregator.commands.watch import repeat, show
 from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
-from loiter_aggregator.output.rows import Row, host_row, optional_fields, process_row, time
+from loiter_aggregator.output.rows import Row, host_figures, optional_fields, process_row, time
 from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import HOST_PROCESSES, by_time_wait, table
 
@@ -54,7 +54,7 @@ def host(name: str, by: str, window: float, limit: int, output: str, watch: bool
         elif output == "json":
             repeat(lambda: click.echo(as_json(document(ask()), watch)), watch)
         else:
-            repeat(lambda: click.echo(_csv(ask()), nl=False), watch)
+            repeat(lambda: _print_csv(ask()), watch)
 
 
 def _processes(answer: pb.GetHostResponse) -> list[Row]:
@@ -65,7 +65,7 @@ def document(answer: pb.GetHostResponse) -> Row:
     """The answer with the keys that scripts rely on."""
     latest = answer.latest
     return {
-        **{key: value for key, value in host_row(1, answer.rank).items() if key != "rank"},
+        **host_figures(answer.rank),
         "boot_id": answer.host.boot_id,
         "labels": dict(answer.host.labels),
         "agent_version": answer.host.agent_version,
@@ -77,12 +77,15 @@ def document(answer: pb.GetHostResponse) -> Row:
         "other": optional_fields(latest.other_processes),
         "coverage": optional_fields(latest.coverage),
         "cost": optional_fields(latest.cost),
+        "collectors_failed": [{"name": one.name, "error": one.error} for one in latest.collectors],
         "processes": _processes(answer),
     }
 
 
-def _csv(answer: pb.GetHostResponse) -> str:
-    return as_csv(_processes(answer), csv_columns(process_row(0, pb.ProcessRank())))
+def _print_csv(answer: pb.GetHostResponse) -> None:
+    click.echo(as_csv(_processes(answer), csv_columns(process_row(0, pb.ProcessRank()))), nl=False)
+    # Not part of the data, and yet what it rests on.
+    click.echo(_coverage(answer.latest), err=True)
 
 
 def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Group:
@@ -101,7 +104,7 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
     parts.append(Text())
     if not answer.HasField("latest"):
         return Group(*parts, Text("no samples kept"))
-    trend = host_row(1, answer.rank)
+    trend = host_figures(answer.rank)
     parts += [
         states_table(latest.tcp_states),
         Text(),
@@ -126,16 +129,20 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
 
 
 def _coverage(latest: sample_pb2.Sample) -> str:
-    known = optional_fields(latest.coverage)
-    owned: Any = None
-    if known["sockets_attributed"] is not None and known["sockets_unattributed"] is not None:
-        owned = known["sockets_attributed"] + known["sockets_unattributed"]
-    return (
+    known = {name: cells.count(value) for name, value in optional_fields(latest.coverage).items()}
+    owned: int | None = None
+    if latest.coverage.HasField("sockets_attributed") and latest.coverage.HasField("sockets_unattributed"):
+        owned = latest.coverage.sockets_attributed + latest.coverage.sockets_unattributed
+    lines = [
         f"read by {_SAMPLERS.get(latest.sampler, 'nothing')}; "
-        f"{cells.count(known['sockets_attributed'])} of {cells.count(owned)} sockets charged\n"
-        f"{cells.count(known['processes_unreadable'])} of {cells.count(known['processes'])} processes unreadable; "
-        f"{cells.count(known['namespaces_unread'])} of {cells.count(known['namespaces'])} network namespaces unread"
-    )
+        f"{known['sockets_attributed']} of {cells.count(owned)} sockets charged",
+        f"{known['processes_unreadable']} of {known['processes']} processes unreadable; "
+        f"{known['namespaces_unread']} of {known['namespaces']} network namespaces unread",
+    ]
+    if latest.coverage.close_wait_uncharged:
+        lines.append(f"{known['close_wait_uncharged']} in CLOSE-WAIT charged to nobody")
+    lines += [f"collector {cells.text(one.name)} failed: {cells.text(one.error)}" for one in latest.collectors]
+    return "\n".join(lines)
 
 
 def _seconds(duration: Duration) -> float:

@@ -26,7 +26,7 @@ def show(ask: Callable[[], RenderableType], wide: bool, watch: bool) -> None:
     On a terminal the answer is refreshed in place. An aggregator that goes away is said beneath the last answer, and
     asked again.
     """
-    out = console(wide)
+    out = console(wide, live=watch)
     if watch and out.is_terminal:
         with _until_left(), Live(console=out, screen=True, auto_refresh=False) as live:
             shown: RenderableType = Text("waiting for the first answer")
@@ -38,7 +38,8 @@ def show(ask: Callable[[], RenderableType], wide: bool, watch: bool) -> None:
                     trouble = Text(error.format_message(), style="bold red")
                 stamp = datetime.now(UTC).strftime("%H:%M:%S UTC")
                 note = Text(f"{stamp}  every {REFRESH_SECONDS:.0f} s, Ctrl-C to leave", style="dim")
-                live.update(Group(shown, trouble, note), refresh=True)
+                # What must be seen stands first: a screen that is too small loses the end.
+                live.update(Group(note, *([trouble] if trouble else []), Text(), shown), refresh=True)
                 time.sleep(REFRESH_SECONDS)
     elif watch:
         repeat(lambda: out.print(ask(), "", sep="\n"), watch=True)
@@ -55,12 +56,16 @@ def repeat(print_answer: Callable[[], None], watch: bool) -> None:
         print_answer()
         return
     with _until_left():
+        trouble = ""
         while True:
             try:
                 print_answer()
                 sys.stdout.flush()
+                trouble = ""
             except click.ClickException as error:
-                error.show()
+                if error.message != trouble:  # said once, not at every try
+                    error.show()
+                trouble = error.message
             time.sleep(REFRESH_SECONDS)
 
 

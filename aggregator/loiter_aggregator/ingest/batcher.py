@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.clock import Clock
 from loiter_aggregator.ingest.counters import Counters
-from loiter_aggregator.store.batch import Batch
+from loiter_aggregator.store.batch import Batch, HostRecord
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 
 _log = logging.getLogger(__name__)
 
-_MAX_PENDING: Final = 50_000
+# Rows on their way into the store, some hundred bytes each: streams wait while there are more.
+_MAX_PENDING_ROWS: Final = 500_000
 
 Acknowledge = Callable[[int, int], None]
 
@@ -35,21 +37,26 @@ class Batcher:
         self._waiting: dict[tuple[int, int, Acknowledge], int] = {}
         self._room = asyncio.Condition()
         self._stop = asyncio.Event()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
 
-    async def put(self, host_key: int, report: pb.Report, acknowledge: Acknowledge) -> None:
+    def put_host(self, record: HostRecord) -> None:
+        """Takes what a host says of itself, to be stored before any report that comes after it."""
+        self._batch.hosts[record.host_key] = record
+
+    async def put(self, host_key: int, report: pb.Report, acknowledge: Acknowledge, skew: int = 0) -> None:
         """Takes a report; `acknowledge(epoch, sequence)` is called when it and all before it are durable.
 
         A report that was taken before is not stored again, but acknowledged like the others. Waits while too much is
-        on its way, which makes the stream it came by wait.
+        on its way, which makes the stream it came by wait. `skew` is how far the host's clock is behind ours.
         """
         async with self._room:
-            await self._room.wait_for(lambda: len(self._batch) < _MAX_PENDING)
+            await self._room.wait_for(lambda: self._batch.rows < _MAX_PENDING_ROWS)
         spool = (host_key, report.spool_epoch)
         if report.sequence <= self._taken.get(spool, 0):
             self.counters.duplicates += 1
         else:
             self._taken[spool] = report.sequence
-            self._batch.add(host_key, report, self._clock())
+            self._batch.add(host_key, report, self._clock(), skew)
         waiting = (*spool, acknowledge)
         self._waiting[waiting] = max(report.sequence, self._waiting.get(waiting, 0))
 
@@ -82,12 +89,11 @@ class Batcher:
     async def commit(self) -> None:
         """Commits what has come in, and acknowledges it. Raises StoreError, in which case it is kept for the next."""
         batch, waiting = self._batch, self._waiting
-        if not waiting:
-            return
         self._batch, self._waiting = Batch(), {}
-        if len(batch):
+        if batch.rows:
             try:
-                await asyncio.to_thread(self._store.write, batch)
+                # In a thread of its own: readers can keep those of the pool busy.
+                await asyncio.get_running_loop().run_in_executor(self._writer, self._store.write, batch)
             except StoreError:
                 self.counters.failed_commits += 1
                 self._put_back(batch, waiting)

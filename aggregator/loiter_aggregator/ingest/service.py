@@ -9,17 +9,23 @@ from typing import Final
 import grpc
 from google.protobuf.message import DecodeError
 
+from loiter.durations import format_duration
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
-from loiter_aggregator.clock import Clock, from_duration, to_timestamp
+from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_timestamp
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
-from loiter_aggregator.store.batch import key_of
-from loiter_aggregator.store.duckdb_store import DuckDbStore, HostRecord, StoreError
+from loiter_aggregator.store.batch import HostRecord, key_of
 
 _log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
+
+_HELLO_TIMEOUT_SECONDS: Final = 10.0
+_STOPPING: Final = "the aggregator is stopping"
+
+# Less may be the time that a hello was on its way.
+_TOLERATED_SKEW_MS: Final = 5_000
 
 _Context = grpc.aio.ServicerContext[bytes, pb.StreamReportsResponse]
 
@@ -27,11 +33,12 @@ _Context = grpc.aio.ServicerContext[bytes, pb.StreamReportsResponse]
 class IngestService:
     """Takes in the reports of agents."""
 
-    def __init__(self, store: DuckDbStore, batcher: Batcher, clock: Clock) -> None:
-        """Takes the store, for what hosts say of themselves, and the batcher, for their reports."""
-        self._store = store
+    def __init__(self, batcher: Batcher, clock: Clock) -> None:
+        """Takes the batcher that reports go to."""
         self._batcher = batcher
         self._clock = clock
+        self._streams: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Builds the handler to register with a server.
@@ -50,14 +57,38 @@ class IngestService:
             },
         )
 
+    async def end_streams(self) -> None:
+        """Ends every stream, after what is to be acknowledged has been; agents connect again later."""
+        self._stopping = True
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
+
     async def stream_reports(self, _: object, context: _Context) -> None:
         """Serves one stream from its hello to its end."""
+        if self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
+        answers = _Answers(context)
+        stream = asyncio.create_task(self._serve(context, answers))
+        self._streams.add(stream)
+        try:
+            await stream
+        except asyncio.CancelledError:
+            if not self._stopping:
+                stream.cancel()
+                raise
+            await answers.flush()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
+        finally:
+            self._streams.discard(stream)
+
+    async def _serve(self, context: _Context, answers: _Answers) -> None:
         hello = await self._hello(context)
         host_key = key_of(hello.host.host_id)
+        skew = self._skew(hello)
         await context.write(
             pb.StreamReportsResponse(hello_ack=pb.HelloAck(aggregator_time=to_timestamp(self._clock())))
         )
-        answers = _Answers(context)
         answering = asyncio.create_task(answers.run())
         rejected = 0
         try:
@@ -73,15 +104,29 @@ class IngestService:
                         _log.warning("report of %s rejected: %s", printable(hello.host.hostname), error)
                     await answers.reject(report, error)
                     continue
-                await self._batcher.put(host_key, report, answers.acknowledge)
+                await self._batcher.put(host_key, report, answers.acknowledge, skew)
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
             if rejected > 1:
                 _log.warning("%d reports of %s rejected in all", rejected, printable(hello.host.hostname))
 
+    def _skew(self, hello: pb.Hello) -> int:
+        """How far the host's clock is behind ours, in milliseconds; 0 where the difference may be the network's."""
+        if not hello.HasField("agent_time"):
+            return 0
+        skew = self._clock() - from_timestamp(hello.agent_time)
+        if abs(skew) < _TOLERATED_SKEW_MS:
+            return 0
+        name, size = printable(hello.host.hostname), format_duration(abs(skew) / 1_000)
+        _log.warning("the clock of %s is %s %s; its samples are set right", name, size, "slow" if skew > 0 else "fast")
+        return skew
+
     async def _hello(self, context: _Context) -> pb.Hello:
-        data = await context.read()
+        try:
+            data = await asyncio.wait_for(context.read(), _HELLO_TIMEOUT_SECONDS)
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
         try:
             if not isinstance(data, bytes):  # grpc.aio.EOF
                 raise Invalid("the stream ended without a hello")
@@ -104,11 +149,7 @@ class IngestService:
             interval_ms=from_duration(hello.interval),
             labels=dict(hello.host.labels),
         )
-        try:
-            await asyncio.to_thread(self._store.put_host, record, self._clock())
-        except StoreError as error:
-            _log.error("stream of %s refused: %s", printable(hello.host.hostname), error)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the store can not be written at the moment")
+        self._batcher.put_host(record)
         return hello
 
 
@@ -142,11 +183,15 @@ class _Answers:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            acknowledged, self._acknowledged = self._acknowledged, {}
-            for epoch, sequence in acknowledged.items():
-                ack = pb.ReportAck(spool_epoch=epoch, sequence=sequence)
-                async with self._writing:
-                    await self._context.write(pb.StreamReportsResponse(report_ack=ack))
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Sends the acknowledgements that wait."""
+        while self._acknowledged:
+            epoch, sequence = self._acknowledged.popitem()
+            ack = pb.ReportAck(spool_epoch=epoch, sequence=sequence)
+            async with self._writing:
+                await self._context.write(pb.StreamReportsResponse(report_ack=ack))
 
 
 def _decode(data: bytes) -> pb.StreamReportsRequest:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
+from loiter.text import printable
 from loiter_aggregator.output.rows import Row
 
 # A spreadsheet takes a cell that begins so for a formula.
@@ -19,7 +20,10 @@ def as_json(document: object, compact: bool = False) -> str:
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """Writes CSV (RFC 4180) with a header. Unknown is an empty cell; lists are left out."""
+    """Writes CSV (RFC 4180) with a header. Unknown is an empty cell.
+
+    Texts are made safe to show, and one that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(columns)
@@ -38,6 +42,6 @@ def _cell(value: object) -> object:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return "'" + value
+    if isinstance(value, str):
+        return "'" + printable(value) if value.startswith(_FORMULA_STARTS) else printable(value)
     return value

@@ -17,8 +17,12 @@ Row = dict[str, Any]
 
 def host_row(rank: int, host: pb.HostRank) -> Row:
     """A ranked host."""
+    return {"rank": rank, **host_figures(host)}
+
+
+def host_figures(host: pb.HostRank) -> Row:
+    """A host, without a place in a ranking."""
     return {
-        "rank": rank,
         "host": host.hostname,
         "host_id": host.host_id,
         **_close_wait(host.close_wait),
@@ -49,6 +53,7 @@ def process_row(rank: int, process: pb.ProcessRank) -> Row:
         "fd_open": value(process, "fd_open"),
         "fd_limit": value(process, "fd_limit"),
         "fd_share": value(process, "fd_share"),
+        "silent": process.silent,
         "last_sample": time(process.last_sample_time),
     }
 
@@ -65,11 +70,6 @@ def app_row(rank: int, app: pb.AppRank) -> Row:
         "established": value(app, "established"),
         "fd_share": value(app, "fd_share"),
     }
-
-
-def coverage_row(coverage: pb.FleetCoverage) -> Row:
-    """What an answer rests on."""
-    return {field.name: getattr(coverage, field.name) for field in pb.FleetCoverage.DESCRIPTOR.fields}
 
 
 def optional_fields(message: Message) -> Row:

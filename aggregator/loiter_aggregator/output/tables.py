@@ -12,8 +12,9 @@ from rich.text import Text
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.output import cells
-from loiter_aggregator.output.rows import Row
+from loiter_aggregator.output.rows import Row, value
 
+_TABLE_COLUMNS: Final = 80
 _WIDE_COLUMNS: Final = 240
 
 
@@ -104,47 +105,54 @@ def by_time_wait(columns: Sequence[Column]) -> tuple[Column, ...]:
     )
 
 
-def console(wide: bool) -> Console:
-    """The terminal, or what stands in for it: 80 columns where there is none, and plenty for `wide`."""
+def console(wide: bool, live: bool = False) -> Console:
+    """What tables are written to: as wide as the terminal, but never less than they need.
+
+    A line that a terminal has no room for goes on in the next; only a `live` screen is held to its width.
+    """
     out = Console(highlight=False)
-    if wide and not out.is_terminal:
-        return Console(highlight=False, width=_WIDE_COLUMNS)
-    return out
+    if live and out.is_terminal:
+        return out
+    return Console(highlight=False, width=max(out.width, _WIDE_COLUMNS if wide else _TABLE_COLUMNS))
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], wide: bool) -> Table:
     """Lays out rows."""
     shown = [column for column in columns if wide or not column.wide_only]
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column in shown:
+    written = [[column.write(row[column.key]) for column in shown] for row in rows]
+    for position, column in enumerate(shown):
+        longest = max((len(cells_of_row[position]) for cells_of_row in written), default=0)
         grid.add_column(
             column.title,
             justify="right" if column.right else "left",
-            # A column that may wrap is the one that rich makes narrower when there is no room for all; its cells
-            # are then cut, not wrapped. Numbers are never cut.
+            # Where there is no room for all, texts are made narrower and cut. Numbers never are.
             no_wrap=column.right,
-            min_width=column.min_width,
+            min_width=max(longest, len(column.title)) if column.right else column.min_width,
         )
-    for row in rows:
-        # Text, not str: rich would take square brackets in a name for markup.
+    for row, cells_of_row in zip(rows, written, strict=True):
         style = "dim" if row.get("silent") else ""
-        grid.add_row(*(_cell(column, row[column.key], style) for column in shown))
+        grid.add_row(*(_cell(text, style) for text in cells_of_row))
     return grid
 
 
-def _cell(column: Column, value: Any, style: str) -> Text:
-    return Text(column.write(value), style=style, no_wrap=True, overflow="ellipsis")
+def _cell(text: str, style: str) -> Text:
+    # Text, not str: rich would take square brackets in a name for markup.
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def coverage_line(coverage: pb.FleetCoverage) -> str:
     """Says in a sentence what an answer rests on."""
-    owned = coverage.sockets_attributed + coverage.sockets_unattributed
+    owned: int | None = None
+    if coverage.HasField("sockets_attributed"):  # hosts that do not know what is left over are named below
+        owned = coverage.sockets_attributed + coverage.sockets_unattributed
     parts = [
         f"{coverage.hosts_reporting:,} of {coverage.hosts:,} hosts reporting",
-        f"{coverage.sockets_attributed:,} of {owned:,} sockets charged",
+        f"{cells.count(value(coverage, 'sockets_attributed'))} of {cells.count(owned)} sockets charged",
     ]
     # Named only where there are any.
     gaps = (
+        (coverage.close_wait_uncharged, "CLOSE-WAIT charged to nobody"),
         (coverage.processes_unreadable, "processes unreadable"),
         (coverage.namespaces_unread, "namespaces unread"),
         (coverage.hosts_unknown, "hosts with gaps unknown"),

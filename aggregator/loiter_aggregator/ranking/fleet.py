@@ -10,6 +10,7 @@ from loiter_aggregator.ranking.query import (
     Trend,
     label_filter,
     label_parameters,
+    optional_int,
     trend_part,
     trends,
 )
@@ -20,7 +21,13 @@ from loiter_aggregator.store.schema import TCP_STATES
 _SILENT_AFTER_INTERVALS = 3
 _SILENT_FLOOR_MS = 5_000
 
-_COVERAGE = ("sockets_attributed", "sockets_unattributed", "processes_unreadable", "namespaces_unread")
+_COVERAGE = (
+    "sockets_attributed",
+    "sockets_unattributed",
+    "processes_unreadable",
+    "namespaces_unread",
+    "close_wait_uncharged",
+)
 
 SILENT = f"greatest({_SILENT_AFTER_INTERVALS} * interval_ms, {_SILENT_FLOOR_MS})"
 
@@ -33,10 +40,11 @@ class Coverage:
     hosts_reporting: int
     hosts_silent: int
     hosts_unknown: int
-    sockets_attributed: int
-    sockets_unattributed: int
-    processes_unreadable: int
-    namespaces_unread: int
+    sockets_attributed: int | None
+    sockets_unattributed: int | None
+    processes_unreadable: int | None
+    namespaces_unread: int | None
+    close_wait_uncharged: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +67,14 @@ def fleet_coverage(store: DuckDbStore, labels: Mapping[str, str], now: int) -> C
     hosts, reporting = store.read(
         f"""
         SELECT count(*), count(CASE WHEN last_seen >= $now - {SILENT} THEN 1 END)
-        FROM host WHERE true{label_filter(labels)}""",
+        FROM host WHERE last_seen IS NOT NULL{label_filter(labels)}""",
         parameters,
     )[0]
-    attributed, unattributed, unreadable, unread, unknown = store.read(
+    sums = ", ".join(f"sum({column})" for column in _COVERAGE)
+    unknown = " OR ".join(f"{column} IS NULL" for column in _COVERAGE)
+    *figures, unknown_hosts = store.read(
         f"""
-        SELECT coalesce(sum(sockets_attributed), 0), coalesce(sum(sockets_unattributed), 0),
-            coalesce(sum(processes_unreadable), 0), coalesce(sum(namespaces_unread), 0),
-            count(CASE WHEN sockets_unattributed IS NULL OR namespaces_unread IS NULL THEN 1 END)
+        SELECT {sums}, count(CASE WHEN {unknown} THEN 1 END)
         FROM ({_latest(labels, _COVERAGE)}) AS latest""",
         parameters,
     )[0]
@@ -74,11 +82,8 @@ def fleet_coverage(store: DuckDbStore, labels: Mapping[str, str], now: int) -> C
         hosts=hosts,
         hosts_reporting=reporting,
         hosts_silent=hosts - reporting,
-        hosts_unknown=unknown,
-        sockets_attributed=int(attributed),
-        sockets_unattributed=int(unattributed),
-        processes_unreadable=int(unreadable),
-        namespaces_unread=int(unread),
+        hosts_unknown=unknown_hosts,
+        **{column: optional_int(figure) for column, figure in zip(_COVERAGE, figures, strict=True)},
     )
 
 

@@ -37,6 +37,8 @@ class ProcessRow:
     host_key: int
     host_id: str
     hostname: str
+    last_seen: int
+    interval_ms: int
     pid: int
     start_time: int
     name: str
@@ -57,31 +59,62 @@ class ProcessRow:
 
 
 def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
-    """The relation of processes that are in their host's latest sample, with their sums over the window."""
+    """The relation of processes that are in their host's latest sample, with their sums over the window.
+
+    A process without CLOSE_WAIT sockets need not be reported: in a sample of its host that it is not part of, it has
+    none. Such samples take part in its line from its start on, so that a burst of the last moments is not taken for
+    the trend of the window. They do not where a host had to leave out processes that have such sockets.
+    """
     only = "" if host_key is None else f" AND host_key = {int(host_key)}"
     hosts = f"ts >= $since{only}{label_filter(ranking.labels)}"
+    absent = "greatest(seen_n - all_n, 0)"
     return f"""
-        SELECT *, {GROWTH} AS growth, {FIT} AS fit,
-            CASE WHEN fd_limit > 0 THEN CAST(fd_open AS DOUBLE) / fd_limit END AS fd_share
-        FROM (
+        WITH host_points AS (
+            SELECT host_key, ts, (ts - $now) / 1000.0 AS t, coalesce(other_close_wait, 1) AS left_out
+            FROM host_sample WHERE {hosts}),
+        hosts AS (
+            SELECT host_key, max(ts) AS latest, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt,
+                max(left_out) AS left_out
+            FROM host_points GROUP BY host_key),
+        reported AS (
+            SELECT {SERIES}, {SUMS}, count(*) AS all_n, sum(point_t) AS all_t, sum(point_t * point_t) AS all_tt,
+                avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max
+            FROM (SELECT *, {POINTS}, (ts - $now) / 1000.0 AS point_t FROM process_sample WHERE {hosts})
+            GROUP BY {SERIES}),
+        newest AS (
             SELECT {SERIES}, max(ts) AS last_sample, max(identity_key) AS identity_key,
                 max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now, max(established) AS established,
                 max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
-            FROM process_sample JOIN (
-                SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} GROUP BY host_key) AS hosts
-                USING (host_key)
-            WHERE ts = latest GROUP BY {SERIES}) AS newest
-        JOIN (
-            SELECT {SERIES}, {SUMS}, avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max
-            FROM (SELECT *, {POINTS} FROM process_sample WHERE {hosts})
-            GROUP BY {SERIES}) AS series USING ({SERIES})"""
+            FROM process_sample JOIN hosts USING (host_key)
+            WHERE ts = latest GROUP BY {SERIES}),
+        -- Processes that started within the window: only what their host saw since then counts for them.
+        young AS (
+            SELECT host_key, pid, start_time, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt
+            FROM reported JOIN host_points USING (host_key)
+            WHERE start_time > $since AND ts >= start_time AND y_max > 0 GROUP BY host_key, pid, start_time),
+        since_start AS (
+            SELECT {SERIES}, coalesce(young.seen_n, hosts.seen_n) AS seen_n,
+                coalesce(young.seen_t, hosts.seen_t) AS seen_t, coalesce(young.seen_tt, hosts.seen_tt) AS seen_tt
+            FROM reported JOIN hosts USING (host_key) LEFT JOIN young USING ({SERIES})
+            WHERE left_out = 0 AND y_max > 0 AND (start_time <= $since OR young.seen_n IS NOT NULL)),
+        filled AS (
+            SELECT {SERIES}, n + absent AS n, sy, sty, syy, y_max,
+                st + CASE WHEN absent > 0 THEN seen_t - all_t ELSE 0 END AS st,
+                stt + CASE WHEN absent > 0 THEN seen_tt - all_tt ELSE 0 END AS stt,
+                CASE WHEN absent > 0 THEN 0 ELSE y_min END AS y_min, time_wait_mean, time_wait_max
+            FROM (
+                SELECT *, CASE WHEN seen_n IS NULL THEN 0 ELSE {absent} END AS absent
+                FROM reported LEFT JOIN since_start USING ({SERIES})) AS counted)
+        SELECT *, {GROWTH} AS growth, {FIT} AS fit,
+            CASE WHEN fd_limit > 0 THEN CAST(fd_open AS DOUBLE) / fd_limit END AS fd_share
+        FROM newest JOIN filled USING ({SERIES})"""
 
 
 def rank_processes(store: DuckDbStore, ranking: Ranking, host_key: int | None = None) -> list[ProcessRow]:
     """Ranks the processes of all hosts, or of one. Raises StoreError."""
     rows = store.read(
         f"""
-        SELECT host_key, host_id, hostname, pid, start_time, name, app, user_name, last_sample,
+        SELECT host_key, host_id, hostname, last_seen, interval_ms, pid, start_time, name, app, user_name, last_sample,
             close_wait_now, y_max, growth, fit, n, time_wait_now, time_wait_mean, time_wait_max,
             established, fd_open, fd_limit, fd_share
         FROM ({current_processes(ranking, host_key)}) AS current
@@ -98,18 +131,20 @@ def _row(row: tuple[Any, ...]) -> ProcessRow:
         host_key=row[0],
         host_id=row[1],
         hostname=row[2],
-        pid=row[3],
-        start_time=row[4],
-        name=row[5],
-        app=row[6],
-        user=row[7],
-        last_sample=row[8],
-        close_wait=CloseWait(optional_int(row[9]), optional_int(row[10]), row[11], row[12], row[13]),
-        time_wait=TimeWait(optional_int(row[14]), row[15], optional_int(row[16])),
-        established=row[17],
-        fd_open=row[18],
-        fd_limit=row[19],
-        fd_share=row[20],
+        last_seen=row[3],
+        interval_ms=row[4],
+        pid=row[5],
+        start_time=row[6],
+        name=row[7],
+        app=row[8],
+        user=row[9],
+        last_sample=row[10],
+        close_wait=CloseWait(optional_int(row[11]), optional_int(row[12]), row[13], row[14], row[15]),
+        time_wait=TimeWait(optional_int(row[16]), row[17], optional_int(row[18])),
+        established=row[19],
+        fd_open=row[20],
+        fd_limit=row[21],
+        fd_share=row[22],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,13 @@ from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter_aggregator.clock import from_timestamp
 from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, TCP_STATES
 
-Column = np.ma.MaskedArray[Any, np.dtype[Any]]
+Column = np.ndarray[Any, np.dtype[Any]]
 
 _COVERAGE = (
     "sockets_attributed",
     "sockets_unattributed",
     "sockets_ownerless",
+    "close_wait_uncharged",
     "processes",
     "processes_unreadable",
     "processes_vanished",
@@ -46,20 +47,38 @@ def key_of(*parts: str) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """What an agent says of its host when it connects."""
+
+    host_key: int
+    host_id: str
+    hostname: str
+    boot_id: str
+    agent_version: str
+    kernel_release: str
+    interval_ms: int
+    labels: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class Batch:
     """Reports that are to be committed together."""
 
+    hosts: dict[int, HostRecord] = field(default_factory=dict)
     host_rows: list[tuple[Any, ...]] = field(default_factory=list)
     process_rows: list[tuple[Any, ...]] = field(default_factory=list)
     identities: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     high_water: dict[tuple[int, int], int] = field(default_factory=dict)  # (host key, epoch) → sequence
     last_seen: dict[int, int] = field(default_factory=dict)  # host key → received
 
-    def add(self, host_key: int, report: ingest_service_pb2.Report, received: int) -> None:
-        """Adds a report that passed validation."""
+    def add(self, host_key: int, report: ingest_service_pb2.Report, received: int, skew: int = 0) -> None:
+        """Adds a report that passed validation.
+
+        `skew` is how far, in milliseconds, the host's clock is behind ours. A sample is never from our future.
+        """
         sample = report.sample
-        ts = from_timestamp(sample.sample_time)
+        ts = min(from_timestamp(sample.sample_time) + skew, received)
         self.host_rows.append(_host_row(host_key, sample, ts, received))
         for process in sample.processes:
             identity = key_of(process.name, process.app, process.user)
@@ -79,6 +98,7 @@ class Batch:
 
     def extend(self, later: Batch) -> None:
         """Adds all of a batch that was gathered after this one."""
+        self.hosts.update(later.hosts)
         self.host_rows.extend(later.host_rows)
         self.process_rows.extend(later.process_rows)
         self.identities.update(later.identities)
@@ -92,6 +112,11 @@ class Batch:
     def process_columns(self) -> dict[str, Column]:
         """The rows of process_sample as columns."""
         return _columns(self.process_rows, PROCESS_SAMPLE)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds: its size."""
+        return len(self.hosts) + len(self.host_rows) + len(self.process_rows)
 
     def __len__(self) -> int:
         """How many reports there are."""
@@ -110,6 +135,7 @@ def _host_row(host_key: int, sample: sample_pb2.Sample, ts: int, received: int) 
         sample.coverage.dump_torn,
         *_optional(sample.other_processes, _OTHER),
         *_optional(sample.cost, _COST),
+        "\n".join(f"{status.name}: {status.error}" for status in sample.collectors if status.error) or None,
     )
 
 
@@ -121,6 +147,9 @@ def _columns(rows: list[tuple[Any, ...]], types: dict[str, tuple[str, str]]) -> 
     columns: dict[str, Column] = {}
     for (name, (_, numpy_type)), values in zip(types.items(), zip(*rows, strict=True), strict=True):
         absent = [value is None for value in values]
+        if numpy_type == "O":
+            columns[name] = np.array(values, dtype=object)
+            continue
         filled = [0 if value is None else value for value in values]
         columns[name] = np.ma.masked_array(np.array(filled, dtype=numpy_type), mask=absent)
     return columns

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 import numpy as np
 
-from loiter_aggregator.store.batch import Batch
+from loiter_aggregator.store.batch import Batch, HostRecord
 from loiter_aggregator.store.schema import CREATE, VERSION
 
 _FILE: Final = "loiter.duckdb"
-# An epoch whose agent has not been heard of for so long is forgotten.
-_EPOCH_RETENTION_MS: Final = 30 * 86_400_000
+# A host that has not been heard of for so long beyond retention is forgotten, and so is the epoch of a spool.
+_LONG_GONE_MS: Final = 30 * 86_400_000
 
 
 class StoreError(Exception):
     """The store can not be opened or written. The message is for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostRecord:
-    """What an agent says of its host when it connects."""
-
-    host_key: int
-    host_id: str
-    hostname: str
-    boot_id: str
-    agent_version: str
-    kernel_release: str
-    interval_ms: int
-    labels: Mapping[str, str]
 
 
 class DuckDbStore:
@@ -98,65 +84,31 @@ class DuckDbStore:
         Raises:
             StoreError: Nothing of the batch was stored.
         """
-        identities = {key: names for key, names in batch.identities.items() if key not in self._identities}
         with self._writing:
-            try:
-                self._connection.begin()
-                try:
-                    self._insert("host_sample", batch.host_columns() if batch.host_rows else None)
-                    self._insert("process_sample", batch.process_columns() if batch.process_rows else None)
-                    self._insert("identity", _identity_columns(identities))
-                    self._write_marks(batch)
-                    self._connection.commit()
-                except BaseException:
-                    self._connection.rollback()
-                    raise
-            except duckdb.Error as error:
-                raise StoreError(f"cannot write to the store: {error}") from None
-        self._identities.update(identities)
-
-    def put_host(self, host: HostRecord, now: int) -> None:
-        """Stores what a host says of itself. Survives a crash once it returned. Raises StoreError."""
-        with self._writing:
-            try:
-                self._connection.begin()
-                try:
-                    self._connection.execute(
-                        "INSERT INTO host VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (host_key) DO UPDATE SET "
-                        "hostname = excluded.hostname, boot_id = excluded.boot_id, interval_ms = excluded.interval_ms, "
-                        "agent_version = excluded.agent_version, kernel_release = excluded.kernel_release",
-                        [
-                            host.host_key,
-                            host.host_id,
-                            host.hostname,
-                            host.boot_id,
-                            host.agent_version,
-                            host.kernel_release,
-                            host.interval_ms,
-                            now,
-                        ],
-                    )
-                    self._connection.execute("DELETE FROM host_label WHERE host_key = ?", [host.host_key])
-                    for name, value in host.labels.items():
-                        self._connection.execute(
-                            "INSERT INTO host_label VALUES (?, ?, ?)", [host.host_key, name, value]
-                        )
-                    self._connection.commit()
-                except BaseException:
-                    self._connection.rollback()
-                    raise
-            except duckdb.Error as error:
-                raise StoreError(f"cannot write to the store: {error}") from None
+            identities = {key: names for key, names in batch.identities.items() if key not in self._identities}
+            with self._transaction():
+                self._put_hosts(batch.hosts)
+                self._insert("host_sample", batch.host_columns() if batch.host_rows else None)
+                self._insert("process_sample", batch.process_columns() if batch.process_rows else None)
+                self._insert("identity", _identity_columns(identities))
+                self._write_marks(batch)
+            self._identities.update(identities)
 
     def forget_before(self, time: int) -> None:
-        """Deletes samples taken before a time in milliseconds, and epochs long unused. Raises StoreError."""
+        """Deletes samples taken before a time in milliseconds, and all that is only there for samples long gone.
+
+        Raises StoreError.
+        """
         with self._writing:
-            try:
-                self._connection.execute("DELETE FROM host_sample WHERE ts < ?", [time])
-                self._connection.execute("DELETE FROM process_sample WHERE ts < ?", [time])
-                self._connection.execute("DELETE FROM high_water WHERE updated < ?", [time - _EPOCH_RETENTION_MS])
-            except duckdb.Error as error:
-                raise StoreError(f"cannot delete from the store: {error}") from None
+            with self._transaction():
+                execute = self._connection.execute
+                execute("DELETE FROM host_sample WHERE ts < ?", [time])
+                execute("DELETE FROM process_sample WHERE ts < ?", [time])
+                execute("DELETE FROM high_water WHERE updated < ?", [time - _LONG_GONE_MS])
+                execute("DELETE FROM host WHERE last_seen < ?", [time - _LONG_GONE_MS])
+                execute("DELETE FROM host_label WHERE host_key NOT IN (SELECT host_key FROM host)")
+                execute("DELETE FROM identity WHERE identity_key NOT IN (SELECT identity_key FROM process_sample)")
+            self._identities = {key for (key,) in self.read("SELECT identity_key FROM identity")}
 
     def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
         """Runs a query on a connection of its own, beside the writer. Raises StoreError."""
@@ -173,6 +125,55 @@ class DuckDbStore:
                 self._closed = True
                 self._connection.close()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commits what the block does, or nothing of it. Raises StoreError with the reason."""
+        try:
+            self._connection.begin()
+            try:
+                yield
+                self._connection.commit()
+            except BaseException:
+                # DuckDB may have rolled back by itself: what matters is the error that made it.
+                with suppress(duckdb.Error):
+                    self._connection.rollback()
+                raise
+        except duckdb.Error as error:
+            raise StoreError(f"cannot write to the store: {error}") from None
+
+    def _put_hosts(self, hosts: Mapping[int, HostRecord]) -> None:
+        """Stores what hosts say of themselves. When they were last seen is for their reports to say."""
+        if not hosts:
+            return
+        records = list(hosts.values())
+        texts = ("host_id", "hostname", "boot_id", "agent_version", "kernel_release")
+        self._connection.register(
+            "incoming",
+            {
+                "host_key": np.array([record.host_key for record in records], dtype="u8"),
+                **{name: np.array([getattr(record, name) for record in records], dtype=object) for name in texts},
+                "interval_ms": np.array([record.interval_ms for record in records], dtype="i8"),
+            },
+        )
+        self._connection.execute(
+            "INSERT INTO host SELECT *, NULL FROM incoming ON CONFLICT (host_key) DO UPDATE SET "
+            "hostname = excluded.hostname, boot_id = excluded.boot_id, interval_ms = excluded.interval_ms, "
+            "agent_version = excluded.agent_version, kernel_release = excluded.kernel_release"
+        )
+        self._connection.execute("DELETE FROM host_label WHERE host_key IN (SELECT host_key FROM incoming)")
+        self._connection.unregister("incoming")
+        labels = [(record.host_key, name, value) for record in records for name, value in record.labels.items()]
+        if labels:
+            keys, names, values = zip(*labels, strict=True)
+            self._insert(
+                "host_label",
+                {
+                    "host_key": np.array(keys, dtype="u8"),
+                    "name": np.array(names, dtype=object),
+                    "value": np.array(values, dtype=object),
+                },
+            )
+
     def _insert(self, table: str, columns: Mapping[str, Any] | None) -> None:
         if columns is None:
             return
@@ -183,6 +184,8 @@ class DuckDbStore:
             self._connection.unregister("incoming")
 
     def _write_marks(self, batch: Batch) -> None:
+        if not batch.last_seen:
+            return
         seen = {
             "host_key": np.array(list(batch.last_seen), dtype="u8"),
             "received": np.array(list(batch.last_seen.values()), dtype="i8"),

@@ -28,6 +28,7 @@ HOST_SAMPLE: Final = {
     "sockets_attributed": ("UINTEGER", "u4"),
     "sockets_unattributed": ("UINTEGER", "u4"),
     "sockets_ownerless": ("UINTEGER", "u4"),
+    "close_wait_uncharged": ("UINTEGER", "u4"),
     "processes": ("UINTEGER", "u4"),
     "processes_unreadable": ("UINTEGER", "u4"),
     "processes_vanished": ("UINTEGER", "u4"),
@@ -45,6 +46,7 @@ HOST_SAMPLE: Final = {
     "resident_bytes": ("UBIGINT", "u8"),
     "late_ticks": ("UBIGINT", "u8"),
     "dropped_reports": ("UBIGINT", "u8"),
+    "errors": ("VARCHAR", "O"),  # of collectors that failed: "name: why", one a line
 }
 
 PROCESS_SAMPLE: Final = {

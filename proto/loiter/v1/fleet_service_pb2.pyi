@@ -571,6 +571,7 @@ class ProcessRank(_message.Message):
     FD_OPEN_FIELD_NUMBER: _builtins.int
     FD_LIMIT_FIELD_NUMBER: _builtins.int
     FD_SHARE_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """The host id."""
     hostname: _builtins.str
@@ -590,7 +591,9 @@ class ProcessRank(_message.Message):
     fd_limit: _builtins.int
     """Soft limit on file descriptors at the latest sample."""
     fd_share: _builtins.float
-    """Open over limit, from 0 to 1.
+    """Open over limit, from 0 to 1."""
+    silent: _builtins.bool
+    """Its host fell silent: the figures are old.
     Fields 20 to 39 are set aside for cause, evidence, stuck sockets and the time left until the limit.
     """
     @_builtins.property
@@ -626,10 +629,11 @@ class ProcessRank(_message.Message):
         fd_open: _builtins.int | None = ...,
         fd_limit: _builtins.int | None = ...,
         fd_share: _builtins.float | None = ...,
+        silent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "fd_share", b"fd_share", "last_sample_time", b"last_sample_time", "start_time", b"start_time", "time_wait", b"time_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "app", b"app", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_sample_time", b"last_sample_time", "name", b"name", "pid", b"pid", "start_time", b"start_time", "time_wait", b"time_wait", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "app", b"app", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_sample_time", b"last_sample_time", "name", b"name", "pid", b"pid", "silent", b"silent", "start_time", b"start_time", "time_wait", b"time_wait", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
@@ -675,8 +679,8 @@ class AppRank(_message.Message):
     """The largest share of its limit that any of its processes uses, from 0 to 1."""
     @_builtins.property
     def close_wait(self) -> Global___CloseWaitTrend:
-        """CLOSE_WAIT of its processes, added up. The slope is the sum of their slopes, so that a restart is no drop; the
-        fit is the share of the variance within processes that their own trends explain.
+        """CLOSE_WAIT of its processes, added up: so is the maximum, of their maxima, which need not fall into one sample.
+        The slope is the sum of their slopes, so that a restart is no drop; the fit is the share of the variance within processes that their own trends explain.
         """
 
     @_builtins.property
@@ -726,7 +730,9 @@ class CloseWaitTrend(_message.Message):
     maximum: _builtins.int
     """The most in any sample of the window."""
     growth_per_hour: _builtins.float
-    """Least-squares slope in sockets per hour; absent with fewer than three samples."""
+    """Least-squares slope in sockets per hour; absent with fewer than three samples. A process has no CLOSE_WAIT in a
+    sample of its host that it is not part of, since agents report every process that has.
+    """
     growth_fit: _builtins.float
     """Coefficient of determination of that slope, r², from 0 to 1; absent where the count did not vary."""
     samples: _builtins.int
@@ -853,14 +859,17 @@ class FleetCoverage(_message.Message):
     PROCESSES_UNREADABLE_FIELD_NUMBER: _builtins.int
     NAMESPACES_UNREAD_FIELD_NUMBER: _builtins.int
     HOSTS_UNKNOWN_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_UNCHARGED_FIELD_NUMBER: _builtins.int
     hosts: _builtins.int
-    """Hosts that ever reported and match the labels."""
+    """Hosts that ever delivered a report and match the labels."""
     hosts_reporting: _builtins.int
     """Hosts that are reporting now."""
     hosts_silent: _builtins.int
     """Hosts that fell silent."""
     sockets_attributed: _builtins.int
-    """Over the reporting hosts: sockets charged to a process."""
+    """Over the reporting hosts: sockets charged to a process. This and the sums below are over the hosts that know, and
+    absent where none does.
+    """
     sockets_unattributed: _builtins.int
     """Over the reporting hosts: sockets whose holder could not be found or read."""
     processes_unreadable: _builtins.int
@@ -868,24 +877,46 @@ class FleetCoverage(_message.Message):
     namespaces_unread: _builtins.int
     """Over the reporting hosts: network namespaces whose sockets are not in the samples."""
     hosts_unknown: _builtins.int
-    """Reporting hosts that could not say how many sockets they left unattributed."""
+    """Reporting hosts that do not know one of these figures."""
+    close_wait_uncharged: _builtins.int
+    """Over the reporting hosts: sockets in CLOSE_WAIT that no process is charged with."""
     def __init__(
         self,
         *,
         hosts: _builtins.int = ...,
         hosts_reporting: _builtins.int = ...,
         hosts_silent: _builtins.int = ...,
-        sockets_attributed: _builtins.int = ...,
-        sockets_unattributed: _builtins.int = ...,
-        processes_unreadable: _builtins.int = ...,
-        namespaces_unread: _builtins.int = ...,
+        sockets_attributed: _builtins.int | None = ...,
+        sockets_unattributed: _builtins.int | None = ...,
+        processes_unreadable: _builtins.int | None = ...,
+        namespaces_unread: _builtins.int | None = ...,
         hosts_unknown: _builtins.int = ...,
+        close_wait_uncharged: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "hosts_reporting", b"hosts_reporting", "hosts_silent", b"hosts_silent", "hosts_unknown", b"hosts_unknown", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "hosts", b"hosts", "hosts_reporting", b"hosts_reporting", "hosts_silent", b"hosts_silent", "hosts_unknown", b"hosts_unknown", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__close_wait_uncharged: _TypeAlias = _typing.Literal["close_wait_uncharged"]  # noqa: Y015
+    _WhichOneofArgType__close_wait_uncharged: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged"]  # noqa: Y015
+    _WhichOneofReturnType__namespaces_unread: _TypeAlias = _typing.Literal["namespaces_unread"]  # noqa: Y015
+    _WhichOneofArgType__namespaces_unread: _TypeAlias = _typing.Literal["_namespaces_unread", b"_namespaces_unread"]  # noqa: Y015
+    _WhichOneofReturnType__processes_unreadable: _TypeAlias = _typing.Literal["processes_unreadable"]  # noqa: Y015
+    _WhichOneofArgType__processes_unreadable: _TypeAlias = _typing.Literal["_processes_unreadable", b"_processes_unreadable"]  # noqa: Y015
+    _WhichOneofReturnType__sockets_attributed: _TypeAlias = _typing.Literal["sockets_attributed"]  # noqa: Y015
+    _WhichOneofArgType__sockets_attributed: _TypeAlias = _typing.Literal["_sockets_attributed", b"_sockets_attributed"]  # noqa: Y015
+    _WhichOneofReturnType__sockets_unattributed: _TypeAlias = _typing.Literal["sockets_unattributed"]  # noqa: Y015
+    _WhichOneofArgType__sockets_unattributed: _TypeAlias = _typing.Literal["_sockets_unattributed", b"_sockets_unattributed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__close_wait_uncharged) -> _WhichOneofReturnType__close_wait_uncharged | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces_unread) -> _WhichOneofReturnType__namespaces_unread | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__processes_unreadable) -> _WhichOneofReturnType__processes_unreadable | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sockets_attributed) -> _WhichOneofReturnType__sockets_attributed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sockets_unattributed) -> _WhichOneofReturnType__sockets_unattributed | None: ...
 
 Global___FleetCoverage: _TypeAlias = FleetCoverage  # noqa: Y015
 

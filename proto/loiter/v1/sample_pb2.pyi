@@ -433,7 +433,9 @@ Global___ProcessSample: _TypeAlias = ProcessSample  # noqa: Y015
 
 @_typing.final
 class OtherProcesses(_message.Message):
-    """Represents the processes that were not reported one by one."""
+    """Represents the processes that were not reported one by one, added up. Each figure is over those of which it is
+    known, and absent where it is known of none.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -451,7 +453,7 @@ class OtherProcesses(_message.Message):
     sockets: _builtins.int
     """Their TCP sockets in any state."""
     fd_open: _builtins.int
-    """Their open file descriptors, of those that could be counted."""
+    """Their open file descriptors."""
     def __init__(
         self,
         *,
@@ -503,6 +505,7 @@ class Coverage(_message.Message):
     NAMESPACES_FIELD_NUMBER: _builtins.int
     NAMESPACES_UNREAD_FIELD_NUMBER: _builtins.int
     DUMP_TORN_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_UNCHARGED_FIELD_NUMBER: _builtins.int
     sockets_attributed: _builtins.int
     """Sockets that were charged to a process."""
     sockets_unattributed: _builtins.int
@@ -525,6 +528,8 @@ class Coverage(_message.Message):
     """The kernel said that the socket table changed under the dump (NLM_F_DUMP_INTR) or lost part of it, and trying
     again did not help: the counts may be slightly off.
     """
+    close_wait_uncharged: _builtins.int
+    """Sockets in CLOSE_WAIT that no process is charged with: they were never accepted, or their holder was not found."""
     def __init__(
         self,
         *,
@@ -537,11 +542,14 @@ class Coverage(_message.Message):
         namespaces: _builtins.int | None = ...,
         namespaces_unread: _builtins.int | None = ...,
         dump_torn: _builtins.bool = ...,
+        close_wait_uncharged: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_namespaces", b"_namespaces", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "namespaces", b"namespaces", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces", b"_namespaces", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces", b"namespaces", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_namespaces", b"_namespaces", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "dump_torn", b"dump_torn", "namespaces", b"namespaces", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces", b"_namespaces", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "dump_torn", b"dump_torn", "namespaces", b"namespaces", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__close_wait_uncharged: _TypeAlias = _typing.Literal["close_wait_uncharged"]  # noqa: Y015
+    _WhichOneofArgType__close_wait_uncharged: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged"]  # noqa: Y015
     _WhichOneofReturnType__namespaces: _TypeAlias = _typing.Literal["namespaces"]  # noqa: Y015
     _WhichOneofArgType__namespaces: _TypeAlias = _typing.Literal["_namespaces", b"_namespaces"]  # noqa: Y015
     _WhichOneofReturnType__namespaces_unread: _TypeAlias = _typing.Literal["namespaces_unread"]  # noqa: Y015
@@ -558,6 +566,8 @@ class Coverage(_message.Message):
     _WhichOneofArgType__sockets_ownerless: _TypeAlias = _typing.Literal["_sockets_ownerless", b"_sockets_ownerless"]  # noqa: Y015
     _WhichOneofReturnType__sockets_unattributed: _TypeAlias = _typing.Literal["sockets_unattributed"]  # noqa: Y015
     _WhichOneofArgType__sockets_unattributed: _TypeAlias = _typing.Literal["_sockets_unattributed", b"_sockets_unattributed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__close_wait_uncharged) -> _WhichOneofReturnType__close_wait_uncharged | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces) -> _WhichOneofReturnType__namespaces | None: ...
     @_typing.overload
