@@ -4,9 +4,9 @@ A socket that was charged before costs a dictionary look-up. Only an inode that 
 be read, first those of processes in the socket's own cgroup, and of those only what was not read before.
 
 A socket that several processes hold (a child inherited it, or it was passed on) is charged once, as a rule to the one
-that started first. When that one closes its descriptor, the charge moves to another holder: processes that hold
-CLOSE_WAIT sockets, or whose number of descriptors and number of charged sockets stop moving together, are read again in
-turn, within a budget per tick.
+that started first. When that one closes its descriptor, the charge moves to another holder: processes whose number of
+descriptors and number of charged sockets stop moving together are read again, and now and then those that hold
+CLOSE_WAIT sockets, in turn and within a budget per tick.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _OWNERLESS: Final = -2
 _REVIEW_FDS_PER_TICK: Final = 2_000
 # How many descriptors may be read anew in a tick to find a socket that nobody seems to hold.
 _DISTRUST_FDS: Final = 20_000
+# A charge of CLOSE_WAIT sockets is verified after so many ticks: five minutes at 10 s.
+_VERIFY_AFTER_TICKS: Final = 30
 _LAST_KEPT_FD: Final = 1 << 20
 # An inode that nobody was found to hold is looked for again after 1, 2, 4, … ticks, but at least this often.
 _LONGEST_RETRY_TICKS: Final = 16
@@ -46,6 +48,8 @@ class _Holder:
     inodes: array[int] = field(default_factory=lambda: array("I"))
     # Descriptors less charged sockets when it was last read. While this stays, nothing suggests a change.
     balance: int | None = None
+    # The tick in which every descriptor was last read.
+    verified: int = 0
 
     def remember(self, held: Mapping[int, int]) -> None:
         """Keeps descriptor → inode in 4 bytes each. A descriptor may have any number: huge ones are not kept."""
@@ -222,6 +226,8 @@ class Owners:
                 self._holder_of[inode] = _UNKNOWN
         holder.remember(held)
         holder.balance = None
+        if index is None or not trust:
+            holder.verified = self._tick
         found = wanted.intersection(held.values())
         if found and index is None:
             self._holders[holder.index] = holder
@@ -250,8 +256,8 @@ class Owners:
     def _review(self, charged: Counter[int]) -> None:
         """Reads again holders that may have given a socket away while another process keeps it open.
 
-        Those are the holders whose balance has changed, and all that are charged with CLOSE_WAIT sockets: a balance
-        also stays the same where as many files are opened as sockets are given away.
+        Those are the holders whose balance has changed, and from time to time all that are charged with CLOSE_WAIT
+        sockets: a balance also stays the same where as many files are opened as sockets are given away.
         """
         due = []
         for holder in self._holders.values():
@@ -261,7 +267,9 @@ class Owners:
             balance = fd_open - charged[holder.index]
             if holder.balance is None:  # read in this tick
                 holder.balance = balance
-            elif holder.balance != balance or self._counts[holder.index, TCP_CLOSE_WAIT]:
+            elif holder.balance != balance or (
+                self._counts[holder.index, TCP_CLOSE_WAIT] and self._tick - holder.verified >= _VERIFY_AFTER_TICKS
+            ):
                 due.append((fd_open, balance, holder))
         self._review_credit += _REVIEW_FDS_PER_TICK
         # In turn: holders are put to the end of the dictionary when they were reviewed.

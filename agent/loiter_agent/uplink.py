@@ -189,11 +189,11 @@ class _Stream:
                 raise await _end_of(self._call)
             kind = answer.WhichOneof("response")
             if kind == "report_ack":
-                ack = answer.report_ack
-                self._spool.acknowledge(ack.spool_epoch, ack.sequence)
                 if not self._acknowledged:
                     self._acknowledged = True
                     self._on_first_ack()
+                ack = answer.report_ack
+                self._spool.acknowledge(ack.spool_epoch, ack.sequence)
                 self._landed(ack.sequence)
             elif kind == "report_rejection":
                 rejection = answer.report_rejection

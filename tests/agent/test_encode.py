@@ -9,7 +9,7 @@ import pytest
 
 from loiter.limits import MAX_STRING_CHARS
 from loiter.v1 import sample_pb2 as pb
-from loiter_agent.encode import encode_host, encode_sample
+from loiter_agent.encode import encode_host, encode_sample, fit
 from loiter_agent.sample import CollectorStatus, Sample, TcpStates
 from support.proctree_samples import EMPTY, FULL, HOST, ROW, TIME, UNKNOWN_ROW
 
@@ -75,7 +75,7 @@ def test_a_tick_in_which_everything_failed_is_sent_all_the_same() -> None:
     assert present(sample.tcp_states) == set()
     assert not sample.HasField("host_fds")
     assert present(sample.coverage) == set()
-    assert present(sample.other_processes) == {"processes", "fd_open"}
+    assert not sample.HasField("other_processes")
     assert not sample.cost.HasField("resident_bytes")
     assert [status.error for status in sample.collectors] == ["Operation not permitted"]
 
@@ -121,3 +121,19 @@ def test_the_host_is_sent_with_its_labels() -> None:
 def test_a_host_without_an_id_has_an_empty_one() -> None:
     """The aggregator refuses it; an agent that reports always has one."""
     assert encode_host(replace(HOST, host_id=None), "1").host_id == ""
+
+
+def test_a_sample_that_is_too_large_is_made_to_fit() -> None:
+    """The last of its processes are added to the others; nothing is lost from the sums."""
+    rows = tuple(replace(ROW, pid=pid, name="n" * 200, close_wait=2, sockets=3, fd_open=5) for pid in range(1, 501))
+    whole = encode_sample(replace(FULL, processes=rows), 0, 0)
+    fitted = fit(whole, 50_000)
+    assert fitted.ByteSize() <= 50_000
+    assert 0 < len(fitted.processes) < 500
+    assert fitted.processes[0].pid == 1
+    folded = 500 - len(fitted.processes)
+    before, after = whole.other_processes, fitted.other_processes
+    assert after.processes - before.processes == folded
+    assert after.close_wait - before.close_wait == 2 * folded
+    assert after.fd_open - before.fd_open == 5 * folded
+    assert fit(whole, 1 << 20) is whole

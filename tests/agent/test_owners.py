@@ -303,6 +303,25 @@ class TestSharedSockets:
         assert {key.pid: sockets.close_wait for key, sockets in charges.by_process.items()} == {10: 0, 20: 1}
         assert charges.unattributed == 0
 
+    def test_a_handover_that_leaves_all_numbers_alone_is_noticed_in_time(self, machine: Host) -> None:
+        """The parent closes its copy and opens a file in its stead, and nothing new is looked for."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tree.add(20, fds={3: 101})
+        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        machine.tree.fds(10, {3: "/dev/null"})
+        for _ in range(33):
+            charges = machine.tick([(101, TCP_CLOSE_WAIT)])
+        assert by_pid(charges) == {20: 1}
+
+    def test_a_descriptor_of_a_huge_number_is_charged_like_any_other(self, machine: Host) -> None:
+        """Without room being made for all those below it."""
+        machine.tree.add(10, fds={3: 101, 1_000_000_000: 102})
+        table = [(101, TCP_ESTABLISHED), (102, TCP_CLOSE_WAIT)]
+        for _ in range(3):
+            assert by_pid(machine.tick(table)) == {10: 2}
+        (holder,) = machine.owners._holders.values()
+        assert len(holder.inodes) == 4
+
     def test_a_parent_that_keeps_its_copy_keeps_the_charge(self, machine: Host) -> None:
         """Its other descriptors may come and go."""
         machine.tree.add(10, fds={3: 101})

@@ -92,7 +92,7 @@ def test_an_unreadable_process_is_counted_and_kept(
     procfs.refused = {11}
     scan = scanner.collect()
     key = ProcessKey(11, 11)
-    assert scan.processes[key] == ProcessFds(key, "secret", None, MAX_FDS)
+    assert scan.processes[key] == ProcessFds(key, "secret", None, MAX_FDS, sockets_seen=False)
     assert scan.unreadable == 1
     assert scanner.collect().unreadable == 1
 
@@ -214,3 +214,22 @@ def test_a_process_that_is_being_released_has_vanished(tree: ProcTree, scanner: 
     scan = scanner.collect()
     assert [key.pid for key in scan.processes] == [10]
     assert scan.vanished == 1
+
+
+def test_the_sockets_of_another_network_namespace_are_not_seen(tree: ProcTree, scanner: ProcessScanner) -> None:
+    """A tick reads those of the agent's own."""
+    tree.add(10)
+    tree.add(20)
+    (tree.root / "self/ns").mkdir(parents=True)
+    (tree.root / "self/ns/net").hardlink_to(tree.root / "10/ns/net")
+    (tree.root / "20/ns/net").unlink()
+    (tree.root / "20/ns/net").write_text("another")
+    assert {key.pid: one.sockets_seen for key, one in scanner.collect().processes.items()} == {10: True, 20: False}
+
+
+def test_zombies_are_left_out(tree: ProcTree, scanner: ProcessScanner) -> None:
+    """They hold nothing, and have not vanished: they wait for their parents."""
+    tree.add(10)
+    tree.write("10/stat", (tree.root / "10/stat").read_bytes().replace(b") S ", b") Z "))
+    scan = scanner.collect()
+    assert (dict(scan.processes), scan.unreadable, scan.vanished) == ({}, 0, 0)

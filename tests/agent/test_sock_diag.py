@@ -278,3 +278,16 @@ class TestGivingUp:
         diag.close()
         dump.close()  # type: ignore[attr-defined]  # a generator
         assert diag._socket.fileno() == -1
+
+
+def test_without_a_free_port_it_is_not_known_whether_bound_sockets_are_listed(
+    diag: SockDiag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host that has run out of ports is the one to look at: sock_diag is to go on."""
+
+    def no_port(self: socket.socket, address: object) -> None:  # noqa: ARG001 - the signature of bind
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    assert diag.lists_bound_inactive() is not None
+    monkeypatch.setattr(socket.socket, "bind", no_port)
+    assert diag.lists_bound_inactive() is None

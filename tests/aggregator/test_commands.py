@@ -57,7 +57,7 @@ def _fill(store: DuckDbStore) -> None:
     said = hello("evil")
     said.host.hostname = HOSTILE
     store_samples(store, "evil", [sample(NOW - 30 * MINUTE, 3, processes=[process(7, 3, app=HOSTILE, name=HOSTILE)])])
-    put_host(store, record(said), NOW)
+    put_host(store, record(said), NOW - 30 * MINUTE)
     put_host(store, record(hello("new")), NOW)
 
 

@@ -84,7 +84,12 @@ def test_hosts_are_ranked_with_everything_known_of_them(store: DuckDbStore) -> N
         assert host.time_wait == pb.TimeWaitVolume(current=100, mean=100, maximum=100)
         assert (host.established, host.fd_allocated, host.fd_limit, host.fd_share) == (9, 500, 1_000, 0.5)
         assert answer.coverage == pb.FleetCoverage(
-            hosts=2, hosts_reporting=2, sockets_attributed=18, sockets_unattributed=2
+            hosts=2,
+            hosts_reporting=2,
+            hosts_unknown=2,
+            sockets_attributed=18,
+            sockets_unattributed=2,
+            namespaces_unread=0,
         )
 
     ask(store, scenario)

@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from loiter.tcp_states import SS_NAMES
+from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.output import cells
@@ -336,6 +337,7 @@ def test_the_keys_of_a_process_are_those_that_scripts_rely_on() -> None:
         "fd_open",
         "fd_limit",
         "fd_share",
+        "silent",
         "last_sample",
     ]
 
@@ -394,7 +396,7 @@ def test_csv_keeps_names_with_commas_quotes_and_line_ends() -> None:
     """They come back as they were."""
     for name in ('a,"b"', "a\r\nb", "a;b"):
         text = as_csv([{"host": name}], ["host"])
-        assert list(csv.reader(io.StringIO(text, newline=""))) == [["host"], [name]]
+        assert list(csv.reader(io.StringIO(text, newline=""))) == [["host"], [printable(name)]]
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
@@ -402,7 +404,7 @@ def test_csv_has_no_formulas(start: str) -> None:
     """A spreadsheet takes a name that begins so for text; numbers stay numbers."""
     text = as_csv([{"host": start + "cmd|' /C calc'!A0", "growth": -1.5}], ["host", "growth"])
     _, (host, growth) = csv.reader(io.StringIO(text, newline=""))
-    assert host == "'" + start + "cmd|' /C calc'!A0"
+    assert host == "'" + printable(start) + "cmd|' /C calc'!A0"
     assert growth == "-1.5"
 
 

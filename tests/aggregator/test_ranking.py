@@ -645,3 +645,51 @@ def test_a_long_window_does_not_blur_a_young_series(store: DuckDbStore, days: in
     store_samples(store, "web-1", [sample(NOW - (4 - tick) * SECOND, 10 * tick) for tick in range(5)])
     (row,) = rank_hosts(store, ranking(window_ms=days * 24 * HOUR))
     assert row.close_wait.growth_per_hour == pytest.approx(36_000, rel=1e-6)
+
+
+def test_a_burst_of_the_last_moments_is_not_the_trend_of_the_window(store: DuckDbStore) -> None:
+    """A process without CLOSE_WAIT sockets is not reported, but had none: that is known, and takes part in its line."""
+    taken = []
+    for minute in range(61):
+        burst = {58: 30, 59: 60, 60: 90}.get(minute)
+        present = [process(10, 6 * minute, start=NOW - 2 * HOUR)]
+        if burst is not None:
+            present.append(process(20, burst, start=NOW - 2 * HOUR))
+        taken.append(sample(NOW - (60 - minute) * MINUTE, 6 * minute + (burst or 0), processes=present))
+    for one in taken:
+        one.other_processes.close_wait = 0
+    store_samples(store, "web-1", taken)
+    steady, bursting = rank_processes(store, ranking(window_ms=2 * HOUR))
+    assert (steady.pid, bursting.pid) == (10, 20)
+    assert steady.close_wait.growth_per_hour == pytest.approx(360)
+    minutes = np.arange(61, dtype=float)
+    counts = np.array([0.0] * 58 + [30, 60, 90])
+    assert bursting.close_wait.growth_per_hour == pytest.approx(60 * np.polyfit(minutes, counts, 1)[0])
+    assert bursting.close_wait.samples == 61
+
+
+def test_a_young_process_is_not_held_to_the_time_before_its_start(store: DuckDbStore) -> None:
+    """Only samples of its host from its start on say that it had none."""
+    taken = []
+    for minute in range(61):
+        present = [process(20, minute - 50, start=NOW - 10 * MINUTE)] if minute > 50 else []
+        taken.append(sample(NOW - (60 - minute) * MINUTE, max(0, minute - 50), processes=present))
+        taken[-1].other_processes.close_wait = 0
+    store_samples(store, "web-1", taken)
+    (row,) = rank_processes(store, ranking(window_ms=2 * HOUR))
+    assert row.close_wait.growth_per_hour == pytest.approx(60)
+    assert row.close_wait.samples == 11
+
+
+def test_where_processes_were_left_out_absence_says_nothing(store: DuckDbStore) -> None:
+    """A host with more of them than it may report: a process that is not in a sample may be among those."""
+    taken = [
+        sample(NOW - (3 - tick) * MINUTE, 9, processes=[process(20, 10 * tick, start=NOW - HOUR)] if tick else [])
+        for tick in range(4)
+    ]
+    for one in taken:
+        one.other_processes.close_wait = 5
+    store_samples(store, "web-1", taken)
+    (row,) = rank_processes(store, ranking())
+    assert row.close_wait.samples == 3
+    assert row.close_wait.growth_per_hour == pytest.approx(600)

@@ -168,7 +168,7 @@ def test_every_column_takes_the_largest_value_of_its_field(store: DuckDbStore) -
 
 
 def test_the_latest_sample_comes_back_as_it_was_sent(store: DuckDbStore) -> None:
-    """Every field that is kept, the absent ones included."""
+    """Every field that is kept, the absent ones included; of collectors, those that failed, and why."""
     sent = full_report()
     put_host(store, record(hello(labels={"role": "web"})), NOW)
     store.write(batch_of(sent))
@@ -176,7 +176,12 @@ def test_the_latest_sample_comes_back_as_it_was_sent(store: DuckDbStore) -> None
     assert detail is not None
     expected = sent.sample
     del expected.processes[:]
+    failed = [(one.name, one.error) for one in expected.collectors if one.error]
+    assert failed
+    assert detail.latest is not None
+    assert [(one.name, one.error) for one in detail.latest.collectors] == failed
     del expected.collectors[:]
+    del detail.latest.collectors[:]
     assert detail.latest == expected
     assert detail.host == hello(labels={"role": "web"}).host
 

@@ -35,3 +35,27 @@ def test_each_of_twenty_processes_is_charged_what_it_holds(tmp_path: Path) -> No
     assert charged == expected
     assert sum(charged.values()) == sample["tcp_states"]["close_wait"]
     assert sample["coverage"]["sockets_unattributed"] == 0
+
+
+def test_sockets_that_were_never_accepted_are_in_the_coverage(tmp_path: Path) -> None:
+    """Their peers hung up while they waited in the accept queue: nobody has a descriptor for them."""
+    with netns() as inside, running(inside.command(leaklab("deaf", "--pending", "12")), tmp_path / "deaf.log") as deaf:
+        assert deaf.line() == "ready"
+        done = run(inside.command([BIN / "loiter-agent", "sample", "-o", "json"]))
+    sample = json.loads(done.stdout)
+    assert sample["tcp_states"]["close_wait"] == 12
+    assert sample["coverage"]["close_wait_uncharged"] == 12
+    assert {row["close_wait"] for row in sample["processes"] if row["pid"] == deaf.pid} == {0}
+
+
+def test_a_process_in_another_network_namespace_is_unknown_not_zero(tmp_path: Path) -> None:
+    """Its sockets are not read: its descriptors are all that is known."""
+    with (
+        netns() as inside,
+        running(inside.command(leaklab("holder", "--close-wait", "50")), tmp_path / "log") as holder,
+    ):
+        assert holder.line() == "ready 0"
+        done = run([BIN / "loiter-agent", "sample", "-o", "json"])
+    (row,) = [row for row in json.loads(done.stdout)["processes"] if row["pid"] == holder.pid]
+    assert (row["close_wait"], row["sockets"]) == (None, None)
+    assert row["fd_open"] > 100

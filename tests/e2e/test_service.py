@@ -61,6 +61,21 @@ def test_sigterm_ends_both_cleanly_with_everything_delivered(tmp_path: Path) -> 
     assert rows == distinct == last_sequence >= 1
 
 
+def test_an_aggregator_that_stops_tells_its_agents_so(tmp_path: Path) -> None:
+    """What has come in is acknowledged, streams end in order, and neither log holds an accident."""
+    with (
+        aggregator(tmp_path) as server,
+        running(agent_command(server.server, tmp_path, interval="500ms"), tmp_path / "agent.log") as agent,
+    ):
+        agent.wait_for_log("reporting to")
+        assert server.stop() == 0
+        agent.wait_for_log("the aggregator is stopping")
+        assert "Traceback" not in server.program.logged()
+        assert "stopped: " in server.program.logged()
+        assert agent.stop() == 0
+        assert "Traceback" not in agent.logged()
+
+
 def test_sighup_reads_the_settings_again(tmp_path: Path) -> None:
     """New labels and a new interval are in force at once; settings that are wrong change nothing."""
     config = tmp_path / "agent.toml"
