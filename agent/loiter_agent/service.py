@@ -51,7 +51,7 @@ class Agent:
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._late_ticks = 0
         self._last_scheduled: datetime | None = None
-        self._last_failure = ""
+        self._last_failure: type[Exception] | None = None
         self._tick_running = asyncio.Lock()
 
     async def run(self) -> None:
@@ -104,9 +104,11 @@ class Agent:
                 sample = await asyncio.to_thread(self._sampler.sample)
                 self._spool.append(encode_sample(sample, self._late_ticks, self._spool.dropped))
             except Exception as error:  # a mistake of ours: the next tick may fare better, and it must be heard of
-                if repr(error) != self._last_failure:
-                    self._last_failure = repr(error)
+                if type(error) is not self._last_failure:
+                    self._last_failure = type(error)
                     _log.exception("a tick failed, and this host was not sampled; the like is not said again")
+            else:
+                self._last_failure = None
 
     def _on_submitted(self, event: JobSubmissionEvent) -> None:
         """Counts the ticks between this one and the last: the previous tick took too long, or the host was stopped.

@@ -76,6 +76,7 @@ class Uplink:
         while True:
             server = self._servers[turn % len(self._servers)]
             turn += 1
+            self._configured.clear()
             self._session = asyncio.create_task(self._deliver(server))
             try:
                 await self._session
@@ -91,7 +92,6 @@ class Uplink:
                 self._lost(server, f"{error.code().name}: {error.details()}")
             except (Refused, TimeoutError, OSError) as error:
                 self._lost(server, str(error) or "no answer")
-            self._configured.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._configured.wait(), self._backoff())
                 turn = 0

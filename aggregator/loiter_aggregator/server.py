@@ -34,6 +34,9 @@ _SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # Two aggregators on one port would each get some of the agents, and neither would say a word.
     ("grpc.so_reuseport", 0),
+    # A whole fleet connects at once when the aggregator was away: by default, gRPC turns down what exceeds a thousand.
+    ("grpc.server.max_pending_requests", 200_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
     # Agents ping every 30 s, also when they have nothing to send.
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),

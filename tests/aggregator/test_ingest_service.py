@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from loiter_aggregator.clock import from_timestamp, to_timestamp
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.service import SERVICE, IngestService
 from loiter_aggregator.ranking.fleet import fleet_coverage
+from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, host_key, serving
 from support.reports import EPOCH, HOUR, NOW, SECOND, full_report, hello, open_stream, process, report, sample, send
@@ -388,6 +390,20 @@ def test_the_samples_of_a_clock_that_is_wrong_are_set_right(
     assert store.read("SELECT ts FROM host_sample") == [(stored_at,)]
 
 
+@pytest.mark.parametrize("seconds", [2**62, -(2**62), -1])
+def test_a_hello_with_an_impossible_time_is_refused(store: DuckDbStore, clock: FakeClock, seconds: int) -> None:
+    """Its samples could not be stored."""
+
+    async def scenario(address: str, _: NotedBatcher) -> None:
+        said = hello()
+        said.agent_time.seconds = seconds
+        async with Agent(address) as agent:
+            await agent.send(open_stream(said))
+            assert await agent.refusal() == (grpc.StatusCode.INVALID_ARGUMENT, "agent_time is out of range")
+
+    run(store, clock, scenario)
+
+
 def test_streams_are_ended_in_order_when_the_aggregator_stops(store: DuckDbStore, clock: FakeClock) -> None:
     """What is durable is acknowledged; then the agent is told to come back."""
 
@@ -428,3 +444,43 @@ def test_hostile_names_are_escaped_in_the_log(
     run(store, clock, scenario)
     assert any(r"\x1b[2Jweb\nERROR" in message for message in caplog.messages)
     assert not any("\x1b" in message or "\n" in message for message in caplog.messages)
+
+
+def test_a_batch_that_is_at_fault_loses_nothing(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is given up and every stream ended: agents send again what was not acknowledged, and that is stored."""
+
+    class Stumbling(DuckDbStore):
+        stumbled = False
+
+        def write(self, batch: Batch) -> None:
+            if not self.stumbled:
+                self.stumbled = True
+                raise OverflowError("a mistake of ours")
+            super().write(batch)
+
+    store = Stumbling(tmp_path, "256MB")
+
+    async def scenario(address: str, batcher: NotedBatcher) -> None:
+        async with Agent(address) as agent:
+            await agent.greet()
+            await agent.send(send(report(sequence=1)))
+            await agent.send(send(report(sequence=2)))
+            await batcher.taken(2)
+            with pytest.raises(OverflowError):
+                await batcher.commit()
+            assert await agent.refusal() == (grpc.StatusCode.UNAVAILABLE, "connect again")
+        async with Agent(address) as agent:
+            await agent.greet()
+            for sequence in (1, 2, 3):
+                await agent.send(send(report(sequence=sequence)))
+            await batcher.taken(3)
+            await batcher.commit()
+            assert await agent.ack() == (EPOCH, 3)
+        assert (batcher.counters.failed_commits, batcher.counters.duplicates) == (1, 0)
+
+    run(store, clock, scenario)
+    assert stored(store) == [1, 2, 3]
+    assert "Traceback" not in caplog.text
+    store.close()

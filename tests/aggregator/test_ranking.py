@@ -18,9 +18,10 @@ from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
 from loiter_aggregator.ranking.hosts import host_trends, rank_hosts
 from loiter_aggregator.ranking.processes import process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, TimeWait
+from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import host_key, open_store, ranking, store_samples
-from support.reports import HOUR, MINUTE, NOW, SECOND, host_id, process, sample
+from support.aggregators import host_key, open_store, ranking, record, store_samples
+from support.reports import HOUR, MINUTE, NOW, SECOND, hello, host_id, process, report, sample
 
 # The plain computation.
 
@@ -693,3 +694,32 @@ def test_where_processes_were_left_out_absence_says_nothing(store: DuckDbStore) 
     (row,) = rank_processes(store, ranking())
     assert row.close_wait.samples == 3
     assert row.close_wait.growth_per_hour == pytest.approx(600)
+
+
+def test_a_process_that_is_seen_before_its_own_start_keeps_its_line(store: DuckDbStore) -> None:
+    """Start times are reckoned from a clock that may be a second off: what was seen counts."""
+    taken = []
+    for tick in range(11):
+        present = [process(20, 100 - tick, start=NOW - 9 * SECOND + 500)] if tick != 5 else []
+        taken.append(sample(NOW - (10 - tick) * SECOND, 100, processes=present))
+        taken[-1].other_processes.close_wait = 0
+    store_samples(store, "web-1", taken)
+    (row,) = rank_processes(store, ranking())
+    counts = np.array([0 if tick == 5 else 100 - tick for tick in range(11)], dtype=float)
+    assert row.close_wait.samples == 11
+    assert row.close_wait.growth_per_hour == pytest.approx(3_600 * np.polyfit(np.arange(11.0), counts, 1)[0])
+
+
+def test_the_clock_of_a_host_that_was_wrong_says_nothing_of_starts(store: DuckDbStore) -> None:
+    """A start time by that clock can not be held against times that were set right."""
+    batch = Batch()
+    batch.hosts[host_key("slow")] = record(hello("slow"))
+    for tick in range(31):
+        present = [process(20, 100, start=NOW - HOUR - 5 * MINUTE)] if tick > 25 else []
+        taken = sample(NOW - HOUR - (30 - tick) * MINUTE, 100, processes=present)
+        taken.other_processes.close_wait = 0
+        batch.add(host_key("slow"), report("slow", tick + 1, taken, epoch=1), NOW, skew=HOUR)
+    store.write(batch)
+    (row,) = rank_processes(store, ranking())
+    assert row.close_wait.growth_per_hour == 0
+    assert row.close_wait.samples == 5

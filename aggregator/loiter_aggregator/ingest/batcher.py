@@ -28,6 +28,8 @@ class Batcher:
     def __init__(self, store: DuckDbStore, clock: Clock, commit_seconds: float = 1.0) -> None:
         """Takes the store to write to. Reads from it what was stored before."""
         self.counters = Counters(started=clock())
+        # Called when all that is not durable was given up.
+        self.on_reset: Callable[[], None] = lambda: None
         self._store = store
         self._clock = clock
         self._commit_seconds = commit_seconds
@@ -72,6 +74,8 @@ class Batcher:
                 if not failing:
                     _log.error("%s; reports are not acknowledged until this is mended, agents keep them", error)
                 failing = True
+            except Exception:  # a mistake of ours, in which one batch must not take the others down
+                _log.exception("a batch could not be stored; its reports are not acknowledged, agents send them again")
             if stopping:
                 return
 
@@ -97,6 +101,14 @@ class Batcher:
             except StoreError:
                 self.counters.failed_commits += 1
                 self._put_back(batch, waiting)
+                raise
+            except Exception:
+                # The batch itself is at fault, and is given up. An acknowledgement covers all reports before it, so
+                # every stream has to begin anew from what is durable.
+                self.counters.failed_commits += 1
+                self._batch, self._waiting = Batch(), {}
+                self._taken = self._store.high_water()
+                self.on_reset()
                 raise
             self.counters.stored += len(batch)
         async with self._room:

@@ -38,7 +38,10 @@ class IngestService:
         self._batcher = batcher
         self._clock = clock
         self._streams: set[asyncio.Task[None]] = set()
+        self._ended: set[asyncio.Task[None]] = set()
+        self._why_ended = "connect again"
         self._stopping = False
+        batcher.on_reset = self._end_streams
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Builds the handler to register with a server.
@@ -60,9 +63,14 @@ class IngestService:
     async def end_streams(self) -> None:
         """Ends every stream, after what is to be acknowledged has been; agents connect again later."""
         self._stopping = True
-        for stream in self._streams:
-            stream.cancel()
+        self._why_ended = _STOPPING
+        self._end_streams()
         await asyncio.gather(*self._streams, return_exceptions=True)
+
+    def _end_streams(self) -> None:
+        for stream in self._streams:
+            self._ended.add(stream)
+            stream.cancel()
 
     async def stream_reports(self, _: object, context: _Context) -> None:
         """Serves one stream from its hello to its end."""
@@ -74,13 +82,13 @@ class IngestService:
         try:
             await stream
         except asyncio.CancelledError:
-            if not self._stopping:
-                stream.cancel()
+            if stream not in self._ended:
                 raise
             await answers.flush()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self._why_ended)
         finally:
             self._streams.discard(stream)
+            self._ended.discard(stream)
 
     async def _serve(self, context: _Context, answers: _Answers) -> None:
         hello = await self._hello(context)

@@ -6,6 +6,8 @@ import math
 import re
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from loiter.limits import (
     BOOT_ID_PATTERN,
     HOST_ID_PATTERN,
@@ -52,6 +54,8 @@ def check_hello(hello: ingest_service_pb2.Hello) -> None:
         MIN_INTERVAL_SECONDS <= interval <= MAX_INTERVAL_SECONDS,
         f"interval is not between {MIN_INTERVAL_SECONDS:g} and {MAX_INTERVAL_SECONDS:g} seconds",
     )
+    if hello.HasField("agent_time"):
+        _check_time("agent_time", hello.agent_time)
 
 
 def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
@@ -62,7 +66,8 @@ def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
     _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
     _check(report.HasField("sample"), "sample is missing")
     sample = report.sample
-    _check_time("sample.sample_time", sample, "sample_time")
+    _check(sample.HasField("sample_time"), "sample.sample_time is missing")
+    _check_time("sample.sample_time", sample.sample_time)
     _check(sample.sampler in sample_pb2.Sampler.values(), "sample.sampler is not known")
     _check(len(sample.processes) <= MAX_PROCESSES, f"sample.processes has more than {MAX_PROCESSES} rows")
     _check(len(sample.collectors) <= MAX_COLLECTORS, f"sample.collectors has more than {MAX_COLLECTORS} rows")
@@ -71,7 +76,8 @@ def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
         _check(process.pid > 0, "a process has no pid")
         _check(process.pid not in seen, f"process {process.pid} is there twice")
         seen.add(process.pid)
-        _check_time("start_time of a process", process, "start_time")
+        _check(process.HasField("start_time"), "start_time of a process is missing")
+        _check_time("start_time of a process", process.start_time)
         for name in ("name", "app", "user"):
             _check_text(f"{name} of process {process.pid}", getattr(process, name))
     for status in sample.collectors:
@@ -82,9 +88,7 @@ def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
         _check(math.isfinite(value) and value >= 0, f"sample.cost.{name} is not a duration")
 
 
-def _check_time(what: str, message: sample_pb2.Sample | sample_pb2.ProcessSample, name: str) -> None:
-    _check(message.HasField(name), f"{what} is missing")  # type: ignore[arg-type]  # one name of each message's own
-    stamp = getattr(message, name)
+def _check_time(what: str, stamp: Timestamp) -> None:
     _check(0 <= stamp.seconds < _LATEST_SECONDS and 0 <= stamp.nanos < 10**9, f"{what} is out of range")
 
 

@@ -17,16 +17,23 @@ def text(value: object) -> str:
 
 
 def count(value: float | None) -> str:
-    """A count, or a mean of counts, as a whole number with separators."""
-    return UNKNOWN if value is None else f"{value:,.0f}"
+    """A count, or a mean of counts, as a whole number with separators; from ten million on in millions or more."""
+    return UNKNOWN if value is None else _short(value)
 
 
 def growth(value: float | None) -> str:
     """A slope, with its sign; tenths only where it is small."""
     if value is None:
         return UNKNOWN
-    rounded = f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+.1f}"
-    return "0" if rounded in ("+0.0", "-0.0", "+0", "-0") else rounded
+    rounded = f"{value:+.1f}" if abs(value) < 10 else ("+" if value > 0 else "") + _short(value)
+    return "0" if rounded in ("+0.0", "-0.0") else rounded
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= 10 * size:
+            return f"{value / size:,.0f}{unit}"
+    return f"{value:,.0f}"
 
 
 def fit(value: float | None) -> str:

@@ -63,21 +63,23 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
 
     A process without CLOSE_WAIT sockets need not be reported: in a sample of its host that it is not part of, it has
     none. Such samples take part in its line from its start on, so that a burst of the last moments is not taken for
-    the trend of the window. They do not where a host had to leave out processes that have such sockets.
+    the trend of the window. They do not where a host had to leave out processes that have such sockets, nor where its
+    clock was wrong: start times are by that clock.
     """
     only = "" if host_key is None else f" AND host_key = {int(host_key)}"
     hosts = f"ts >= $since{only}{label_filter(ranking.labels)}"
     absent = "greatest(seen_n - all_n, 0)"
     return f"""
         WITH host_points AS (
-            SELECT host_key, ts, (ts - $now) / 1000.0 AS t, coalesce(other_close_wait, 1) AS left_out
+            SELECT host_key, ts, (ts - $now) / 1000.0 AS t, coalesce(other_close_wait, 1) + abs(skew) AS left_out
             FROM host_sample WHERE {hosts}),
         hosts AS (
             SELECT host_key, max(ts) AS latest, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt,
                 max(left_out) AS left_out
             FROM host_points GROUP BY host_key),
         reported AS (
-            SELECT {SERIES}, {SUMS}, count(*) AS all_n, sum(point_t) AS all_t, sum(point_t * point_t) AS all_tt,
+            SELECT {SERIES}, {SUMS}, least(start_time, min(ts)) AS first, count(*) AS all_n,
+                sum(point_t) AS all_t, sum(point_t * point_t) AS all_tt,
                 avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max
             FROM (SELECT *, {POINTS}, (ts - $now) / 1000.0 AS point_t FROM process_sample WHERE {hosts})
             GROUP BY {SERIES}),
@@ -91,12 +93,12 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
         young AS (
             SELECT host_key, pid, start_time, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt
             FROM reported JOIN host_points USING (host_key)
-            WHERE start_time > $since AND ts >= start_time AND y_max > 0 GROUP BY host_key, pid, start_time),
+            WHERE first > $since AND ts >= first AND y_max > 0 GROUP BY host_key, pid, start_time),
         since_start AS (
             SELECT {SERIES}, coalesce(young.seen_n, hosts.seen_n) AS seen_n,
                 coalesce(young.seen_t, hosts.seen_t) AS seen_t, coalesce(young.seen_tt, hosts.seen_tt) AS seen_tt
             FROM reported JOIN hosts USING (host_key) LEFT JOIN young USING ({SERIES})
-            WHERE left_out = 0 AND y_max > 0 AND (start_time <= $since OR young.seen_n IS NOT NULL)),
+            WHERE left_out = 0 AND y_max > 0 AND (first <= $since OR young.seen_n IS NOT NULL)),
         filled AS (
             SELECT {SERIES}, n + absent AS n, sy, sty, syy, y_max,
                 st + CASE WHEN absent > 0 THEN seen_t - all_t ELSE 0 END AS st,

@@ -79,7 +79,7 @@ class Batch:
         """
         sample = report.sample
         ts = min(from_timestamp(sample.sample_time) + skew, received)
-        self.host_rows.append(_host_row(host_key, sample, ts, received))
+        self.host_rows.append(_host_row(host_key, sample, ts, received, skew))
         for process in sample.processes:
             identity = key_of(process.name, process.app, process.user)
             self.identities[identity] = (process.name, process.app, process.user)
@@ -123,10 +123,11 @@ class Batch:
         return len(self.host_rows)
 
 
-def _host_row(host_key: int, sample: sample_pb2.Sample, ts: int, received: int) -> tuple[Any, ...]:
+def _host_row(host_key: int, sample: sample_pb2.Sample, ts: int, received: int, skew: int) -> tuple[Any, ...]:
     return (
         ts,
         received,
+        skew,
         host_key,
         sample.sampler,
         *_optional(sample.tcp_states, TCP_STATES),

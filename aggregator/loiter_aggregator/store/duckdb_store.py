@@ -68,6 +68,8 @@ class DuckDbStore:
         found = self._connection.execute("SELECT max(version) FROM store_version").fetchall()[0][0]
         if found != VERSION:
             raise StoreError(f"{file} has version {found} of the store, but this loiter works with version {VERSION}")
+        # Hosts that greeted and never reported: nobody is connected yet who could.
+        self._connection.execute("DELETE FROM host WHERE last_seen IS NULL")
         self._identities = {key for (key,) in self._connection.execute("SELECT identity_key FROM identity").fetchall()}
 
     def high_water(self) -> dict[tuple[int, int], int]:

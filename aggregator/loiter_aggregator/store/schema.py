@@ -1,9 +1,9 @@
 """The tables of the store.
 
-Times are BIGINT milliseconds since the epoch: `ts` by the agent's clock, `received` by the aggregator's. Keys are
-64-bit hashes, so that several aggregators would give the same key to the same host without asking each other. NULL
-stands for what an agent could not read. Sample tables have no index: they are written in the order of time, and
-min/max of each row group serve instead.
+Times are BIGINT milliseconds since the epoch: `ts` when a sample was taken, by the agent's clock with `skew` added,
+which sets it right; `received` by the aggregator's clock. Keys are 64-bit hashes, so that several aggregators would
+give the same key to the same host without asking each other. NULL stands for what an agent could not read. Sample
+tables have no index: they are written in the order of time, and min/max of each row group serve instead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ TCP_STATES: Final = tuple(field.name for field in pb.TcpStateCounts.DESCRIPTOR.f
 HOST_SAMPLE: Final = {
     "ts": ("BIGINT", "i8"),
     "received": ("BIGINT", "i8"),
+    "skew": ("BIGINT", "i8"),
     "host_key": ("UBIGINT", "u8"),
     "sampler": ("UTINYINT", "u1"),
     **dict.fromkeys(TCP_STATES, ("UINTEGER", "u4")),
