@@ -76,8 +76,9 @@ class Agent:
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._spool.drained()
-        uplink.cancel()
-        await asyncio.gather(uplink, return_exceptions=True)
+        while not uplink.done():
+            uplink.cancel()
+            await asyncio.wait((uplink,), timeout=1.0)
         if waiting := len(self._spool):
             _log.warning("%d reports were not acknowledged and are lost", waiting)
 

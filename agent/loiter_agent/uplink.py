@@ -93,7 +93,9 @@ class Uplink:
             except (Refused, TimeoutError, OSError) as error:
                 self._lost(server, str(error) or "no answer")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._configured.wait(), self._backoff())
+                # Not wait_for, which in Python 3.11 can lose a cancellation that comes as the time runs out.
+                async with asyncio.timeout(self._backoff()):
+                    await self._configured.wait()
                 turn = 0
 
     def _backoff(self) -> float:
