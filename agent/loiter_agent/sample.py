@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-Sampler = Literal["sock_diag", "psutil"]
+Sampler = Literal["sock_diag", "psutil", "procfs"]
+Cause = Literal["leak", "idle_pool", "stalled_reader", "cpu_starved", "never_accepted", "unknown"]
+OwnerSource = Literal["exact", "listener", "cgroup", "destination", "unattributed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,180 @@ class ProcessKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Ages:
+    """How long the sockets of a set have been in their state, in seconds."""
+
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of `count` sockets. `port` is None for clients, whose ports are many."""
+
+    address: str
+    port: int | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptQueue:
+    """The connections that wait to be accepted, and how many may (the backlog of listen(2))."""
+
+    depth: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWaitSockets:
+    """The CLOSE_WAIT sockets of one process, those that it never accepted included.
+
+    A socket is settled when it has been so for longer than ordinary handling accounts for. The classes from `eof_read`
+    to `never_accepted` are of the settled ones and add up to `settled`; see CloseWaitEvidence in sample.proto.
+    """
+
+    count: int
+    settled: int
+    survived: float | None
+    eof_read: int
+    fin_unread: int
+    farewell_unread: int
+    data_unread: int
+    never_accepted: int
+    client_side: int
+    stuck: int
+    ages: Ages
+    peers: tuple[Peer, ...]
+    accept_queue: AcceptQueue | None
+    growth_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What the threads of a process are doing, and whether they get the processor. None for what can not be read."""
+
+    threads: int | None
+    threads_read: int
+    thread_states: Mapping[str, int]
+    wait_channels: Mapping[str, int]
+    run_delay_share: float | None
+    throttled_share: float | None
+    cpu_pressure: float | None
+    io_pressure: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a cause rests on; the fields are those of CloseWaitEvidence in sample.proto."""
+
+    settled: int
+    survived: float | None
+    eof_read: int
+    fin_unread: int
+    farewell_unread: int
+    data_unread: int
+    never_accepted: int
+    client_side: int
+    accept_queue: AcceptQueue | None
+    threads: int | None
+    threads_read: int | None
+    thread_states: Mapping[str, int]
+    wait_channels: Mapping[str, int]
+    run_delay_share: float | None
+    throttled_share: float | None
+    cpu_pressure: float | None
+    io_pressure: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The container of a process: its runtime, short id or name, and Kubernetes pod uid, if any."""
+
+    runtime: str
+    id: str
+    pod: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSockets:
-    """The TCP sockets charged to one process."""
+    """The TCP sockets charged to one process. `close_wait` counts those that it never accepted, too.
+
+    `detail` is None where there are no CLOSE_WAIT sockets, or where the collector can not look into them.
+    """
 
     established: int = 0
     close_wait: int = 0
     total: int = 0
+    time_wait: int | None = None
+    detail: CloseWaitSockets | None = None
+    ports_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWaitOwner:
+    """The process that held a socket before TIME_WAIT, and how it was found."""
+
+    key: ProcessKey | None
+    how: OwnerSource
+    cgroup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWaitGroup:
+    """TIME_WAIT sockets with their other end, or their listener, and their owner in common.
+
+    `destination` and `listener` are "address:port"; just one of them is set, neither in a group that stands for the
+    rest.
+    """
+
+    namespace: int
+    destination: str | None
+    listener: str | None
+    count: int
+    closes_per_second: float
+    owner: TimeWaitOwner
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWaitLimits:
+    """What the kernel lets TIME_WAIT sockets do, in the agent's own network namespace."""
+
+    overflows: int | None
+    max_buckets: int | None
+    reuse: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PortBudget:
+    """The ephemeral ports towards one destination; the fields are those of the message in sample.proto."""
+
+    namespace: int
+    source: str
+    destination: str
+    used: int
+    available: int | None
+    time_wait: int
+    reusable: int
+    connects_per_second: float | None
+    exhausting_connects_per_second: float | None
+    exhausted_in_seconds: float | None
+    owner: ProcessKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace. `id` is its inode number, `how` tells how its sockets were read, None that they were not."""
+
+    id: int
+    name: str
+    how: Sampler | None
+
+    @property
+    def read(self) -> bool:
+        """Whether its sockets are in the sample."""
+        return self.how is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +238,10 @@ class TcpSnapshot:
     unattributed: int
     ownerless: int
     torn: bool
+    time_wait: tuple[TimeWaitGroup, ...] | None = None
+    time_wait_limits: TimeWaitLimits | None = None
+    ports: tuple[PortBudget, ...] | None = None
+    namespaces: tuple[Namespace, ...] = ()
 
     @property
     def close_wait_uncharged(self) -> int | None:
@@ -81,15 +255,17 @@ class TcpSnapshot:
 class ProcessFds:
     """One process as the process scan saw it. `fd_open` and `fd_limit` are None where they could not be read.
 
-    `sockets_seen` tells whether its sockets are among those that a tick reads: its descriptors can be read, and it
-    lives in the agent's own network namespace.
+    `namespace` is the inode number of its network namespace, None where that could not be read; `readable` tells
+    whether its descriptors can be looked into.
     """
 
     key: ProcessKey
     comm: str
     fd_open: int | None
     fd_limit: int | None
-    sockets_seen: bool = True
+    fd_limit_hard: int | None = None
+    namespace: int | None = None
+    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +283,56 @@ class ProcessRow:
     sockets: int | None
     fd_open: int | None
     fd_limit: int | None
+    fd_limit_hard: int | None = None
+    cause: Cause | None = None
+    evidence: Evidence | None = None
+    close_wait_age_seconds: Ages | None = None
+    stuck: int | None = None
+    peers: tuple[Peer, ...] | None = None
+    fd_eta_seconds: float | None = None
+    ports_share: float | None = None
+    container: Container | None = None
+    arguments: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWaitRow:
+    """One group of TIME_WAIT sockets as it is reported, with its owner by name."""
+
+    namespace: str
+    destination: str | None
+    listener: str | None
+    count: int
+    closes_per_second: float
+    owner: OwnerRow
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRow:
+    """The owner of TIME_WAIT sockets as it is reported. All but `how` is None where nobody was found."""
+
+    pid: int | None
+    start_time: datetime | None
+    name: str | None
+    app: str | None
+    how: OwnerSource
+
+
+@dataclass(frozen=True, slots=True)
+class PortRow:
+    """One budget of ephemeral ports as it is reported."""
+
+    namespace: str
+    source: str
+    destination: str
+    used: int
+    available: int | None
+    time_wait: int
+    reusable: int
+    connects_per_second: float | None
+    exhausting_connects_per_second: float | None
+    exhausted_in_seconds: float | None
+    pid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +402,7 @@ class Sample:
     coverage: Coverage
     cost: Cost
     collectors: tuple[CollectorStatus, ...]
+    time_wait: tuple[TimeWaitRow, ...] | None = None
+    time_wait_limits: TimeWaitLimits | None = None
+    ports: tuple[PortRow, ...] | None = None
+    namespaces: tuple[Namespace, ...] = ()

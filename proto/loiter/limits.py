@@ -9,10 +9,19 @@ DEFAULT_SERVER: Final = "127.0.0.1:7433"
 MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_PROCESSES: Final = 2_000
 MAX_COLLECTORS: Final = 64
+MAX_PEERS: Final = 10
+MAX_TIME_WAIT_GROUPS: Final = 100
+MAX_PORT_BUDGETS: Final = 50
+MAX_NAMESPACES: Final = 1_000
+# Thread states and wait channels of one process.
+MAX_EVIDENCE_ENTRIES: Final = 16
 MAX_STRING_CHARS: Final = 256
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY_CHARS: Final = 63
 MAX_LABEL_VALUE_CHARS: Final = 255
+
+# CLOSE_WAIT sockets older than this are stuck.
+STUCK_AFTER_SECONDS: Final = 60.0
 
 MIN_INTERVAL_SECONDS: Final = 0.5
 MAX_INTERVAL_SECONDS: Final = 3_600.0

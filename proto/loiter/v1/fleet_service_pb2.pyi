@@ -40,6 +40,12 @@ class _RankByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RankBy.ValueTy
     """Open file descriptors over their limit."""
     RANK_BY_TIME_WAIT_MAX: _RankBy.ValueType  # 5
     """The most TIME_WAIT sockets in any sample of the window."""
+    RANK_BY_STUCK: _RankBy.ValueType  # 6
+    """CLOSE_WAIT sockets older than a minute."""
+    RANK_BY_FD_ETA: _RankBy.ValueType  # 7
+    """Time until the file descriptors run out, least first."""
+    RANK_BY_PORTS: _RankBy.ValueType  # 8
+    """The fullest budget of ephemeral ports."""
 
 class RankBy(_RankBy, metaclass=_RankByEnumTypeWrapper):
     """The measure a ranking is by."""
@@ -56,6 +62,12 @@ RANK_BY_FD_SHARE: RankBy.ValueType  # 4
 """Open file descriptors over their limit."""
 RANK_BY_TIME_WAIT_MAX: RankBy.ValueType  # 5
 """The most TIME_WAIT sockets in any sample of the window."""
+RANK_BY_STUCK: RankBy.ValueType  # 6
+"""CLOSE_WAIT sockets older than a minute."""
+RANK_BY_FD_ETA: RankBy.ValueType  # 7
+"""Time until the file descriptors run out, least first."""
+RANK_BY_PORTS: RankBy.ValueType  # 8
+"""The fullest budget of ephemeral ports."""
 Global___RankBy: _TypeAlias = RankBy  # noqa: Y015
 
 @_typing.final
@@ -311,6 +323,140 @@ class GetHostResponse(_message.Message):
 Global___GetHostResponse: _TypeAlias = GetHostResponse  # noqa: Y015
 
 @_typing.final
+class ExplainProcessRequest(_message.Message):
+    """Asks for an explanation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The host's name or its host id."""
+    pid: _builtins.int
+    """The process id."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """How far back to look; one hour when absent."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pid", b"pid", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainProcessRequest: _TypeAlias = ExplainProcessRequest  # noqa: Y015
+
+@_typing.final
+class ExplainProcessResponse(_message.Message):
+    """Carries an explanation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    LATEST_FIELD_NUMBER: _builtins.int
+    TIME_WAIT_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    REMEDIES_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    UNSEEN_FIELD_NUMBER: _builtins.int
+    verdict: _builtins.str
+    """The verdict in one sentence."""
+    @_builtins.property
+    def host(self) -> _sample_pb2.Host:
+        """The host."""
+
+    @_builtins.property
+    def rank(self) -> Global___ProcessRank:
+        """The process over the window."""
+
+    @_builtins.property
+    def latest(self) -> _sample_pb2.ProcessSample:
+        """The process as the latest sample has it, with the evidence."""
+
+    @_builtins.property
+    def time_wait(self) -> _containers.RepeatedCompositeFieldContainer[_sample_pb2.TimeWaitGroup]:
+        """TIME_WAIT sockets that were found to be of this process."""
+
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[_sample_pb2.PortBudget]:
+        """Budgets of ephemeral ports of which this process uses the most."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplanationStep]:
+        """The reasoning, step by step."""
+
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Commands that show the same on the host."""
+
+    @_builtins.property
+    def remedies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to do about it."""
+
+    @_builtins.property
+    def unseen(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What could not be seen, a sentence each."""
+
+    def __init__(
+        self,
+        *,
+        host: _sample_pb2.Host | None = ...,
+        rank: Global___ProcessRank | None = ...,
+        latest: _sample_pb2.ProcessSample | None = ...,
+        time_wait: _abc.Iterable[_sample_pb2.TimeWaitGroup] | None = ...,
+        ports: _abc.Iterable[_sample_pb2.PortBudget] | None = ...,
+        steps: _abc.Iterable[Global___ExplanationStep] | None = ...,
+        commands: _abc.Iterable[_builtins.str] | None = ...,
+        remedies: _abc.Iterable[_builtins.str] | None = ...,
+        verdict: _builtins.str = ...,
+        unseen: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "latest", b"latest", "rank", b"rank"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands", "host", b"host", "latest", b"latest", "ports", b"ports", "rank", b"rank", "remedies", b"remedies", "steps", b"steps", "time_wait", b"time_wait", "unseen", b"unseen", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainProcessResponse: _TypeAlias = ExplainProcessResponse  # noqa: Y015
+
+@_typing.final
+class ExplanationStep(_message.Message):
+    """Represents one step of an explanation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    FINDING_FIELD_NUMBER: _builtins.int
+    question: _builtins.str
+    """What was asked, such as "Do the sockets stay?"."""
+    finding: _builtins.str
+    """What was found, with the figures."""
+    def __init__(
+        self,
+        *,
+        question: _builtins.str = ...,
+        finding: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplanationStep: _TypeAlias = ExplanationStep  # noqa: Y015
+
+@_typing.final
 class GetFleetRequest(_message.Message):
     """Asks for the fleet."""
 
@@ -488,6 +634,10 @@ class HostRank(_message.Message):
     FD_LIMIT_FIELD_NUMBER: _builtins.int
     FD_SHARE_FIELD_NUMBER: _builtins.int
     ESTABLISHED_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    FD_FORECAST_FIELD_NUMBER: _builtins.int
+    PORTS_SHARE_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """The host id."""
     hostname: _builtins.str
@@ -502,6 +652,12 @@ class HostRank(_message.Message):
     """Allocated over limit, from 0 to 1."""
     established: _builtins.int
     """Sockets in ESTABLISHED at the latest sample."""
+    cause: _sample_pb2.Cause.ValueType
+    """The cause of the process with the most CLOSE_WAIT sockets that stay."""
+    stuck: _builtins.int
+    """CLOSE_WAIT sockets older than a minute at the latest sample, of all its processes."""
+    ports_share: _builtins.float
+    """The fullest budget of ephemeral ports: used over available, from 0 to 1."""
     @_builtins.property
     def last_report_time(self) -> _timestamp_pb2.Timestamp:
         """When its latest report arrived."""
@@ -513,6 +669,10 @@ class HostRank(_message.Message):
     @_builtins.property
     def time_wait(self) -> Global___TimeWaitVolume:
         """TIME_WAIT over the window."""
+
+    @_builtins.property
+    def fd_forecast(self) -> Global___FdForecast:
+        """The forecast of the process that runs out of descriptors first; absent where none does."""
 
     def __init__(
         self,
@@ -527,10 +687,14 @@ class HostRank(_message.Message):
         fd_limit: _builtins.int | None = ...,
         fd_share: _builtins.float | None = ...,
         established: _builtins.int | None = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        stuck: _builtins.int | None = ...,
+        fd_forecast: Global___FdForecast | None = ...,
+        ports_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "last_report_time", b"last_report_time", "time_wait", b"time_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_report_time", b"last_report_time", "silent", b"silent", "time_wait", b"time_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "silent", b"silent", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
@@ -540,6 +704,10 @@ class HostRank(_message.Message):
     _WhichOneofArgType__fd_limit: _TypeAlias = _typing.Literal["_fd_limit", b"_fd_limit"]  # noqa: Y015
     _WhichOneofReturnType__fd_share: _TypeAlias = _typing.Literal["fd_share"]  # noqa: Y015
     _WhichOneofArgType__fd_share: _TypeAlias = _typing.Literal["_fd_share", b"_fd_share"]  # noqa: Y015
+    _WhichOneofReturnType__ports_share: _TypeAlias = _typing.Literal["ports_share"]  # noqa: Y015
+    _WhichOneofArgType__ports_share: _TypeAlias = _typing.Literal["_ports_share", b"_ports_share"]  # noqa: Y015
+    _WhichOneofReturnType__stuck: _TypeAlias = _typing.Literal["stuck"]  # noqa: Y015
+    _WhichOneofArgType__stuck: _TypeAlias = _typing.Literal["_stuck", b"_stuck"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__established) -> _WhichOneofReturnType__established | None: ...
     @_typing.overload
@@ -548,6 +716,10 @@ class HostRank(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_limit) -> _WhichOneofReturnType__fd_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_share) -> _WhichOneofReturnType__fd_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ports_share) -> _WhichOneofReturnType__ports_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
 
 Global___HostRank: _TypeAlias = HostRank  # noqa: Y015
 
@@ -572,6 +744,13 @@ class ProcessRank(_message.Message):
     FD_LIMIT_FIELD_NUMBER: _builtins.int
     FD_SHARE_FIELD_NUMBER: _builtins.int
     SILENT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    FD_FORECAST_FIELD_NUMBER: _builtins.int
+    PORTS_SHARE_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_AGE_FIELD_NUMBER: _builtins.int
+    FD_LIMIT_HARD_FIELD_NUMBER: _builtins.int
+    SOCKETS_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """The host id."""
     hostname: _builtins.str
@@ -593,9 +772,17 @@ class ProcessRank(_message.Message):
     fd_share: _builtins.float
     """Open over limit, from 0 to 1."""
     silent: _builtins.bool
-    """Its host fell silent: the figures are old.
-    Fields 20 to 39 are set aside for cause, evidence, stuck sockets and the time left until the limit.
-    """
+    """Its host fell silent: the figures are old."""
+    cause: _sample_pb2.Cause.ValueType
+    """Why its CLOSE_WAIT sockets stay."""
+    stuck: _builtins.int
+    """CLOSE_WAIT sockets older than a minute at the latest sample."""
+    ports_share: _builtins.float
+    """The fullest budget of ephemeral ports of which it uses the most: used over available, from 0 to 1."""
+    fd_limit_hard: _builtins.int
+    """Hard limit on file descriptors at the latest sample."""
+    sockets: _builtins.int
+    """TCP sockets at the latest sample."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the process started."""
@@ -611,6 +798,14 @@ class ProcessRank(_message.Message):
     @_builtins.property
     def time_wait(self) -> Global___TimeWaitVolume:
         """TIME_WAIT over the window; absent where the owner is not known."""
+
+    @_builtins.property
+    def fd_forecast(self) -> Global___FdForecast:
+        """When it runs out of descriptors. Absent where its descriptors do not grow or that can not be told."""
+
+    @_builtins.property
+    def close_wait_age(self) -> _sample_pb2.SocketAges:
+        """How long its CLOSE_WAIT sockets have been in that state."""
 
     def __init__(
         self,
@@ -630,29 +825,101 @@ class ProcessRank(_message.Message):
         fd_limit: _builtins.int | None = ...,
         fd_share: _builtins.float | None = ...,
         silent: _builtins.bool = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        stuck: _builtins.int | None = ...,
+        fd_forecast: Global___FdForecast | None = ...,
+        ports_share: _builtins.float | None = ...,
+        close_wait_age: _sample_pb2.SocketAges | None = ...,
+        fd_limit_hard: _builtins.int | None = ...,
+        sockets: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "fd_share", b"fd_share", "last_sample_time", b"last_sample_time", "start_time", b"start_time", "time_wait", b"time_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_limit_hard", b"_fd_limit_hard", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_sockets", b"_sockets", "_stuck", b"_stuck", "close_wait", b"close_wait", "close_wait_age", b"close_wait_age", "established", b"established", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_limit_hard", b"fd_limit_hard", "fd_open", b"fd_open", "fd_share", b"fd_share", "last_sample_time", b"last_sample_time", "ports_share", b"ports_share", "sockets", b"sockets", "start_time", b"start_time", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "app", b"app", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_sample_time", b"last_sample_time", "name", b"name", "pid", b"pid", "silent", b"silent", "start_time", b"start_time", "time_wait", b"time_wait", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_limit_hard", b"_fd_limit_hard", "_fd_open", b"_fd_open", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_sockets", b"_sockets", "_stuck", b"_stuck", "app", b"app", "cause", b"cause", "close_wait", b"close_wait", "close_wait_age", b"close_wait_age", "established", b"established", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_limit_hard", b"fd_limit_hard", "fd_open", b"fd_open", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_sample_time", b"last_sample_time", "name", b"name", "pid", b"pid", "ports_share", b"ports_share", "silent", b"silent", "sockets", b"sockets", "start_time", b"start_time", "stuck", b"stuck", "time_wait", b"time_wait", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
     _WhichOneofReturnType__fd_limit: _TypeAlias = _typing.Literal["fd_limit"]  # noqa: Y015
     _WhichOneofArgType__fd_limit: _TypeAlias = _typing.Literal["_fd_limit", b"_fd_limit"]  # noqa: Y015
+    _WhichOneofReturnType__fd_limit_hard: _TypeAlias = _typing.Literal["fd_limit_hard"]  # noqa: Y015
+    _WhichOneofArgType__fd_limit_hard: _TypeAlias = _typing.Literal["_fd_limit_hard", b"_fd_limit_hard"]  # noqa: Y015
     _WhichOneofReturnType__fd_open: _TypeAlias = _typing.Literal["fd_open"]  # noqa: Y015
     _WhichOneofArgType__fd_open: _TypeAlias = _typing.Literal["_fd_open", b"_fd_open"]  # noqa: Y015
     _WhichOneofReturnType__fd_share: _TypeAlias = _typing.Literal["fd_share"]  # noqa: Y015
     _WhichOneofArgType__fd_share: _TypeAlias = _typing.Literal["_fd_share", b"_fd_share"]  # noqa: Y015
+    _WhichOneofReturnType__ports_share: _TypeAlias = _typing.Literal["ports_share"]  # noqa: Y015
+    _WhichOneofArgType__ports_share: _TypeAlias = _typing.Literal["_ports_share", b"_ports_share"]  # noqa: Y015
+    _WhichOneofReturnType__sockets: _TypeAlias = _typing.Literal["sockets"]  # noqa: Y015
+    _WhichOneofArgType__sockets: _TypeAlias = _typing.Literal["_sockets", b"_sockets"]  # noqa: Y015
+    _WhichOneofReturnType__stuck: _TypeAlias = _typing.Literal["stuck"]  # noqa: Y015
+    _WhichOneofArgType__stuck: _TypeAlias = _typing.Literal["_stuck", b"_stuck"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__established) -> _WhichOneofReturnType__established | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_limit) -> _WhichOneofReturnType__fd_limit | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_limit_hard) -> _WhichOneofReturnType__fd_limit_hard | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_open) -> _WhichOneofReturnType__fd_open | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_share) -> _WhichOneofReturnType__fd_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ports_share) -> _WhichOneofReturnType__ports_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sockets) -> _WhichOneofReturnType__sockets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
 
 Global___ProcessRank: _TypeAlias = ProcessRank  # noqa: Y015
+
+@_typing.final
+class FdForecast(_message.Message):
+    """Represents a forecast of when a process has no file descriptors left: its limit less what is open, over the growth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    EARLIEST_SECONDS_FIELD_NUMBER: _builtins.int
+    LATEST_SECONDS_FIELD_NUMBER: _builtins.int
+    GROWTH_PER_HOUR_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_SHARE_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    """Seconds left from the latest sample on."""
+    earliest_seconds: _builtins.float
+    """The earliest, by the upper end of the growth's 95 % confidence interval."""
+    latest_seconds: _builtins.float
+    """The latest, by the lower end. Absent where the lower end is no growth."""
+    growth_per_hour: _builtins.float
+    """Least-squares slope of the open descriptors, per hour."""
+    close_wait_share: _builtins.float
+    """The share of that growth that CLOSE_WAIT explains: slope over slope, from 0 to 1."""
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        earliest_seconds: _builtins.float | None = ...,
+        latest_seconds: _builtins.float | None = ...,
+        growth_per_hour: _builtins.float = ...,
+        close_wait_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_share", b"_close_wait_share", "_earliest_seconds", b"_earliest_seconds", "_latest_seconds", b"_latest_seconds", "close_wait_share", b"close_wait_share", "earliest_seconds", b"earliest_seconds", "latest_seconds", b"latest_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_share", b"_close_wait_share", "_earliest_seconds", b"_earliest_seconds", "_latest_seconds", b"_latest_seconds", "close_wait_share", b"close_wait_share", "earliest_seconds", b"earliest_seconds", "growth_per_hour", b"growth_per_hour", "latest_seconds", b"latest_seconds", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__close_wait_share: _TypeAlias = _typing.Literal["close_wait_share"]  # noqa: Y015
+    _WhichOneofArgType__close_wait_share: _TypeAlias = _typing.Literal["_close_wait_share", b"_close_wait_share"]  # noqa: Y015
+    _WhichOneofReturnType__earliest_seconds: _TypeAlias = _typing.Literal["earliest_seconds"]  # noqa: Y015
+    _WhichOneofArgType__earliest_seconds: _TypeAlias = _typing.Literal["_earliest_seconds", b"_earliest_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__latest_seconds: _TypeAlias = _typing.Literal["latest_seconds"]  # noqa: Y015
+    _WhichOneofArgType__latest_seconds: _TypeAlias = _typing.Literal["_latest_seconds", b"_latest_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__close_wait_share) -> _WhichOneofReturnType__close_wait_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__earliest_seconds) -> _WhichOneofReturnType__earliest_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latest_seconds) -> _WhichOneofReturnType__latest_seconds | None: ...
+
+Global___FdForecast: _TypeAlias = FdForecast  # noqa: Y015
 
 @_typing.final
 class AppRank(_message.Message):
@@ -667,6 +934,10 @@ class AppRank(_message.Message):
     TIME_WAIT_FIELD_NUMBER: _builtins.int
     ESTABLISHED_FIELD_NUMBER: _builtins.int
     FD_SHARE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    FD_FORECAST_FIELD_NUMBER: _builtins.int
+    PORTS_SHARE_FIELD_NUMBER: _builtins.int
     app: _builtins.str
     """The application."""
     hosts: _builtins.int
@@ -677,6 +948,12 @@ class AppRank(_message.Message):
     """Sockets in ESTABLISHED at the latest samples, added up."""
     fd_share: _builtins.float
     """The largest share of its limit that any of its processes uses, from 0 to 1."""
+    cause: _sample_pb2.Cause.ValueType
+    """The cause that most of its CLOSE_WAIT sockets have."""
+    stuck: _builtins.int
+    """CLOSE_WAIT sockets older than a minute at the latest samples, added up."""
+    ports_share: _builtins.float
+    """The fullest budget of ephemeral ports of any of its processes: used over available, from 0 to 1."""
     @_builtins.property
     def close_wait(self) -> Global___CloseWaitTrend:
         """CLOSE_WAIT of its processes, added up: so is the maximum, of their maxima, which need not fall into one sample.
@@ -686,6 +963,10 @@ class AppRank(_message.Message):
     @_builtins.property
     def time_wait(self) -> Global___TimeWaitVolume:
         """TIME_WAIT of its processes, added up; absent where the owner is not known."""
+
+    @_builtins.property
+    def fd_forecast(self) -> Global___FdForecast:
+        """The forecast of the process that runs out of descriptors first; absent where none does."""
 
     def __init__(
         self,
@@ -697,19 +978,31 @@ class AppRank(_message.Message):
         time_wait: Global___TimeWaitVolume | None = ...,
         established: _builtins.int | None = ...,
         fd_share: _builtins.float | None = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        stuck: _builtins.int | None = ...,
+        fd_forecast: Global___FdForecast | None = ...,
+        ports_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_share", b"_fd_share", "close_wait", b"close_wait", "established", b"established", "fd_share", b"fd_share", "time_wait", b"time_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "close_wait", b"close_wait", "established", b"established", "fd_forecast", b"fd_forecast", "fd_share", b"fd_share", "ports_share", b"ports_share", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_share", b"_fd_share", "app", b"app", "close_wait", b"close_wait", "established", b"established", "fd_share", b"fd_share", "hosts", b"hosts", "processes", b"processes", "time_wait", b"time_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "app", b"app", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_forecast", b"fd_forecast", "fd_share", b"fd_share", "hosts", b"hosts", "ports_share", b"ports_share", "processes", b"processes", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
     _WhichOneofReturnType__fd_share: _TypeAlias = _typing.Literal["fd_share"]  # noqa: Y015
     _WhichOneofArgType__fd_share: _TypeAlias = _typing.Literal["_fd_share", b"_fd_share"]  # noqa: Y015
+    _WhichOneofReturnType__ports_share: _TypeAlias = _typing.Literal["ports_share"]  # noqa: Y015
+    _WhichOneofArgType__ports_share: _TypeAlias = _typing.Literal["_ports_share", b"_ports_share"]  # noqa: Y015
+    _WhichOneofReturnType__stuck: _TypeAlias = _typing.Literal["stuck"]  # noqa: Y015
+    _WhichOneofArgType__stuck: _TypeAlias = _typing.Literal["_stuck", b"_stuck"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__established) -> _WhichOneofReturnType__established | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_share) -> _WhichOneofReturnType__fd_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ports_share) -> _WhichOneofReturnType__ports_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
 
 Global___AppRank: _TypeAlias = AppRank  # noqa: Y015
 

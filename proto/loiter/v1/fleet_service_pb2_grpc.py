@@ -56,6 +56,11 @@ class FleetServiceStub:
                 request_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetHostRequest.SerializeToString,
                 response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetHostResponse.FromString,
                 _registered_method=True)
+        self.ExplainProcess = channel.unary_unary(
+                '/loiter.v1.FleetService/ExplainProcess',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.ExplainProcessRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ExplainProcessResponse.FromString,
+                _registered_method=True)
         self.GetFleet = channel.unary_unary(
                 '/loiter.v1.FleetService/GetFleet',
                 request_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetFleetRequest.SerializeToString,
@@ -96,6 +101,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainProcess(self, request, context):
+        """Says why a process has the sockets that it has. NOT_FOUND for a host or a process that is not in the latest sample.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFleet(self, request, context):
         """Shows the totals of the fleet, what they rest on, and the hosts that fell silent.
         """
@@ -125,6 +137,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetHost,
                     request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetHostRequest.FromString,
                     response_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetHostResponse.SerializeToString,
+            ),
+            'ExplainProcess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainProcess,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ExplainProcessRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.ExplainProcessResponse.SerializeToString,
             ),
             'GetFleet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFleet,
@@ -242,6 +259,33 @@ class FleetService:
             '/loiter.v1.FleetService/GetHost',
             loiter_dot_v1_dot_fleet__service__pb2.GetHostRequest.SerializeToString,
             loiter_dot_v1_dot_fleet__service__pb2.GetHostResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainProcess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/ExplainProcess',
+            loiter_dot_v1_dot_fleet__service__pb2.ExplainProcessRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.ExplainProcessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class FleetServiceStub:
     """Ranks the applications, each over all the hosts it runs on, worst first."""
     GetHost: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetHostRequest, _fleet_service_pb2.GetHostResponse]
     """Shows one host. NOT_FOUND for a host that never reported, with the names that come close."""
+    ExplainProcess: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainProcessRequest, _fleet_service_pb2.ExplainProcessResponse]
+    """Says why a process has the sockets that it has. NOT_FOUND for a host or a process that is not in the latest sample."""
     GetFleet: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetFleetRequest, _fleet_service_pb2.GetFleetResponse]
     """Shows the totals of the fleet, what they rest on, and the hosts that fell silent."""
 
@@ -61,6 +63,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Ranks the applications, each over all the hosts it runs on, worst first."""
     GetHost: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetHostRequest, _fleet_service_pb2.GetHostResponse]  # type: ignore[assignment]
     """Shows one host. NOT_FOUND for a host that never reported, with the names that come close."""
+    ExplainProcess: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainProcessRequest, _fleet_service_pb2.ExplainProcessResponse]  # type: ignore[assignment]
+    """Says why a process has the sockets that it has. NOT_FOUND for a host or a process that is not in the latest sample."""
     GetFleet: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetFleetRequest, _fleet_service_pb2.GetFleetResponse]  # type: ignore[assignment]
     """Shows the totals of the fleet, what they rest on, and the hosts that fell silent."""
 
@@ -100,6 +104,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetHostResponse, _abc.Awaitable[_fleet_service_pb2.GetHostResponse]]:
         """Shows one host. NOT_FOUND for a host that never reported, with the names that come close."""
+
+    @_abc_1.abstractmethod
+    def ExplainProcess(
+        self,
+        request: _fleet_service_pb2.ExplainProcessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ExplainProcessResponse, _abc.Awaitable[_fleet_service_pb2.ExplainProcessResponse]]:
+        """Says why a process has the sockets that it has. NOT_FOUND for a host or a process that is not in the latest sample."""
 
     @_abc_1.abstractmethod
     def GetFleet(

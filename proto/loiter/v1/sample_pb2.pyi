@@ -36,6 +36,8 @@ class _SamplerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sampler.Value
     """A NETLINK_SOCK_DIAG dump (sock_diag(7))."""
     SAMPLER_PSUTIL: _Sampler.ValueType  # 2
     """psutil over /proc/net/tcp, where sock_diag is refused or absent."""
+    SAMPLER_PROCFS: _Sampler.ValueType  # 3
+    """/proc/PID/net/tcp of a process in a namespace that may not be entered."""
 
 class Sampler(_Sampler, metaclass=_SamplerEnumTypeWrapper):
     """How the sockets of a sample were read."""
@@ -46,7 +48,85 @@ SAMPLER_SOCK_DIAG: Sampler.ValueType  # 1
 """A NETLINK_SOCK_DIAG dump (sock_diag(7))."""
 SAMPLER_PSUTIL: Sampler.ValueType  # 2
 """psutil over /proc/net/tcp, where sock_diag is refused or absent."""
+SAMPLER_PROCFS: Sampler.ValueType  # 3
+"""/proc/PID/net/tcp of a process in a namespace that may not be entered."""
 Global___Sampler: _TypeAlias = Sampler  # noqa: Y015
+
+class _Cause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAUSE_UNSPECIFIED: _Cause.ValueType  # 0
+    """Nothing to explain: there are no such sockets, or they come and go."""
+    CAUSE_UNKNOWN: _Cause.ValueType  # 1
+    """They stay, and what could be read does not tell why."""
+    CAUSE_LEAK: _Cause.ValueType  # 2
+    """The program has read the end of the stream and forgot to close."""
+    CAUSE_IDLE_POOL: _Cause.ValueType  # 3
+    """Pooled connections that the other side closed while nobody used them."""
+    CAUSE_STALLED_READER: _Cause.ValueType  # 4
+    """The program does not read: it is asleep on a lock or on I/O."""
+    CAUSE_CPU_STARVED: _Cause.ValueType  # 5
+    """The program gets too little processor time."""
+    CAUSE_NEVER_ACCEPTED: _Cause.ValueType  # 6
+    """The program does not accept."""
+
+class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+    """Why sockets of a process stay in CLOSE_WAIT."""
+
+CAUSE_UNSPECIFIED: Cause.ValueType  # 0
+"""Nothing to explain: there are no such sockets, or they come and go."""
+CAUSE_UNKNOWN: Cause.ValueType  # 1
+"""They stay, and what could be read does not tell why."""
+CAUSE_LEAK: Cause.ValueType  # 2
+"""The program has read the end of the stream and forgot to close."""
+CAUSE_IDLE_POOL: Cause.ValueType  # 3
+"""Pooled connections that the other side closed while nobody used them."""
+CAUSE_STALLED_READER: Cause.ValueType  # 4
+"""The program does not read: it is asleep on a lock or on I/O."""
+CAUSE_CPU_STARVED: Cause.ValueType  # 5
+"""The program gets too little processor time."""
+CAUSE_NEVER_ACCEPTED: Cause.ValueType  # 6
+"""The program does not accept."""
+Global___Cause: _TypeAlias = Cause  # noqa: Y015
+
+class _OwnerSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OwnerSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OwnerSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OWNER_SOURCE_UNSPECIFIED: _OwnerSource.ValueType  # 0
+    """Not said."""
+    OWNER_SOURCE_EXACT: _OwnerSource.ValueType  # 1
+    """The same connection was seen while its process held it."""
+    OWNER_SOURCE_LISTENER: _OwnerSource.ValueType  # 2
+    """The local port is one that the process listens on."""
+    OWNER_SOURCE_CGROUP: _OwnerSource.ValueType  # 3
+    """The same connection was seen in the cgroup of the process, after it had let go."""
+    OWNER_SOURCE_DESTINATION: _OwnerSource.ValueType  # 4
+    """Nearly all live connections to the same destination are the process's."""
+    OWNER_SOURCE_UNATTRIBUTED: _OwnerSource.ValueType  # 5
+    """It could not be found."""
+
+class OwnerSource(_OwnerSource, metaclass=_OwnerSourceEnumTypeWrapper):
+    """How the owner of TIME_WAIT sockets was found."""
+
+OWNER_SOURCE_UNSPECIFIED: OwnerSource.ValueType  # 0
+"""Not said."""
+OWNER_SOURCE_EXACT: OwnerSource.ValueType  # 1
+"""The same connection was seen while its process held it."""
+OWNER_SOURCE_LISTENER: OwnerSource.ValueType  # 2
+"""The local port is one that the process listens on."""
+OWNER_SOURCE_CGROUP: OwnerSource.ValueType  # 3
+"""The same connection was seen in the cgroup of the process, after it had let go."""
+OWNER_SOURCE_DESTINATION: OwnerSource.ValueType  # 4
+"""Nearly all live connections to the same destination are the process's."""
+OWNER_SOURCE_UNATTRIBUTED: OwnerSource.ValueType  # 5
+"""It could not be found."""
+Global___OwnerSource: _TypeAlias = OwnerSource  # noqa: Y015
 
 @_typing.final
 class Host(_message.Message):
@@ -129,6 +209,10 @@ class Sample(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     COLLECTORS_FIELD_NUMBER: _builtins.int
+    TIME_WAIT_FIELD_NUMBER: _builtins.int
+    TIME_WAIT_LIMITS_FIELD_NUMBER: _builtins.int
+    PORTS_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
     sampler: Global___Sampler.ValueType
     """How the sockets were read."""
     @_builtins.property
@@ -161,9 +245,23 @@ class Sample(_message.Message):
 
     @_builtins.property
     def collectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectorStatus]:
-        """One entry for each collector that ran.
-        Fields 16 to 31 are set aside for TIME_WAIT by destination and owner, port budgets and network namespaces.
-        """
+        """One entry for each collector that ran."""
+
+    @_builtins.property
+    def time_wait(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeWaitGroup]:
+        """TIME_WAIT by destination, listener and owner, largest first. The last row may stand for the rest."""
+
+    @_builtins.property
+    def time_wait_limits(self) -> Global___TimeWaitLimits:
+        """What the kernel lets TIME_WAIT sockets do, in the agent's own network namespace."""
+
+    @_builtins.property
+    def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortBudget]:
+        """The ephemeral ports towards the busiest destinations, fullest first."""
+
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkNamespace]:
+        """The network namespaces that were found."""
 
     def __init__(
         self,
@@ -177,10 +275,14 @@ class Sample(_message.Message):
         coverage: Global___Coverage | None = ...,
         cost: Global___AgentCost | None = ...,
         collectors: _abc.Iterable[Global___CollectorStatus] | None = ...,
+        time_wait: _abc.Iterable[Global___TimeWaitGroup] | None = ...,
+        time_wait_limits: Global___TimeWaitLimits | None = ...,
+        ports: _abc.Iterable[Global___PortBudget] | None = ...,
+        namespaces: _abc.Iterable[Global___NetworkNamespace] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "other_processes", b"other_processes", "sample_time", b"sample_time", "tcp_states", b"tcp_states"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "other_processes", b"other_processes", "sample_time", b"sample_time", "tcp_states", b"tcp_states", "time_wait_limits", b"time_wait_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collectors", b"collectors", "cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "other_processes", b"other_processes", "processes", b"processes", "sample_time", b"sample_time", "sampler", b"sampler", "tcp_states", b"tcp_states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collectors", b"collectors", "cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "namespaces", b"namespaces", "other_processes", b"other_processes", "ports", b"ports", "processes", b"processes", "sample_time", b"sample_time", "sampler", b"sampler", "tcp_states", b"tcp_states", "time_wait", b"time_wait", "time_wait_limits", b"time_wait_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,12 +459,23 @@ class ProcessSample(_message.Message):
     SOCKETS_FIELD_NUMBER: _builtins.int
     FD_OPEN_FIELD_NUMBER: _builtins.int
     FD_LIMIT_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_AGE_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    FD_LIMIT_HARD_FIELD_NUMBER: _builtins.int
+    PORTS_SHARE_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The process id in the host's pid namespace."""
     name: _builtins.str
     """The process name."""
     app: _builtins.str
-    """What the process belongs to: its systemd unit, else its executable, or the script for an interpreter."""
+    """What the process belongs to: its systemd unit, else its executable, or the script for an interpreter, with the
+    runtime before it in a container.
+    """
     user: _builtins.str
     """The user it runs as; the numeric id where that has no name; empty where it could not be read."""
     established: _builtins.int
@@ -370,20 +483,42 @@ class ProcessSample(_message.Message):
     close_wait: _builtins.int
     """Sockets in CLOSE_WAIT that are charged to this process."""
     time_wait: _builtins.int
-    """Sockets in TIME_WAIT whose last owner is known to have been this process. Absent where that is not known: the
-    kernel keeps no owner of such a socket.
-    """
+    """Sockets in TIME_WAIT whose last owner was found to have been this process: see TimeWaitOwner."""
     sockets: _builtins.int
     """TCP sockets in any state that are charged to this process."""
     fd_open: _builtins.int
     """Open file descriptors."""
     fd_limit: _builtins.int
-    """Soft limit on file descriptors (RLIMIT_NOFILE).
-    Fields 16 to 31 are set aside for cause, evidence, socket ages, peers and the hard limit.
-    """
+    """Soft limit on file descriptors (RLIMIT_NOFILE)."""
+    cause: Global___Cause.ValueType
+    """Why it has CLOSE_WAIT sockets that stay. Unspecified where it has none: then there is nothing to explain."""
+    stuck: _builtins.int
+    """CLOSE_WAIT sockets that have been so for longer than a minute."""
+    fd_limit_hard: _builtins.int
+    """Hard limit on file descriptors."""
+    ports_share: _builtins.float
+    """The fullest budget of ephemeral ports of which this process uses the most: used over available, from 0 to 1."""
+    arguments: _builtins.str
+    """Its command line. Empty unless the agent is configured to send it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the process started."""
+
+    @_builtins.property
+    def evidence(self) -> Global___CloseWaitEvidence:
+        """What the cause rests on. Absent for a process without CLOSE_WAIT sockets, and where they could not be looked into."""
+
+    @_builtins.property
+    def close_wait_age(self) -> Global___SocketAges:
+        """How long its CLOSE_WAIT sockets have been in that state. Absent for a process without any."""
+
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]:
+        """Who is at the other end of its CLOSE_WAIT sockets, most frequent first; at most 10."""
+
+    @_builtins.property
+    def container(self) -> Global___Container:
+        """The container it runs in, if any."""
 
     def __init__(
         self,
@@ -399,10 +534,19 @@ class ProcessSample(_message.Message):
         sockets: _builtins.int | None = ...,
         fd_open: _builtins.int | None = ...,
         fd_limit: _builtins.int | None = ...,
+        cause: Global___Cause.ValueType = ...,
+        evidence: Global___CloseWaitEvidence | None = ...,
+        close_wait_age: Global___SocketAges | None = ...,
+        stuck: _builtins.int | None = ...,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
+        fd_limit_hard: _builtins.int | None = ...,
+        ports_share: _builtins.float | None = ...,
+        container: Global___Container | None = ...,
+        arguments: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait", b"_close_wait", "_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_sockets", b"_sockets", "_time_wait", b"_time_wait", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "sockets", b"sockets", "start_time", b"start_time", "time_wait", b"time_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait", b"_close_wait", "_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_limit_hard", b"_fd_limit_hard", "_fd_open", b"_fd_open", "_ports_share", b"_ports_share", "_sockets", b"_sockets", "_stuck", b"_stuck", "_time_wait", b"_time_wait", "close_wait", b"close_wait", "close_wait_age", b"close_wait_age", "container", b"container", "established", b"established", "evidence", b"evidence", "fd_limit", b"fd_limit", "fd_limit_hard", b"fd_limit_hard", "fd_open", b"fd_open", "ports_share", b"ports_share", "sockets", b"sockets", "start_time", b"start_time", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait", b"_close_wait", "_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_open", b"_fd_open", "_sockets", b"_sockets", "_time_wait", b"_time_wait", "app", b"app", "close_wait", b"close_wait", "established", b"established", "fd_limit", b"fd_limit", "fd_open", b"fd_open", "name", b"name", "pid", b"pid", "sockets", b"sockets", "start_time", b"start_time", "time_wait", b"time_wait", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait", b"_close_wait", "_established", b"_established", "_fd_limit", b"_fd_limit", "_fd_limit_hard", b"_fd_limit_hard", "_fd_open", b"_fd_open", "_ports_share", b"_ports_share", "_sockets", b"_sockets", "_stuck", b"_stuck", "_time_wait", b"_time_wait", "app", b"app", "arguments", b"arguments", "cause", b"cause", "close_wait", b"close_wait", "close_wait_age", b"close_wait_age", "container", b"container", "established", b"established", "evidence", b"evidence", "fd_limit", b"fd_limit", "fd_limit_hard", b"fd_limit_hard", "fd_open", b"fd_open", "name", b"name", "peers", b"peers", "pid", b"pid", "ports_share", b"ports_share", "sockets", b"sockets", "start_time", b"start_time", "stuck", b"stuck", "time_wait", b"time_wait", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__close_wait: _TypeAlias = _typing.Literal["close_wait"]  # noqa: Y015
     _WhichOneofArgType__close_wait: _TypeAlias = _typing.Literal["_close_wait", b"_close_wait"]  # noqa: Y015
@@ -410,10 +554,16 @@ class ProcessSample(_message.Message):
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
     _WhichOneofReturnType__fd_limit: _TypeAlias = _typing.Literal["fd_limit"]  # noqa: Y015
     _WhichOneofArgType__fd_limit: _TypeAlias = _typing.Literal["_fd_limit", b"_fd_limit"]  # noqa: Y015
+    _WhichOneofReturnType__fd_limit_hard: _TypeAlias = _typing.Literal["fd_limit_hard"]  # noqa: Y015
+    _WhichOneofArgType__fd_limit_hard: _TypeAlias = _typing.Literal["_fd_limit_hard", b"_fd_limit_hard"]  # noqa: Y015
     _WhichOneofReturnType__fd_open: _TypeAlias = _typing.Literal["fd_open"]  # noqa: Y015
     _WhichOneofArgType__fd_open: _TypeAlias = _typing.Literal["_fd_open", b"_fd_open"]  # noqa: Y015
+    _WhichOneofReturnType__ports_share: _TypeAlias = _typing.Literal["ports_share"]  # noqa: Y015
+    _WhichOneofArgType__ports_share: _TypeAlias = _typing.Literal["_ports_share", b"_ports_share"]  # noqa: Y015
     _WhichOneofReturnType__sockets: _TypeAlias = _typing.Literal["sockets"]  # noqa: Y015
     _WhichOneofArgType__sockets: _TypeAlias = _typing.Literal["_sockets", b"_sockets"]  # noqa: Y015
+    _WhichOneofReturnType__stuck: _TypeAlias = _typing.Literal["stuck"]  # noqa: Y015
+    _WhichOneofArgType__stuck: _TypeAlias = _typing.Literal["_stuck", b"_stuck"]  # noqa: Y015
     _WhichOneofReturnType__time_wait: _TypeAlias = _typing.Literal["time_wait"]  # noqa: Y015
     _WhichOneofArgType__time_wait: _TypeAlias = _typing.Literal["_time_wait", b"_time_wait"]  # noqa: Y015
     @_typing.overload
@@ -423,13 +573,581 @@ class ProcessSample(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_limit) -> _WhichOneofReturnType__fd_limit | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_limit_hard) -> _WhichOneofReturnType__fd_limit_hard | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_open) -> _WhichOneofReturnType__fd_open | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ports_share) -> _WhichOneofReturnType__ports_share | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sockets) -> _WhichOneofReturnType__sockets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__time_wait) -> _WhichOneofReturnType__time_wait | None: ...
 
 Global___ProcessSample: _TypeAlias = ProcessSample  # noqa: Y015
+
+@_typing.final
+class CloseWaitEvidence(_message.Message):
+    """Represents what was observed of a process's CLOSE_WAIT sockets, and of why it may not get to closing them. A socket
+    is settled when it has been in CLOSE_WAIT for so long that ordinary handling does not account for it: about two
+    intervals.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ThreadStatesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class WaitChannelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SETTLED_FIELD_NUMBER: _builtins.int
+    SURVIVED_FIELD_NUMBER: _builtins.int
+    EOF_READ_FIELD_NUMBER: _builtins.int
+    FIN_UNREAD_FIELD_NUMBER: _builtins.int
+    FAREWELL_UNREAD_FIELD_NUMBER: _builtins.int
+    DATA_UNREAD_FIELD_NUMBER: _builtins.int
+    NEVER_ACCEPTED_FIELD_NUMBER: _builtins.int
+    CLIENT_SIDE_FIELD_NUMBER: _builtins.int
+    ACCEPT_QUEUE_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    THREADS_READ_FIELD_NUMBER: _builtins.int
+    THREAD_STATES_FIELD_NUMBER: _builtins.int
+    WAIT_CHANNELS_FIELD_NUMBER: _builtins.int
+    RUN_DELAY_SHARE_FIELD_NUMBER: _builtins.int
+    THROTTLED_SHARE_FIELD_NUMBER: _builtins.int
+    CPU_PRESSURE_FIELD_NUMBER: _builtins.int
+    IO_PRESSURE_FIELD_NUMBER: _builtins.int
+    settled: _builtins.int
+    """Settled sockets. The classes below are of these, and add up to it."""
+    survived: _builtins.float
+    """Of the CLOSE_WAIT sockets of the previous sample, the share that still is in CLOSE_WAIT: near 1 for a leak, near 0
+    for churn. Absent in the first sample.
+    """
+    eof_read: _builtins.int
+    """Receive queue empty: the program has read the end of the stream and did not close."""
+    fin_unread: _builtins.int
+    """Nothing but the FIN is unread."""
+    farewell_unread: _builtins.int
+    """Unread is what a peer says when it hangs up, such as a TLS close_notify: no data that was asked for."""
+    data_unread: _builtins.int
+    """Data is unread."""
+    never_accepted: _builtins.int
+    """The program never accepted the connection: it is in the queue of a listener of this process."""
+    client_side: _builtins.int
+    """Settled sockets of connections that this host opened; the others were accepted."""
+    threads: _builtins.int
+    """Threads of the process."""
+    threads_read: _builtins.int
+    """Of those, how many were looked at."""
+    run_delay_share: _builtins.float
+    """Seconds that a thread waited for a processor, for each second between the last two samples: the most of any thread
+    looked at (/proc/PID/task/TID/schedstat).
+    """
+    throttled_share: _builtins.float
+    """Share of the time between the last two samples in which a CPU quota of its cgroup held it back (cpu.stat)."""
+    cpu_pressure: _builtins.float
+    """Share of the last seconds in which some task of its cgroup waited for a processor (PSI), from 0 to 1."""
+    io_pressure: _builtins.float
+    """Share of the last seconds in which some task of its cgroup waited for I/O (PSI), from 0 to 1."""
+    @_builtins.property
+    def accept_queue(self) -> Global___AcceptQueue:
+        """The fullest accept queue among the listeners of this process with sockets that were never accepted."""
+
+    @_builtins.property
+    def thread_states(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The threads looked at, by state: the letter of proc_pid_stat(5)."""
+
+    @_builtins.property
+    def wait_channels(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The threads looked at, by the kernel function they sleep in (/proc/PID/wchan). Empty where that may not be read."""
+
+    def __init__(
+        self,
+        *,
+        settled: _builtins.int | None = ...,
+        survived: _builtins.float | None = ...,
+        eof_read: _builtins.int | None = ...,
+        fin_unread: _builtins.int | None = ...,
+        farewell_unread: _builtins.int | None = ...,
+        data_unread: _builtins.int | None = ...,
+        never_accepted: _builtins.int | None = ...,
+        client_side: _builtins.int | None = ...,
+        accept_queue: Global___AcceptQueue | None = ...,
+        threads: _builtins.int | None = ...,
+        threads_read: _builtins.int | None = ...,
+        thread_states: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        wait_channels: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        run_delay_share: _builtins.float | None = ...,
+        throttled_share: _builtins.float | None = ...,
+        cpu_pressure: _builtins.float | None = ...,
+        io_pressure: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_side", b"_client_side", "_cpu_pressure", b"_cpu_pressure", "_data_unread", b"_data_unread", "_eof_read", b"_eof_read", "_farewell_unread", b"_farewell_unread", "_fin_unread", b"_fin_unread", "_io_pressure", b"_io_pressure", "_never_accepted", b"_never_accepted", "_run_delay_share", b"_run_delay_share", "_settled", b"_settled", "_survived", b"_survived", "_threads", b"_threads", "_threads_read", b"_threads_read", "_throttled_share", b"_throttled_share", "accept_queue", b"accept_queue", "client_side", b"client_side", "cpu_pressure", b"cpu_pressure", "data_unread", b"data_unread", "eof_read", b"eof_read", "farewell_unread", b"farewell_unread", "fin_unread", b"fin_unread", "io_pressure", b"io_pressure", "never_accepted", b"never_accepted", "run_delay_share", b"run_delay_share", "settled", b"settled", "survived", b"survived", "threads", b"threads", "threads_read", b"threads_read", "throttled_share", b"throttled_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_side", b"_client_side", "_cpu_pressure", b"_cpu_pressure", "_data_unread", b"_data_unread", "_eof_read", b"_eof_read", "_farewell_unread", b"_farewell_unread", "_fin_unread", b"_fin_unread", "_io_pressure", b"_io_pressure", "_never_accepted", b"_never_accepted", "_run_delay_share", b"_run_delay_share", "_settled", b"_settled", "_survived", b"_survived", "_threads", b"_threads", "_threads_read", b"_threads_read", "_throttled_share", b"_throttled_share", "accept_queue", b"accept_queue", "client_side", b"client_side", "cpu_pressure", b"cpu_pressure", "data_unread", b"data_unread", "eof_read", b"eof_read", "farewell_unread", b"farewell_unread", "fin_unread", b"fin_unread", "io_pressure", b"io_pressure", "never_accepted", b"never_accepted", "run_delay_share", b"run_delay_share", "settled", b"settled", "survived", b"survived", "thread_states", b"thread_states", "threads", b"threads", "threads_read", b"threads_read", "throttled_share", b"throttled_share", "wait_channels", b"wait_channels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__client_side: _TypeAlias = _typing.Literal["client_side"]  # noqa: Y015
+    _WhichOneofArgType__client_side: _TypeAlias = _typing.Literal["_client_side", b"_client_side"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_pressure: _TypeAlias = _typing.Literal["cpu_pressure"]  # noqa: Y015
+    _WhichOneofArgType__cpu_pressure: _TypeAlias = _typing.Literal["_cpu_pressure", b"_cpu_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__data_unread: _TypeAlias = _typing.Literal["data_unread"]  # noqa: Y015
+    _WhichOneofArgType__data_unread: _TypeAlias = _typing.Literal["_data_unread", b"_data_unread"]  # noqa: Y015
+    _WhichOneofReturnType__eof_read: _TypeAlias = _typing.Literal["eof_read"]  # noqa: Y015
+    _WhichOneofArgType__eof_read: _TypeAlias = _typing.Literal["_eof_read", b"_eof_read"]  # noqa: Y015
+    _WhichOneofReturnType__farewell_unread: _TypeAlias = _typing.Literal["farewell_unread"]  # noqa: Y015
+    _WhichOneofArgType__farewell_unread: _TypeAlias = _typing.Literal["_farewell_unread", b"_farewell_unread"]  # noqa: Y015
+    _WhichOneofReturnType__fin_unread: _TypeAlias = _typing.Literal["fin_unread"]  # noqa: Y015
+    _WhichOneofArgType__fin_unread: _TypeAlias = _typing.Literal["_fin_unread", b"_fin_unread"]  # noqa: Y015
+    _WhichOneofReturnType__io_pressure: _TypeAlias = _typing.Literal["io_pressure"]  # noqa: Y015
+    _WhichOneofArgType__io_pressure: _TypeAlias = _typing.Literal["_io_pressure", b"_io_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__never_accepted: _TypeAlias = _typing.Literal["never_accepted"]  # noqa: Y015
+    _WhichOneofArgType__never_accepted: _TypeAlias = _typing.Literal["_never_accepted", b"_never_accepted"]  # noqa: Y015
+    _WhichOneofReturnType__run_delay_share: _TypeAlias = _typing.Literal["run_delay_share"]  # noqa: Y015
+    _WhichOneofArgType__run_delay_share: _TypeAlias = _typing.Literal["_run_delay_share", b"_run_delay_share"]  # noqa: Y015
+    _WhichOneofReturnType__settled: _TypeAlias = _typing.Literal["settled"]  # noqa: Y015
+    _WhichOneofArgType__settled: _TypeAlias = _typing.Literal["_settled", b"_settled"]  # noqa: Y015
+    _WhichOneofReturnType__survived: _TypeAlias = _typing.Literal["survived"]  # noqa: Y015
+    _WhichOneofArgType__survived: _TypeAlias = _typing.Literal["_survived", b"_survived"]  # noqa: Y015
+    _WhichOneofReturnType__threads: _TypeAlias = _typing.Literal["threads"]  # noqa: Y015
+    _WhichOneofArgType__threads: _TypeAlias = _typing.Literal["_threads", b"_threads"]  # noqa: Y015
+    _WhichOneofReturnType__threads_read: _TypeAlias = _typing.Literal["threads_read"]  # noqa: Y015
+    _WhichOneofArgType__threads_read: _TypeAlias = _typing.Literal["_threads_read", b"_threads_read"]  # noqa: Y015
+    _WhichOneofReturnType__throttled_share: _TypeAlias = _typing.Literal["throttled_share"]  # noqa: Y015
+    _WhichOneofArgType__throttled_share: _TypeAlias = _typing.Literal["_throttled_share", b"_throttled_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__client_side) -> _WhichOneofReturnType__client_side | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pressure) -> _WhichOneofReturnType__cpu_pressure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__data_unread) -> _WhichOneofReturnType__data_unread | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eof_read) -> _WhichOneofReturnType__eof_read | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__farewell_unread) -> _WhichOneofReturnType__farewell_unread | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fin_unread) -> _WhichOneofReturnType__fin_unread | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io_pressure) -> _WhichOneofReturnType__io_pressure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__never_accepted) -> _WhichOneofReturnType__never_accepted | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_delay_share) -> _WhichOneofReturnType__run_delay_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settled) -> _WhichOneofReturnType__settled | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__survived) -> _WhichOneofReturnType__survived | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threads) -> _WhichOneofReturnType__threads | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threads_read) -> _WhichOneofReturnType__threads_read | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throttled_share) -> _WhichOneofReturnType__throttled_share | None: ...
+
+Global___CloseWaitEvidence: _TypeAlias = CloseWaitEvidence  # noqa: Y015
+
+@_typing.final
+class AcceptQueue(_message.Message):
+    """Represents the queue of connections that wait to be accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPTH_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    depth: _builtins.int
+    """How many wait."""
+    limit: _builtins.int
+    """How many may wait: the backlog of listen(2)."""
+    def __init__(
+        self,
+        *,
+        depth: _builtins.int = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptQueue: _TypeAlias = AcceptQueue  # noqa: Y015
+
+@_typing.final
+class SocketAges(_message.Message):
+    """Represents the ages of a set of sockets, in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_SECONDS_FIELD_NUMBER: _builtins.int
+    P99_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    p50_seconds: _builtins.float
+    """The median."""
+    p99_seconds: _builtins.float
+    """The 99th percentile."""
+    max_seconds: _builtins.float
+    """The oldest."""
+    def __init__(
+        self,
+        *,
+        p50_seconds: _builtins.float = ...,
+        p99_seconds: _builtins.float = ...,
+        max_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_seconds", b"max_seconds", "p50_seconds", b"p50_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SocketAges: _TypeAlias = SocketAges  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    """Represents the other end of connections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Its address."""
+    port: _builtins.int
+    """Its port. Absent for clients, whose ports are many."""
+    count: _builtins.int
+    """How many CLOSE_WAIT sockets are connected to it."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        port: _builtins.int | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_port", b"_port", "port", b"port"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_port", b"_port", "address", b"address", "count", b"count", "port", b"port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__port: _TypeAlias = _typing.Literal["port"]  # noqa: Y015
+    _WhichOneofArgType__port: _TypeAlias = _typing.Literal["_port", b"_port"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__port) -> _WhichOneofReturnType__port | None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
+
+@_typing.final
+class Container(_message.Message):
+    """Represents the container of a process, as its cgroup path tells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    POD_FIELD_NUMBER: _builtins.int
+    runtime: _builtins.str
+    """docker, containerd, podman, cri-o, nspawn or lxc."""
+    id: _builtins.str
+    """The first twelve digits of its id, or its name where the path has a name."""
+    pod: _builtins.str
+    """The uid of its Kubernetes pod. Empty where there is none."""
+    def __init__(
+        self,
+        *,
+        runtime: _builtins.str = ...,
+        id: _builtins.str = ...,
+        pod: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "pod", b"pod", "runtime", b"runtime"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Container: _TypeAlias = Container  # noqa: Y015
+
+@_typing.final
+class TimeWaitGroup(_message.Message):
+    """Represents TIME_WAIT sockets that have their other end, or their listener, and their owner in common. This side
+    closed first: that is what puts a socket into TIME_WAIT.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    LISTENER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    CLOSES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The network namespace: the id of one in `namespaces`."""
+    destination: _builtins.str
+    """Address and port of the other end, for connections that this host opened. Empty for others."""
+    listener: _builtins.str
+    """Address and port of the listener, for connections that this host accepted. Empty for others. Both this and
+    `destination` are empty in a row that stands for the rest.
+    """
+    count: _builtins.int
+    """How many sockets."""
+    closes_per_second: _builtins.float
+    """Closes per second over the last minute, by the timers of the sockets."""
+    @_builtins.property
+    def owner(self) -> Global___TimeWaitOwner:
+        """Whose they were."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        listener: _builtins.str = ...,
+        count: _builtins.int = ...,
+        closes_per_second: _builtins.float = ...,
+        owner: Global___TimeWaitOwner | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes_per_second", b"closes_per_second", "count", b"count", "destination", b"destination", "listener", b"listener", "namespace", b"namespace", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeWaitGroup: _TypeAlias = TimeWaitGroup  # noqa: Y015
+
+@_typing.final
+class TimeWaitOwner(_message.Message):
+    """Represents the process that held a socket before it went into TIME_WAIT: the kernel itself keeps no owner of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    source: Global___OwnerSource.ValueType
+    """How it was found."""
+    pid: _builtins.int
+    """The process id. Absent where only the application is known, or nothing."""
+    name: _builtins.str
+    """The process name."""
+    app: _builtins.str
+    """What the process belongs to."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the process started. Absent where the process id is."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___OwnerSource.ValueType = ...,
+        pid: _builtins.int | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        app: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "pid", b"pid", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "app", b"app", "name", b"name", "pid", b"pid", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pid: _TypeAlias = _typing.Literal["pid"]  # noqa: Y015
+    _WhichOneofArgType__pid: _TypeAlias = _typing.Literal["_pid", b"_pid"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pid) -> _WhichOneofReturnType__pid | None: ...
+
+Global___TimeWaitOwner: _TypeAlias = TimeWaitOwner  # noqa: Y015
+
+@_typing.final
+class TimeWaitLimits(_message.Message):
+    """Represents what the kernel lets TIME_WAIT sockets do (ip-sysctl in the kernel's documentation)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERFLOWS_FIELD_NUMBER: _builtins.int
+    MAX_BUCKETS_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    overflows: _builtins.int
+    """TCPTimeWaitOverflow of /proc/net/netstat: sockets since boot that were destroyed because there were too many."""
+    max_buckets: _builtins.int
+    """net.ipv4.tcp_max_tw_buckets."""
+    reuse: _builtins.int
+    """net.ipv4.tcp_tw_reuse: 0 off, 1 on, 2 for loopback only."""
+    seconds: _builtins.float
+    """How long a socket stays in TIME_WAIT: TCP_TIMEWAIT_LEN of include/net/tcp.h."""
+    def __init__(
+        self,
+        *,
+        overflows: _builtins.int | None = ...,
+        max_buckets: _builtins.int | None = ...,
+        reuse: _builtins.int | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets", "_overflows", b"_overflows", "_reuse", b"_reuse", "max_buckets", b"max_buckets", "overflows", b"overflows", "reuse", b"reuse"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets", "_overflows", b"_overflows", "_reuse", b"_reuse", "max_buckets", b"max_buckets", "overflows", b"overflows", "reuse", b"reuse", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_buckets: _TypeAlias = _typing.Literal["max_buckets"]  # noqa: Y015
+    _WhichOneofArgType__max_buckets: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets"]  # noqa: Y015
+    _WhichOneofReturnType__overflows: _TypeAlias = _typing.Literal["overflows"]  # noqa: Y015
+    _WhichOneofArgType__overflows: _TypeAlias = _typing.Literal["_overflows", b"_overflows"]  # noqa: Y015
+    _WhichOneofReturnType__reuse: _TypeAlias = _typing.Literal["reuse"]  # noqa: Y015
+    _WhichOneofArgType__reuse: _TypeAlias = _typing.Literal["_reuse", b"_reuse"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_buckets) -> _WhichOneofReturnType__max_buckets | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overflows) -> _WhichOneofReturnType__overflows | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reuse) -> _WhichOneofReturnType__reuse | None: ...
+
+Global___TimeWaitLimits: _TypeAlias = TimeWaitLimits  # noqa: Y015
+
+@_typing.final
+class PortBudget(_message.Message):
+    """Represents the ephemeral ports towards one destination."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    TIME_WAIT_FIELD_NUMBER: _builtins.int
+    REUSABLE_FIELD_NUMBER: _builtins.int
+    CONNECTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    EXHAUSTING_CONNECTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    EXHAUSTED_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The network namespace: the id of one in `namespaces`."""
+    source: _builtins.str
+    """The local address."""
+    destination: _builtins.str
+    """Address and port of the other end."""
+    used: _builtins.int
+    """Local ports of the ephemeral range in use towards the destination, those in TIME_WAIT included."""
+    available: _builtins.int
+    """How many there are: net.ipv4.ip_local_port_range less ip_local_reserved_ports. Absent where that can not be read."""
+    time_wait: _builtins.int
+    """Of the used, how many are in TIME_WAIT."""
+    reusable: _builtins.int
+    """Of those in TIME_WAIT, how many the kernel would use again at once (net.ipv4.tcp_tw_reuse)."""
+    connects_per_second: _builtins.float
+    """New connections per second at present. Absent in the first sample."""
+    exhausting_connects_per_second: _builtins.float
+    """Connections per second that would use up all ports. Absent where TIME_WAIT sockets are used again."""
+    exhausted_in_seconds: _builtins.float
+    """Seconds until connect(2) fails with EADDRNOTAVAIL at the present rate. Absent where it never does."""
+    pid: _builtins.int
+    """The process that uses the most of them. Absent where that is not known."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        source: _builtins.str = ...,
+        destination: _builtins.str = ...,
+        used: _builtins.int = ...,
+        available: _builtins.int | None = ...,
+        time_wait: _builtins.int = ...,
+        reusable: _builtins.int = ...,
+        connects_per_second: _builtins.float | None = ...,
+        exhausting_connects_per_second: _builtins.float | None = ...,
+        exhausted_in_seconds: _builtins.float | None = ...,
+        pid: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "_connects_per_second", b"_connects_per_second", "_exhausted_in_seconds", b"_exhausted_in_seconds", "_exhausting_connects_per_second", b"_exhausting_connects_per_second", "_pid", b"_pid", "available", b"available", "connects_per_second", b"connects_per_second", "exhausted_in_seconds", b"exhausted_in_seconds", "exhausting_connects_per_second", b"exhausting_connects_per_second", "pid", b"pid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_available", b"_available", "_connects_per_second", b"_connects_per_second", "_exhausted_in_seconds", b"_exhausted_in_seconds", "_exhausting_connects_per_second", b"_exhausting_connects_per_second", "_pid", b"_pid", "available", b"available", "connects_per_second", b"connects_per_second", "destination", b"destination", "exhausted_in_seconds", b"exhausted_in_seconds", "exhausting_connects_per_second", b"exhausting_connects_per_second", "namespace", b"namespace", "pid", b"pid", "reusable", b"reusable", "source", b"source", "time_wait", b"time_wait", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__available: _TypeAlias = _typing.Literal["available"]  # noqa: Y015
+    _WhichOneofArgType__available: _TypeAlias = _typing.Literal["_available", b"_available"]  # noqa: Y015
+    _WhichOneofReturnType__connects_per_second: _TypeAlias = _typing.Literal["connects_per_second"]  # noqa: Y015
+    _WhichOneofArgType__connects_per_second: _TypeAlias = _typing.Literal["_connects_per_second", b"_connects_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__exhausted_in_seconds: _TypeAlias = _typing.Literal["exhausted_in_seconds"]  # noqa: Y015
+    _WhichOneofArgType__exhausted_in_seconds: _TypeAlias = _typing.Literal["_exhausted_in_seconds", b"_exhausted_in_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__exhausting_connects_per_second: _TypeAlias = _typing.Literal["exhausting_connects_per_second"]  # noqa: Y015
+    _WhichOneofArgType__exhausting_connects_per_second: _TypeAlias = _typing.Literal["_exhausting_connects_per_second", b"_exhausting_connects_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__pid: _TypeAlias = _typing.Literal["pid"]  # noqa: Y015
+    _WhichOneofArgType__pid: _TypeAlias = _typing.Literal["_pid", b"_pid"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__available) -> _WhichOneofReturnType__available | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__connects_per_second) -> _WhichOneofReturnType__connects_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exhausted_in_seconds) -> _WhichOneofReturnType__exhausted_in_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exhausting_connects_per_second) -> _WhichOneofReturnType__exhausting_connects_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pid) -> _WhichOneofReturnType__pid | None: ...
+
+Global___PortBudget: _TypeAlias = PortBudget  # noqa: Y015
+
+@_typing.final
+class NetworkNamespace(_message.Message):
+    """Represents a network namespace (network_namespaces(7))."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its inode number, as `lsns -t net` shows it."""
+    name: _builtins.str
+    """The name people know it by: of its bind mount, else of the container or unit of its oldest process."""
+    read: _builtins.bool
+    """Whether its sockets are in the sample."""
+    sampler: Global___Sampler.ValueType
+    """How its sockets were read. Unspecified where they were not."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        read: _builtins.bool = ...,
+        sampler: Global___Sampler.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "name", b"name", "read", b"read", "sampler", b"sampler"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkNamespace: _TypeAlias = NetworkNamespace  # noqa: Y015
 
 @_typing.final
 class OtherProcesses(_message.Message):
