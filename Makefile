@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := agent aggregator proto tests
 
-.PHONY: help setup run test check lint types proto proto-lint proto-current bench system-packages clean
+.PHONY: help setup run demo test check lint types proto proto-lint proto-current bench leaklab system-packages clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ $(READY): pyproject.toml
 
 run: $(READY) ## Start an aggregator and an agent of this machine, and show the live ranking until Ctrl-C
 	@PATH="$(abspath $(BIN)):$$PATH" exec deploy/run-local.sh
+
+demo: $(READY) ## The same, with programs that misbehave, so that there is something to see
+	@PATH="$(abspath $(BIN)):$$PATH" exec deploy/demo.sh
 
 test: $(READY) system-packages ## Run the tests
 	$(BIN)/python -m pytest
@@ -52,6 +55,9 @@ proto: $(READY) ## Generate the code of the wire contract
 
 bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives
 	$(BIN)/python tests/bench/sampler.py
+
+leaklab: $(READY) system-packages ## Score the verdicts against programs that misbehave in known ways
+	PYTHONPATH=tests $(BIN)/python -m leaklab.score
 
 system-packages:
 	@tests/system-packages.sh

@@ -36,6 +36,7 @@ class ProcessSettings:
         10, integer(0, MAX_PROCESSES), "how many of the largest to report by sockets, descriptors and share"
     )
     limit: int = setting(200, integer(1, MAX_PROCESSES), "how many to report at most, CLOSE_WAIT holders first")
+    arguments: bool = setting(False, boolean, "send the command lines of processes, which may hold secrets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,5 +66,8 @@ class AgentSettings:
     )
     labels: tuple[tuple[str, str], ...] = setting((), labels, "labels of this host, such as role=web", flag="--label")
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
+    trace_closes: bool = setting(
+        True, boolean, "trace by BPF which process closes a connection, where the agent has CAP_BPF and CAP_PERFMON"
+    )
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)

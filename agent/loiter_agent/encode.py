@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from loiter.limits import MAX_STRING_CHARS
+from loiter.limits import MAX_NAMESPACES, MAX_PORT_BUDGETS, MAX_STRING_CHARS, MAX_TIME_WAIT_GROUPS
 from loiter.v1 import sample_pb2 as pb
-from loiter_agent.sample import HostIdentity, ProcessRow, Sample
+from loiter_agent.sample import Ages, Evidence, HostIdentity, ProcessRow, Sample, TimeWaitRow
 
 _FOLDED_AT_ONCE: Final = 16
 
@@ -18,6 +18,23 @@ _SAMPLERS: Final = {
     None: pb.SAMPLER_UNSPECIFIED,
     "sock_diag": pb.SAMPLER_SOCK_DIAG,
     "psutil": pb.SAMPLER_PSUTIL,
+    "procfs": pb.SAMPLER_PROCFS,
+}
+_CAUSES: Final = {
+    None: pb.CAUSE_UNSPECIFIED,
+    "unknown": pb.CAUSE_UNKNOWN,
+    "leak": pb.CAUSE_LEAK,
+    "idle_pool": pb.CAUSE_IDLE_POOL,
+    "stalled_reader": pb.CAUSE_STALLED_READER,
+    "cpu_starved": pb.CAUSE_CPU_STARVED,
+    "never_accepted": pb.CAUSE_NEVER_ACCEPTED,
+}
+_OWNER_SOURCES: Final = {
+    "exact": pb.OWNER_SOURCE_EXACT,
+    "listener": pb.OWNER_SOURCE_LISTENER,
+    "cgroup": pb.OWNER_SOURCE_CGROUP,
+    "destination": pb.OWNER_SOURCE_DESTINATION,
+    "unattributed": pb.OWNER_SOURCE_UNATTRIBUTED,
 }
 
 
@@ -49,6 +66,13 @@ def encode_sample(sample: Sample, late_ticks: int, dropped_reports: int) -> pb.S
                 name=status.name, duration_seconds=status.duration_seconds, error=_text(status.error or "")
             )
             for status in sample.collectors
+        ],
+        time_wait=[_time_wait(row) for row in (sample.time_wait or ())[:MAX_TIME_WAIT_GROUPS]],
+        time_wait_limits=pb.TimeWaitLimits(**_present(sample.time_wait_limits)) if sample.time_wait_limits else None,
+        ports=[pb.PortBudget(**_present(row)) for row in (sample.ports or ())[:MAX_PORT_BUDGETS]],
+        namespaces=[
+            pb.NetworkNamespace(id=str(one.id), name=_text(one.name), read=one.read, sampler=_SAMPLERS[one.how])
+            for one in sample.namespaces[:MAX_NAMESPACES]
         ],
     )
 
@@ -83,6 +107,43 @@ def _process(row: ProcessRow) -> pb.ProcessSample:
         sockets=row.sockets,
         fd_open=row.fd_open,
         fd_limit=row.fd_limit,
+        cause=_CAUSES[row.cause],
+        evidence=_evidence(row.evidence) if row.evidence else None,
+        close_wait_age=_ages(row.close_wait_age_seconds) if row.close_wait_age_seconds else None,
+        stuck=row.stuck,
+        peers=[pb.Peer(**_present(peer)) for peer in row.peers or ()],
+        fd_limit_hard=row.fd_limit_hard,
+        ports_share=row.ports_share,
+        container=pb.Container(**_present(row.container)) if row.container else None,
+        arguments=_text(row.arguments or ""),
+    )
+
+
+def _evidence(evidence: Evidence) -> pb.CloseWaitEvidence:
+    figures = _present(evidence)
+    queue = figures.pop("accept_queue", None)
+    return pb.CloseWaitEvidence(**figures, accept_queue=pb.AcceptQueue(**_present(queue)) if queue else None)
+
+
+def _ages(ages: Ages) -> pb.SocketAges:
+    return pb.SocketAges(p50_seconds=ages.p50, p99_seconds=ages.p99, max_seconds=ages.max)
+
+
+def _time_wait(row: TimeWaitRow) -> pb.TimeWaitGroup:
+    owner = row.owner
+    return pb.TimeWaitGroup(
+        namespace=row.namespace,
+        destination=row.destination or "",
+        listener=row.listener or "",
+        count=row.count,
+        closes_per_second=row.closes_per_second,
+        owner=pb.TimeWaitOwner(
+            source=_OWNER_SOURCES[owner.how],
+            pid=owner.pid,
+            start_time=_timestamp(owner.start_time) if owner.start_time else None,
+            name=_text(owner.name or ""),
+            app=_text(owner.app or ""),
+        ),
     )
 
 

@@ -41,6 +41,8 @@ NLM_F_REQUEST: Final = 0x1
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 
+# Extensions that may be asked for: the bit of extension N is 1 << (N - 1).
+INET_DIAG_INFO: Final = 2
 _INET_DIAG_SHUTDOWN: Final = 8
 _INET_DIAG_CGROUP_ID: Final = 21
 
@@ -52,7 +54,18 @@ _ERROR: Final = struct.Struct("=i")
 _HEADER: Final = _NLMSGHDR.size
 _DIAG_MSG: Final = 72  # sizeof(struct inet_diag_msg)
 _STATE_AT: Final = _HEADER + 1
-_INODE_AT: Final = _HEADER + 68
+# struct inet_diag_sockid without the interface and the cookie: ports and addresses.
+_CONNECTION_AT: Final = _HEADER + 4
+CONNECTION_BYTES: Final = 36
+# Columns, as numbers of 32-bit words from the start of a message.
+_PORTS: Final = 5  # source and destination
+_COOKIE: Final = 15  # the lower half
+_EXPIRES: Final = 17
+_RQUEUE: Final = 18
+_WQUEUE: Final = 19
+_INODE: Final = 21
+# tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h).
+_TCPI_LAST_ACK_RECV_AT: Final = 56
 _ATTRIBUTES_AT: Final = _HEADER + _DIAG_MSG
 
 _MINI_SOCKET_STATES: Final = bytes.maketrans(bytes([TCP_SYN_RECV]), bytes([TCP_NEW_SYN_RECV]))
@@ -86,12 +99,56 @@ class Chunk:
 
     def inodes(self) -> list[int]:
         """The inode of each socket, 0 where no file refers to it."""
-        return self.view.cast("I")[_INODE_AT // 4 :: self.stride // 4].tolist()
+        return self._words(_INODE).tolist()
+
+    def cookies(self) -> list[int]:
+        """The lower 32 bits of each socket's cookie, which names it for as long as it lives.
+
+        Cookies are counted up from the boot on, so these are not used twice before four thousand million sockets.
+        """
+        return self._words(_COOKIE).tolist()
+
+    def receive_queues(self) -> list[int]:
+        """Bytes of each socket that were not read, a FIN counting as one; of a listener, its accept queue."""
+        return self._words(_RQUEUE).tolist()
+
+    def write_queues(self) -> list[int]:
+        """Bytes that the peer has not acknowledged; of a listener, how long its accept queue may be."""
+        return self._words(_WQUEUE).tolist()
+
+    def expires(self) -> list[int]:
+        """Milliseconds until each socket's timer runs out: of TIME_WAIT, how long it stays."""
+        return self._words(_EXPIRES).tolist()
+
+    def ports(self) -> bytes:
+        """The ports of each socket, its own and the peer's, as 32-bit words; see `ports_of`."""
+        return self._words(_PORTS).tobytes()
+
+    def connection(self, index: int) -> bytes:
+        """The ports and addresses of one socket: CONNECTION_BYTES bytes, as in struct inet_diag_sockid."""
+        at = index * self.stride + _CONNECTION_AT
+        return bytes(self.view[at : at + CONNECTION_BYTES])
+
+    def family(self, index: int) -> int:
+        """AF_INET or AF_INET6."""
+        return self.view[index * self.stride + _HEADER]
+
+    def last_ack_received(self, index: int) -> int | None:
+        """Milliseconds since the peer last acknowledged; None where INET_DIAG_INFO was not asked for."""
+        at = index * self.stride
+        info = _attribute(self.view[at : at + self.stride], INET_DIAG_INFO)
+        if info is None or len(info) < _TCPI_LAST_ACK_RECV_AT + 4:
+            return None
+        return int.from_bytes(info[_TCPI_LAST_ACK_RECV_AT : _TCPI_LAST_ACK_RECV_AT + 4], sys.byteorder)
+
+    def _words(self, word: int) -> memoryview:
+        return self.view.cast("I")[word :: self.stride // 4]
 
     def cgroup_id(self, index: int) -> int | None:
         """The cgroup-v2 id of one socket: the inode number of the cgroup's folder. None before Linux 5.7."""
         at = index * self.stride
-        return _cgroup_id_of(self.view[at : at + self.stride])
+        value = _attribute(self.view[at : at + self.stride], _INET_DIAG_CGROUP_ID)
+        return int.from_bytes(value, sys.byteorder) if value is not None and len(value) == 8 else None
 
     @property
     def are_mini_sockets(self) -> bool:
@@ -115,15 +172,21 @@ class Datagram:
     last: bool
 
 
-def dump_request(states: int, sequence: int) -> bytes:
+def ports_of(connection: bytes) -> int:
+    """The ports of a connection as `Chunk.ports` has them: one 32-bit word, in no order that means anything."""
+    return int.from_bytes(connection[:4], sys.byteorder)
+
+
+def dump_request(states: int, sequence: int, extensions: int = 0) -> bytes:
     """Builds a request for all TCP sockets in the states of a bit mask, IPv4 and IPv6 in one walk of the table.
 
     Uses TCPDIAG_GETSOCK, the older of the two request types: it takes no family and so dumps both, which halves what
-    walking the hash table costs. Asks for no extensions: each full socket comes with its cgroup id all the same.
+    walking the hash table costs. `extensions` is a bit mask of what is to come along, such as
+    1 << (INET_DIAG_INFO - 1); each full socket comes with its cgroup id all the same.
     """
     length = _HEADER + _INET_DIAG_REQ.size
     header = _NLMSGHDR.pack(length, TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0)
-    return header + _INET_DIAG_REQ.pack(0, 0, 0, 0, states, 0)
+    return header + _INET_DIAG_REQ.pack(0, 0, 0, extensions, states, 0)
 
 
 def parse_datagram(data: memoryview, sequence: int) -> Datagram:
@@ -202,13 +265,14 @@ def _raise_if_error(kind: int, message: memoryview) -> None:
         raise SockDiagError(errno.EBADMSG, "the kernel answered a dump request with an acknowledgement")
 
 
-def _cgroup_id_of(message: memoryview) -> int | None:
+def _attribute(message: memoryview, wanted: int) -> memoryview | None:
+    """Finds the value of an attribute of a message."""
     at = _ATTRIBUTES_AT
     while at + _RTATTR.size <= len(message):
         length, kind = _RTATTR.unpack_from(message, at)
         if length < _RTATTR.size or at + length > len(message):
             return None
-        if kind == _INET_DIAG_CGROUP_ID and length == 12:
-            return int.from_bytes(message[at + 4 : at + 12], sys.byteorder)
+        if kind == wanted:
+            return message[at + _RTATTR.size : at + length]
         at += (length + 3) & ~3
     return None

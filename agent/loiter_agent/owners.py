@@ -14,19 +14,21 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import repeat
+from operator import add
 from typing import Final
 
 from loiter_agent.collectors.processes import ProcessScan
-from loiter_agent.inet_diag import TCP_CLOSE_WAIT, TCP_ESTABLISHED, Chunk
+from loiter_agent.connections import Connections
+from loiter_agent.inet_diag import TCP_BOUND_INACTIVE, TCP_CLOSE_WAIT, TCP_LISTEN, Chunk, ports_of
+from loiter_agent.places import OWNERLESS, STATES, UNKNOWN, Place, Places, place_of, same_connection
 from loiter_agent.procfs import ProcessVanished, Procfs, Unreadable, parse_unified_cgroup
-from loiter_agent.sample import ProcessFds, ProcessKey, ProcessSockets
+from loiter_agent.sample import ProcessFds, ProcessKey
 
-# Values of the inode map that are no holders.
-_UNKNOWN: Final = -1
-_OWNERLESS: Final = -2
+# The number of the place of a socket that was not seen before.
+_NEW: Final = -1
 
 # How many descriptors may be read in a tick only to see whether what is known still holds: 10 ms at 5 µs each.
 _REVIEW_FDS_PER_TICK: Final = 2_000
@@ -37,6 +39,11 @@ _VERIFY_AFTER_TICKS: Final = 30
 _LAST_KEPT_FD: Final = 1 << 20
 # An inode that nobody was found to hold is looked for again after 1, 2, 4, … ticks, but at least this often.
 _LONGEST_RETRY_TICKS: Final = 16
+# Places that no socket is in any more are dropped when there are so many of them.
+_UNUSED_PLACES: Final = 5_000
+
+# Tells whether a connection was accepted: of a namespace, by its ports and addresses.
+Accepted = Callable[[int, bytes], bool]
 
 
 @dataclass(slots=True)
@@ -62,10 +69,9 @@ class _Holder:
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """The outcome of a tick: sockets by state (TCP state number → count), and by process."""
+    """The outcome of a tick: full sockets by place and state (TCP state number)."""
 
-    states: Mapping[int, int]
-    by_process: Mapping[ProcessKey, ProcessSockets]
+    places: Mapping[Place, Mapping[int, int]]
     attributed: int
     unattributed: int
     ownerless: int
@@ -79,19 +85,28 @@ class Owners:
         self._procfs = procfs
         self._cgroups = _CgroupIds(procfs)
         self._tick = 0
-        self._scan = ProcessScan({}, 0, 0, None)
+        self._scan = ProcessScan({}, 0, 0, {})
+        self._places = Places()
         self._holders: dict[int, _Holder] = {}
         self._index_of: dict[ProcessKey, int] = {}
         self._next_index = 0
-        self._holder_of: dict[int, int] = {0: _OWNERLESS}
+        # A socket's key is its inode. Without one, it is the cookie, negative.
+        self._place_of: dict[int, int] = {}
+        self._unknown: dict[int, int | None] = {}  # inodes whose holder is not known → cgroup id
         self._retries: dict[int, tuple[int, int]] = {}  # inode → tick of the next try, ticks to wait after it
         self._fd_open_before: dict[ProcessKey, int | None] = {}
         self._review_credit = 0
-        # Of the tick under way:
-        self._counts: Counter[tuple[int, int]] = Counter()  # (holder, state) → sockets
-        self._seen_inodes: array[int] = array("I")
-        self._seen_holders: array[int] = array("i")
-        self._unknown: dict[int, tuple[int, int | None]] = {}  # inode → state, cgroup id
+        self._before = Connections()
+        self._forget_tick()
+
+    def _forget_tick(self) -> None:
+        self._keys: list[int] = []
+        self._seen: list[int] = []
+        self._states = bytearray()
+        self._new = False
+        self._new_inodes: dict[int, int | None] = {}  # → cgroup id
+        self._orphans: dict[int, tuple[int, bytes]] = {}  # key → namespace, connection
+        self._now = Connections()
 
     def begin(self, scan: ProcessScan) -> None:
         """Starts a tick. May be called again in the same tick, to start the count over."""
@@ -100,71 +115,139 @@ class Owners:
         if gone:
             for index in gone:
                 del self._index_of[self._holders.pop(index).key]
-            self._holder_of = {inode: _UNKNOWN if index in gone else index for inode, index in self._holder_of.items()}
-        self._counts = Counter()
-        self._seen_inodes = array("I")
-        self._seen_holders = array("i")
-        self._unknown = {}
+            moved = {
+                number: self._places.with_holder(number, UNKNOWN)
+                for number, place in list(self._places)
+                if place.holder in gone
+            }
+            for key, number in self._place_of.items():
+                if number in moved:
+                    self._unknown[key] = None
+                    self._place_of[key] = moved[number]
+        self._forget_tick()
 
-    def feed(self, chunk: Chunk) -> None:
-        """Takes in sockets of a dump."""
-        if chunk.are_mini_sockets:  # nobody's: see the states for what they are
-            self._counts.update(zip(repeat(_OWNERLESS), chunk.states(), strict=False))
-            return
-        states = chunk.states()
+    def feed(self, namespace: int, offset: int, chunk: Chunk, states: bytes, accepted: Accepted) -> None:
+        """Takes in full sockets of a dump. `offset` keeps the cookies of one namespace apart from those of others."""
         inodes = chunk.inodes()
-        holders = list(map(self._holder_of.get, inodes, repeat(_UNKNOWN)))
-        self._seen_inodes.fromlist(inodes)
-        self._seen_holders.fromlist(holders)
-        self._counts.update(zip(holders, states, strict=True))
-        if _UNKNOWN in holders:
-            for index, holder in enumerate(holders):
-                if holder == _UNKNOWN:
-                    self._unknown[inodes[index]] = (states[index], chunk.cgroup_id(index))
+        keys = inodes
+        if 0 in inodes:
+            keys = [inode or -offset - cookie for inode, cookie in zip(inodes, chunk.cookies(), strict=True)]
+        places = list(map(self._place_of.get, keys, repeat(_NEW)))
+        if _NEW in places:
+            self._new = True
+            for index, place in enumerate(places):
+                if place == _NEW:
+                    places[index] = self._place_new(namespace, keys[index], chunk, index, states[index], accepted)
+        self._keys += keys
+        self._seen += places
+        self._states += states
+        self._now.add(namespace, chunk)
+
+    def _place_new(self, namespace: int, key: int, chunk: Chunk, index: int, state: int, accepted: Accepted) -> int:
+        """Gives a socket that was not seen before its place; its holder is yet to be found."""
+        holder = UNKNOWN
+        if key > 0:
+            self._new_inodes[key] = chunk.cgroup_id(index)
+        else:
+            holder = OWNERLESS
+        if state in (TCP_LISTEN, TCP_BOUND_INACTIVE):
+            return self._places.number(Place(namespace, holder))
+        connection = chunk.connection(index)
+        place = place_of(namespace, holder, chunk.family(index), connection, accepted(namespace, connection))
+        if holder == OWNERLESS and state != TCP_CLOSE_WAIT:
+            self._orphans[key] = namespace, connection
+            place = place._replace(cgroup=chunk.cgroup_id(index))
+        return self._places.number(place)
+
+    def before(self, wanted: Collection[tuple[int, bytes]]) -> dict[tuple[int, bytes], Place]:
+        """Finds the places that connections had in the last tick: those of one holder, or of one cgroup.
+
+        `wanted` are namespaces and connections as `Chunk.connection` gives them. To be asked between `feed` and
+        `finish`.
+        """
+        if not wanted:
+            return {}
+        found = self._before.find(wanted)
+        places: dict[tuple[int, bytes], Place] = {}
+        for namespace, connection in wanted:
+            numbers = found.get((namespace, ports_of(connection)), ())
+            same = [place for place in map(self._places.get, numbers) if place and same_connection(place, connection)]
+            if len({(place.holder, place.former, place.cgroup) for place in same}) == 1:
+                places[namespace, connection] = same[0]
+        return places
 
     def finish(self) -> Charges:
         """Ends a tick: finds who holds what is not known yet, and adds up."""
         self._tick += 1
-        ownerless = self._seen_holders.count(_OWNERLESS)
-        steady = not self._unknown and len(self._seen_inodes) - ownerless == len(self._holder_of) - 1
-        if not steady:
+        seen = self._seen
+        if self._new or self._unknown or len(self._keys) != len(self._place_of):
             # From here on the map holds the sockets of this tick and no others.
-            self._holder_of = {}
-            self._holder_of = dict(zip(self._seen_inodes, self._seen_holders, strict=True))
-            self._holder_of[0] = _OWNERLESS
+            self._place_of = dict(zip(self._keys, self._seen, strict=True))
+            self._remember_former_holders()
+            self._unknown = {inode: cgroup for inode, cgroup in self._unknown.items() if inode in self._place_of}
+            self._unknown.update(self._new_inodes)
             if self._unknown:
                 self._resolve()
-        self._seen_inodes = array("I")
-        self._seen_holders = array("i")
-        charged: Counter[int] = Counter()
-        for (index, _), count in self._counts.items():
-            charged[index] += count
-        self._review(charged)
+            seen = list(map(self._place_of.__getitem__, self._keys))
+        codes = Counter(map(add, seen, self._states))
+        counts = {(code - code % STATES, code % STATES): count for code, count in codes.items()}
+        self._now.settle(seen)
+        self._before = self._now
+        self._forget_tick()
+        charges = self._charges(counts)
+        self._review(counts)
         self._fd_open_before = {key: process.fd_open for key, process in self._scan.processes.items()}
-        return self._charges(charged)
+        if len(self._places) > 2 * len({number for number, _ in counts}) + _UNUSED_PLACES:
+            self._places.keep_only(self._place_of.values())
+        return charges
 
-    def _charges(self, charged: Counter[int]) -> Charges:
-        states: Counter[int] = Counter()
-        for (_, state), count in self._counts.items():
-            states[state] += count
-        by_process = {
-            self._holders[index].key: ProcessSockets(
-                established=self._counts[index, TCP_ESTABLISHED],
-                close_wait=self._counts[index, TCP_CLOSE_WAIT],
-                total=total,
-            )
-            for index, total in charged.items()
-            if index >= 0 and total
-        }
-        unattributed, ownerless = charged[_UNKNOWN], charged[_OWNERLESS]
-        attributed = charged.total() - unattributed - ownerless
-        return Charges(states, by_process, attributed, unattributed, ownerless)
+    def holders_of(self, inodes: Iterable[int]) -> list[int]:
+        """The holders that sockets of the tick that has ended are charged to; UNKNOWN for inodes that are not there."""
+        holder_of = {number: place.holder for number, place in self._places}
+        return [holder_of[number] if (number := self._place_of.get(inode)) is not None else UNKNOWN for inode in inodes]
+
+    def process(self, holder: int) -> ProcessKey | None:
+        """The process that a place's holder stands for, while it lives."""
+        found = self._holders.get(holder)
+        return found.key if found is not None else None
+
+    def in_cgroup(self, cgroup: int) -> tuple[ProcessKey, ...]:
+        """The processes that are in a v2 cgroup themselves, not those in cgroups below it."""
+        return tuple(key for key in self._scan.processes if self._cgroups.of(key) == cgroup)
+
+    def _remember_former_holders(self) -> None:
+        """Finds who held the sockets that nobody holds any more."""
+        before = self.before(set(self._orphans.values()))
+        for key, connection in self._orphans.items():
+            known = before.get(connection)
+            if known is not None:
+                former = known.holder if known.holder >= 0 else known.former
+                place = self._places[self._place_of[key]]._replace(former=former)
+                self._place_of[key] = self._places.number(place)
+
+    def _charges(self, counts: Mapping[tuple[int, int], int]) -> Charges:
+        places: dict[Place, dict[int, int]] = {}
+        by_holder: Counter[int] = Counter()
+        for (number, state), count in counts.items():
+            place = self._places[number]
+            places.setdefault(place, {})[state] = count
+            by_holder[place.holder] += count
+        unattributed, ownerless = by_holder[UNKNOWN], by_holder[OWNERLESS]
+        return Charges(places, by_holder.total() - unattributed - ownerless, unattributed, ownerless)
+
+    def _holder_index(self, inode: int) -> int:
+        number = self._place_of.get(inode)
+        return UNKNOWN if number is None else self._places[number].holder
+
+    def _charge(self, inode: int, holder: int) -> None:
+        self._place_of[inode] = self._places.with_holder(self._place_of[inode], holder)
 
     def _resolve(self) -> None:
         """Reads descriptors until every unknown inode whose turn it is has a holder, or no process is left to read."""
         wanted = {inode for inode in self._unknown if self._retries.get(inode, (0, 0))[0] <= self._tick}
+        tried = set(wanted)
         if wanted:
-            order = self._in_search_order({self._unknown[inode][1] for inode in wanted})
+            order = self._in_search_order({self._unknown[inode] for inode in wanted})
             for process in order:
                 self._read(process.key, wanted, trust=True)
                 if not wanted:
@@ -172,11 +255,10 @@ class Owners:
             self._distrust(order, wanted)
         retries = {}
         for inode in self._unknown:
-            if self._holder_of[inode] == _UNKNOWN:
-                retry_at, wait = self._retries.get(inode, (0, 1))
-                if inode in wanted:
-                    retry_at, wait = self._tick + wait, min(wait * 2, _LONGEST_RETRY_TICKS)
-                retries[inode] = (retry_at, wait)
+            retry_at, wait = self._retries.get(inode, (0, 1))
+            if inode in tried:
+                retry_at, wait = self._tick + wait, min(wait * 2, _LONGEST_RETRY_TICKS)
+            retries[inode] = (retry_at, wait)
         self._retries = retries
 
     def _distrust(self, order: Iterable[ProcessFds], wanted: set[int]) -> None:
@@ -222,8 +304,9 @@ class Owners:
         except (ProcessVanished, Unreadable):
             return
         for inode in set(holder.inodes) - set(held.values()):
-            if self._holder_of.get(inode) == holder.index:
-                self._holder_of[inode] = _UNKNOWN
+            if self._holder_index(inode) == holder.index:
+                self._charge(inode, UNKNOWN)
+                self._unknown[inode] = None
         holder.remember(held)
         holder.balance = None
         if index is None or not trust:
@@ -235,10 +318,8 @@ class Owners:
             self._next_index += 1
         for inode in found:
             wanted.remove(inode)
-            self._holder_of[inode] = holder.index
-            state = self._unknown[inode][0]
-            self._counts[_UNKNOWN, state] -= 1
-            self._counts[holder.index, state] += 1
+            self._unknown.pop(inode, None)
+            self._charge(inode, holder.index)
 
     def _read_fds(self, folder: int, holder: _Holder, trust: bool) -> dict[int, int]:
         """Reads which sockets a process holds: descriptor → inode."""
@@ -247,18 +328,24 @@ class Owners:
         for name in self._procfs.fds(folder):
             fd = int(name)
             inode: int | None = known[fd] if trust and fd < len(known) else 0
-            if not inode or self._holder_of.get(inode) != holder.index:
+            if not inode or self._holder_index(inode) != holder.index:
                 inode = self._procfs.socket_inode(folder, name)
             if inode:
                 held[fd] = inode & 0xFFFF_FFFF  # inet_diag_msg has 32 bits for it
         return held
 
-    def _review(self, charged: Counter[int]) -> None:
+    def _review(self, counts: Mapping[tuple[int, int], int]) -> None:
         """Reads again holders that may have given a socket away while another process keeps it open.
 
         Those are the holders whose balance has changed, and from time to time all that are charged with CLOSE_WAIT
         sockets: a balance also stays the same where as many files are opened as sockets are given away.
         """
+        charged: Counter[int] = Counter()
+        close_wait: Counter[int] = Counter()
+        for (number, state), count in counts.items():
+            holder_index = self._places[number].holder
+            charged[holder_index] += count
+            close_wait[holder_index] += count if state == TCP_CLOSE_WAIT else 0
         due = []
         for holder in self._holders.values():
             fd_open = self._scan.processes[holder.key].fd_open
@@ -268,7 +355,7 @@ class Owners:
             if holder.balance is None:  # read in this tick
                 holder.balance = balance
             elif holder.balance != balance or (
-                self._counts[holder.index, TCP_CLOSE_WAIT] and self._tick - holder.verified >= _VERIFY_AFTER_TICKS
+                close_wait[holder.index] and self._tick - holder.verified >= _VERIFY_AFTER_TICKS
             ):
                 due.append((fd_open, balance, holder))
         self._review_credit += _REVIEW_FDS_PER_TICK

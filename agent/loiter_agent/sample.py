@@ -163,11 +163,14 @@ class ProcessSockets:
 
 @dataclass(frozen=True, slots=True)
 class TimeWaitOwner:
-    """The process that held a socket before TIME_WAIT, and how it was found."""
+    """The process that held a socket before TIME_WAIT, and how it was found.
+
+    Where only the cgroup is known, `key` is None unless one process is alone in it; `members` are all that are in it.
+    """
 
     key: ProcessKey | None
     how: OwnerSource
-    cgroup: str | None = None
+    members: tuple[ProcessKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +218,15 @@ class PortBudget:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace. `id` is its inode number, `how` tells how its sockets were read, None that they were not."""
+    """A network namespace. `id` is its inode number, `how` tells how its sockets were read, None that they were not.
+
+    `member` is its oldest process, None where nothing but a bind mount keeps it.
+    """
 
     id: int
     name: str
     how: Sampler | None
+    member: ProcessKey | None = None
 
     @property
     def read(self) -> bool:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from loiter_agent.collectors.activity import ActivityCollector
 from loiter_agent.collectors.host_fds import HostFdsCollector
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
 from loiter_agent.collectors.tcp import open_tcp_collector
+from loiter_agent.diagnosis import diagnose
 from loiter_agent.identity import Identities
+from loiter_agent.names import Names
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import (
+    Activity,
+    CloseWaitSockets,
     CollectorStatus,
     Cost,
     Coverage,
@@ -28,6 +33,9 @@ from loiter_agent.sample import (
 from loiter_agent.selection import Candidate, remainder, select
 
 Section = TypeVar("Section")
+
+# So many processes are looked into for why they do not close, those with the most CLOSE_WAIT sockets.
+_MOST_SUSPECTS: Final = 50
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +51,30 @@ class Bounds:
 class Sampler:
     """Takes samples of this host. Not for use by two threads at once."""
 
-    def __init__(self, procfs: Procfs, bounds: Bounds) -> None:
-        """Opens what the collectors need. Never fails for lack of rights: the samples say what could not be read."""
+    def __init__(
+        self,
+        procfs: Procfs,
+        bounds: Bounds,
+        interval: float = 10.0,
+        arguments: bool = False,
+        trace_closes: bool = True,
+    ) -> None:
+        """Opens what the collectors need. Never fails for lack of rights: the samples say what could not be read.
+
+        Args:
+            procfs: The procfs to read.
+            bounds: How many processes to report.
+            interval: Seconds between two samples.
+            arguments: Whether samples carry the command lines of processes, which may hold secrets.
+            trace_closes: Whether to trace who closes connections, where the kernel allows it.
+        """
         self.bounds = bounds
         self._procfs = procfs
         self._processes = ProcessScanner(procfs)
-        self._tcp = open_tcp_collector(procfs)
+        self._tcp = open_tcp_collector(procfs, interval, trace_closes)
+        self._activity = ActivityCollector(procfs)
         self._host_fds = HostFdsCollector(procfs)
-        self._identities = Identities(procfs)
+        self._identities = Identities(procfs, arguments)
         self._failing: set[str] = set()
 
     def sample(self) -> Sample:
@@ -59,18 +83,22 @@ class Sampler:
         wall, cpu = time.monotonic(), time.thread_time()
         statuses: list[CollectorStatus] = []
         scan = self._run(statuses, self._processes.name, self._processes.collect)
-        known_scan = scan or ProcessScan({}, 0, 0, None)
+        known_scan = scan or ProcessScan({})
         tcp = self._run(statuses, self._tcp.name, lambda: self._tcp.collect(known_scan))
         host_fds = self._run(statuses, self._host_fds.name, self._host_fds.collect)
-        candidates = [Candidate(process, _sockets_of(process, tcp)) for process in known_scan.processes.values()]
+        read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
+        candidates = [Candidate(process, _sockets_of(process, tcp, read)) for process in known_scan.processes.values()]
         chosen = select(candidates, self.bounds.top, self.bounds.limit)
+        suspects = [candidate.key for candidate in chosen if candidate.close_wait][:_MOST_SUSPECTS]
+        activities = self._run(statuses, self._activity.name, lambda: self._activity.collect(suspects)) or {}
         self._identities.forget_all_but(known_scan.processes.keys())
+        names = Names(self._identities, known_scan)
         return Sample(
             time=started,
             sampler=tcp.sampler if tcp else None,
             tcp_states=tcp.states if tcp else TcpStates(),
             host_fds=host_fds,
-            processes=tuple(self._row(candidate) for candidate in chosen),
+            processes=tuple(self._row(candidate, names, activities.get(candidate.key)) for candidate in chosen),
             other=remainder(candidates, chosen) if scan else None,
             coverage=_coverage(scan, tcp),
             cost=Cost(
@@ -80,6 +108,10 @@ class Sampler:
                 resident_bytes=self._resident_bytes(),
             ),
             collectors=tuple(statuses),
+            time_wait=names.time_wait(tcp.time_wait) if tcp and tcp.time_wait is not None else None,
+            time_wait_limits=tcp.time_wait_limits if tcp else None,
+            ports=tuple(names.port_row(budget) for budget in tcp.ports) if tcp and tcp.ports is not None else None,
+            namespaces=tuple(names.namespace(namespace) for namespace in tcp.namespaces) if tcp else (),
         )
 
     def close(self) -> None:
@@ -100,20 +132,35 @@ class Sampler:
         statuses.append(CollectorStatus(name, time.monotonic() - started, error))
         return section
 
-    def _row(self, candidate: Candidate) -> ProcessRow:
-        identity = self._identities.of(candidate.key, candidate.process.comm)
+    def _row(self, candidate: Candidate, names: Names, activity: Activity | None) -> ProcessRow:
+        identity = names.of(candidate.key)
+        sockets = candidate.sockets
+        detail = sockets.detail if sockets else None
+        cause, evidence = diagnose(detail, activity) if detail else (None, None)
+        soft, hard = self._processes.fd_limits(candidate.key)
+        nothing = () if sockets and not sockets.close_wait else None
         return ProcessRow(
             pid=candidate.key.pid,
             start_time=identity.start_time,
             name=identity.name,
             app=identity.app,
             user=identity.user,
-            established=candidate.sockets.established if candidate.sockets else None,
-            close_wait=candidate.sockets.close_wait if candidate.sockets else None,
-            time_wait=None,  # the kernel keeps no owner of a TIME_WAIT socket
-            sockets=candidate.sockets.total if candidate.sockets else None,
+            established=sockets.established if sockets else None,
+            close_wait=sockets.close_wait if sockets else None,
+            time_wait=sockets.time_wait if sockets else None,
+            sockets=sockets.total if sockets else None,
             fd_open=candidate.process.fd_open,
-            fd_limit=self._processes.fd_limit(candidate.key),
+            fd_limit=soft,
+            fd_limit_hard=hard,
+            cause=cause,
+            evidence=evidence,
+            close_wait_age_seconds=detail.ages if detail else None,
+            stuck=detail.stuck if detail else 0 if nothing is not None else None,
+            peers=detail.peers if detail else nothing,
+            fd_eta_seconds=_fd_eta(candidate.process.fd_open, soft, detail),
+            ports_share=sockets.ports_share if sockets else None,
+            container=identity.container,
+            arguments=identity.arguments,
         )
 
     def _resident_bytes(self) -> int | None:
@@ -123,14 +170,29 @@ class Sampler:
             return None
 
 
-def _sockets_of(process: ProcessFds, tcp: TcpSnapshot | None) -> ProcessSockets | None:
+def _sockets_of(process: ProcessFds, tcp: TcpSnapshot | None, read: Collection[int]) -> ProcessSockets | None:
     """The sockets charged to a process: none charged means 0 only where its sockets were seen at all."""
     if tcp is None:
         return None
-    return tcp.by_process.get(process.key) or (ProcessSockets() if process.sockets_seen else None)
+    found = tcp.by_process.get(process.key)
+    if found is not None:
+        return found
+    seen = process.readable and process.namespace in read
+    return ProcessSockets(time_wait=None if tcp.time_wait is None else 0) if seen else None
+
+
+def _fd_eta(fd_open: int | None, limit: int | None, detail: CloseWaitSockets | None) -> float | None:
+    """Seconds until descriptors run out at the pace at which CLOSE_WAIT sockets came; None where they do not grow."""
+    if fd_open is None or limit is None or detail is None or not detail.growth_per_second:
+        return None
+    return max(0.0, (limit - fd_open) / detail.growth_per_second)
 
 
 def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
+    found = set(scan.namespaces) if scan else set()
+    read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
+    if tcp:
+        found |= {namespace.id for namespace in tcp.namespaces}
     return Coverage(
         sockets_attributed=tcp.attributed if tcp else None,
         sockets_unattributed=tcp.unattributed if tcp else None,
@@ -139,8 +201,7 @@ def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
         processes=len(scan.processes) if scan else None,
         processes_unreadable=scan.unreadable if scan else None,
         processes_vanished=scan.vanished if scan else None,
-        namespaces=scan.namespaces if scan else None,
-        # Sockets are read in the agent's own network namespace alone.
-        namespaces_unread=scan.namespaces - 1 if scan and scan.namespaces and tcp else None,
+        namespaces=len(found) if found else None,
+        namespaces_unread=len(found - read) if found and tcp else None,
         dump_torn=tcp.torn if tcp else False,
     )

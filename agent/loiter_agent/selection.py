@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from heapq import nlargest
+from typing import Final
 
 from loiter_agent.sample import OtherProcesses, ProcessFds, ProcessKey, ProcessSockets
+
+_SHORT_OF_PORTS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +37,22 @@ class Candidate:
 
 
 def select(candidates: Collection[Candidate], top: int, limit: int) -> list[Candidate]:
-    """Chooses every process with CLOSE_WAIT sockets and the `top` largest by sockets, by descriptors and by share.
+    """Chooses processes: all with CLOSE_WAIT sockets, all that use up their ports, and the `top` largest.
+
+    The largest are those by sockets, by TIME_WAIT sockets, by descriptors and by share of the limit on them.
 
     At most `limit` are chosen, those with the most CLOSE_WAIT first. Returned with the most CLOSE_WAIT first, then
     by sockets, descriptors and pid.
     """
     measures: tuple[Callable[[Candidate], float], ...] = (
         lambda candidate: candidate.sockets.total if candidate.sockets else 0,
+        lambda candidate: (candidate.sockets.time_wait or 0) if candidate.sockets else 0,
         lambda candidate: candidate.process.fd_open or 0,
         lambda candidate: candidate.fd_share,
     )
-    chosen = {candidate.key: candidate for candidate in candidates if candidate.close_wait}
+    chosen = {
+        candidate.key: candidate for candidate in candidates if candidate.close_wait or _is_short_of_ports(candidate)
+    }
     for measure in measures:
         for candidate in nlargest(top, candidates, key=measure):
             if measure(candidate) > 0:
@@ -69,6 +77,11 @@ def remainder(candidates: Collection[Candidate], chosen: Collection[Candidate]) 
         sockets=sum(one.total for one in sockets) if sockets else nothing_known,
         fd_open=sum(fds) if fds else nothing_known,
     )
+
+
+def _is_short_of_ports(candidate: Candidate) -> bool:
+    share = candidate.sockets.ports_share if candidate.sockets else None
+    return share is not None and share >= _SHORT_OF_PORTS
 
 
 def _order(candidate: Candidate) -> tuple[int, int, int, int]:

@@ -47,7 +47,13 @@ class Agent:
         self._spool = Spool(identity.host_id, identity.boot_id, settings.spool.reports)
         self._uplink = Uplink(self._spool)
         self._uplink.configure(settings.server, encode_host(identity, version()), settings.interval)
-        self._sampler = Sampler(self._procfs, _bounds(settings))
+        self._sampler = Sampler(
+            self._procfs,
+            _bounds(settings),
+            settings.interval,
+            arguments=settings.processes.arguments,
+            trace_closes=settings.trace_closes,
+        )
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._late_ticks = 0
         self._last_scheduled: datetime | None = None

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 from loiter_agent.inet_diag import (
@@ -36,19 +36,29 @@ def open_socket() -> socket.socket:
     return opened
 
 
+def new_buffer() -> bytearray:
+    """Makes a buffer that holds any datagram of a dump."""
+    return bytearray(_DATAGRAM_BYTES)
+
+
 class SockDiag:
     """A netlink socket of the network namespace that it was opened in. Not for use by two threads at once."""
 
-    def __init__(self) -> None:
-        """Opens the socket. Raises OSError where the kernel refuses: no netlink, seccomp, RestrictAddressFamilies."""
-        self._socket = open_socket()
-        self._buffer = bytearray(_DATAGRAM_BYTES)
+    def __init__(self, opened_by: Callable[[], socket.socket] = open_socket, buffer: bytearray | None = None) -> None:
+        """Opens the socket. Raises OSError where the kernel refuses: no netlink, seccomp, RestrictAddressFamilies.
+
+        `opened_by` opens it in another network namespace. Those that are read one after the other can share what
+        `new_buffer` makes.
+        """
+        self._open = opened_by
+        self._socket = opened_by()
+        self._buffer = new_buffer() if buffer is None else buffer
         self._sequence = 0
 
-    def dump(self, states: int) -> Iterator[Chunk]:
+    def dump(self, states: int, extensions: int = 0) -> Iterator[Chunk]:
         """Yields the TCP sockets in the states of a bit mask, IPv4 and IPv6, as the kernel hands them out.
 
-        A chunk is valid until the next one is asked for.
+        `extensions` is a bit mask as of `dump_request`. A chunk is valid until the next one is asked for.
 
         Raises:
             SockDiagError: The kernel refused the dump, sent no dump, or did not answer in time.
@@ -56,14 +66,15 @@ class SockDiag:
         """
         # A new number for each dump: what may be left of one that was given up is told apart by it.
         self._sequence = self._sequence % 0x7FFF_FFFF + 1
-        self._socket.send(dump_request(states, self._sequence))
+        self._socket.send(dump_request(states, self._sequence, extensions))
         try:
             torn = yield from self._receive()
         except BaseException:
             # Also when the consumer gives up: the kernel would refuse the next dump while this one is not read out.
             if self._socket.fileno() >= 0:  # not closed meanwhile
                 self._socket.close()
-                self._socket = open_socket()
+                with contextlib.suppress(OSError):  # what went wrong first is to be told
+                    self._socket = self._open()
             raise
         if torn:
             raise TornDumpError

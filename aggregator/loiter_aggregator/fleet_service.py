@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -19,6 +20,7 @@ from loiter.v1 import sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
 from loiter.version import version
 from loiter_aggregator.clock import Clock, from_duration, to_duration, to_timestamp
+from loiter_aggregator.explanation import explain, facts_of
 from loiter_aggregator.host_detail import HostDetail, find_host, known_names
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
@@ -29,8 +31,9 @@ from loiter_aggregator.ranking.fleet import (
     is_silent,
     silent_hosts,
 )
+from loiter_aggregator.ranking.forecast import Forecast, app_forecasts, host_forecasts, process_forecasts
 from loiter_aggregator.ranking.hosts import HostRow, host_trends, rank_hosts
-from loiter_aggregator.ranking.processes import ProcessRow, process_trends, rank_processes
+from loiter_aggregator.ranking.processes import Ages, ProcessRow, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, Ranking, TimeWait, Trend
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 
@@ -52,6 +55,9 @@ _BY: Final[Mapping[int, By]] = {
     pb.RANK_BY_TIME_WAIT: "time_wait",
     pb.RANK_BY_TIME_WAIT_MAX: "time_wait_max",
     pb.RANK_BY_FD_SHARE: "fd_share",
+    pb.RANK_BY_STUCK: "stuck",
+    pb.RANK_BY_FD_ETA: "fd_eta",
+    pb.RANK_BY_PORTS: "ports",
 }
 
 
@@ -59,8 +65,8 @@ class InvalidRequest(ValueError):
     """A request breaks a rule; the message names the field."""
 
 
-class UnknownHost(LookupError):
-    """No such host; the message offers the names that come close."""
+class NotFound(LookupError):
+    """No such host, or no such process on it; the message says what there is instead."""
 
 
 class FleetService(FleetServiceServicer):
@@ -89,6 +95,10 @@ class FleetService(FleetServiceServicer):
         """Shows one host."""
         return await self._answer(context, lambda: self._get_host(request))
 
+    async def ExplainProcess(self, request: pb.ExplainProcessRequest, context: _Context) -> pb.ExplainProcessResponse:
+        """Says why a process has the sockets that it has."""
+        return await self._answer(context, lambda: self._explain_process(request))
+
     async def GetFleet(self, request: pb.GetFleetRequest, context: _Context) -> pb.GetFleetResponse:
         """Shows the fleet."""
         return await self._answer(context, lambda: self._get_fleet(request))
@@ -99,7 +109,7 @@ class FleetService(FleetServiceServicer):
                 return await asyncio.to_thread(work)
         except InvalidRequest as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except UnknownHost as error:
+        except NotFound as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         except StoreError as error:
             _log.error("%s", error)
@@ -108,43 +118,68 @@ class FleetService(FleetServiceServicer):
     def _rank_hosts(self, request: pb.RankHostsRequest) -> pb.RankHostsResponse:
         ranking = self._ranking(request.query)
         rows = rank_hosts(self._store, ranking)
-        found = host_trends(self._store, ranking, rows)
         return pb.RankHostsResponse(
-            hosts=[_host_rank(row, ranking, found.get(row.host_key, ())) for row in rows],
+            hosts=self._host_ranks(ranking, rows),
             coverage=self._coverage(ranking.labels, ranking.now),
         )
 
     def _rank_processes(self, request: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
         ranking = self._ranking(request.query)
         return pb.RankProcessesResponse(
-            processes=self._process_ranks(ranking, None), coverage=self._coverage(ranking.labels, ranking.now)
+            processes=self._process_ranks(ranking, rank_processes(self._store, ranking)),
+            coverage=self._coverage(ranking.labels, ranking.now),
         )
 
     def _rank_apps(self, request: pb.RankAppsRequest) -> pb.RankAppsResponse:
         ranking = self._ranking(request.query)
         rows = rank_apps(self._store, ranking)
         found = app_trends(self._store, ranking, rows)
+        ahead = app_forecasts(self._store, ranking, [row.app for row in rows])
         return pb.RankAppsResponse(
-            apps=[_app_rank(row, ranking, found.get(row.app, ())) for row in rows],
+            apps=[_app_rank(row, ranking, found.get(row.app, ()), ahead.get(row.app)) for row in rows],
             coverage=self._coverage(ranking.labels, ranking.now),
         )
 
     def _get_host(self, request: pb.GetHostRequest) -> pb.GetHostResponse:
         ranking = self._ranking(pb.RankingQuery(by=request.by, window=request.window, limit=request.limit), "")
-        if len(request.name) > MAX_STRING_CHARS:
-            raise InvalidRequest(f"name is longer than {MAX_STRING_CHARS} characters")
-        detail = find_host(self._store, request.name)
-        if detail is None:
-            raise UnknownHost(_unknown_host(request.name, known_names(self._store)))
-        rows = rank_hosts(self._store, ranking, detail.host_key)
-        found = host_trends(self._store, ranking, rows)
+        detail = self._find_host(request.name)
+        ranked = self._host_ranks(ranking, rank_hosts(self._store, ranking, detail.host_key))
+        if detail.latest is not None:
+            del detail.latest.processes[:]  # they are in the answer as what they come to over the window
         return pb.GetHostResponse(
             host=detail.host,
-            rank=_host_rank(rows[0], ranking, found.get(detail.host_key, ())) if rows else _no_rank(detail, ranking),
+            rank=ranked[0] if ranked else _no_rank(detail, ranking),
             last_report_time=to_timestamp(detail.last_seen),
             interval=to_duration(detail.interval_ms),
             latest=detail.latest,
-            processes=self._process_ranks(ranking, detail.host_key),
+            processes=self._process_ranks(ranking, rank_processes(self._store, ranking, detail.host_key)),
+        )
+
+    def _explain_process(self, request: pb.ExplainProcessRequest) -> pb.ExplainProcessResponse:
+        ranking = self._ranking(pb.RankingQuery(window=request.window, limit=MAX_RANKING_ROWS), "")
+        detail = self._find_host(request.name)
+        sample = detail.latest if detail.latest is not None else sample_pb2.Sample()
+        process = next((one for one in sample.processes if one.pid == request.pid), None)
+        if process is None:
+            raise NotFound(
+                f"process {request.pid} is not in the latest sample of {printable(detail.host.hostname)}; "
+                f"agents report the holders of CLOSE_WAIT sockets and the largest others"
+            )
+        rows = [row for row in rank_processes(self._store, ranking, detail.host_key) if row.pid == request.pid]
+        rank = self._process_ranks(ranking, rows)[0] if rows else _unranked(detail, process, ranking)
+        facts = facts_of(sample, process, rank)
+        found = explain(facts)
+        return pb.ExplainProcessResponse(
+            host=detail.host,
+            rank=rank,
+            latest=process,
+            time_wait=facts.time_wait,
+            ports=facts.ports,
+            steps=[pb.ExplanationStep(question=step.question, finding=step.finding) for step in found.steps],
+            commands=found.commands,
+            remedies=found.remedies,
+            verdict=found.verdict,
+            unseen=found.unseen,
         )
 
     def _get_fleet(self, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
@@ -172,10 +207,23 @@ class FleetService(FleetServiceServicer):
             ),
         )
 
-    def _process_ranks(self, ranking: Ranking, host_key: int | None) -> list[pb.ProcessRank]:
-        rows = rank_processes(self._store, ranking, host_key)
+    def _find_host(self, name: str) -> HostDetail:
+        if len(name) > MAX_STRING_CHARS:
+            raise InvalidRequest(f"name is longer than {MAX_STRING_CHARS} characters")
+        detail = find_host(self._store, name)
+        if detail is None:
+            raise NotFound(_unknown_host(name, known_names(self._store)))
+        return detail
+
+    def _host_ranks(self, ranking: Ranking, rows: list[HostRow]) -> list[pb.HostRank]:
+        found = host_trends(self._store, ranking, rows)
+        ahead = host_forecasts(self._store, ranking, [row.host_key for row in rows])
+        return [_host_rank(row, ranking, found.get(row.host_key, ()), ahead.get(row.host_key)) for row in rows]
+
+    def _process_ranks(self, ranking: Ranking, rows: list[ProcessRow]) -> list[pb.ProcessRank]:
         found = process_trends(self._store, ranking, rows)
-        return [_process_rank(row, ranking, found.get(row.series, ())) for row in rows]
+        ahead = process_forecasts(self._store, ranking, [row.series for row in rows])
+        return [_process_rank(row, ranking, found.get(row.series, ()), ahead.get(row.series)) for row in rows]
 
     def _coverage(self, labels: Mapping[str, str], now: int) -> pb.FleetCoverage:
         coverage = fleet_coverage(self._store, labels, now)
@@ -224,7 +272,7 @@ def _unknown_host(name: str, names: Sequence[str]) -> str:
     return f"no host {name!r} has reported" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
-def _host_rank(row: HostRow, ranking: Ranking, trend: Trend) -> pb.HostRank:
+def _host_rank(row: HostRow, ranking: Ranking, trend: Trend, forecast: Forecast | None) -> pb.HostRank:
     return pb.HostRank(
         host_id=row.host_id,
         hostname=row.hostname,
@@ -236,6 +284,10 @@ def _host_rank(row: HostRow, ranking: Ranking, trend: Trend) -> pb.HostRank:
         fd_allocated=row.fd_allocated,
         fd_limit=row.fd_limit,
         fd_share=row.fd_share,
+        cause=row.cause or sample_pb2.CAUSE_UNSPECIFIED,
+        stuck=row.stuck,
+        fd_forecast=_fd_forecast(forecast),
+        ports_share=row.ports_share,
     )
 
 
@@ -249,7 +301,7 @@ def _no_rank(detail: HostDetail, ranking: Ranking) -> pb.HostRank:
     )
 
 
-def _process_rank(row: ProcessRow, ranking: Ranking, trend: Trend) -> pb.ProcessRank:
+def _process_rank(row: ProcessRow, ranking: Ranking, trend: Trend, forecast: Forecast | None) -> pb.ProcessRank:
     return pb.ProcessRank(
         host_id=row.host_id,
         hostname=row.hostname,
@@ -266,10 +318,17 @@ def _process_rank(row: ProcessRow, ranking: Ranking, trend: Trend) -> pb.Process
         fd_open=row.fd_open,
         fd_limit=row.fd_limit,
         fd_share=row.fd_share,
+        cause=row.cause or sample_pb2.CAUSE_UNSPECIFIED,
+        stuck=row.stuck,
+        fd_forecast=_fd_forecast(forecast),
+        ports_share=row.ports_share,
+        close_wait_age=_ages(row.ages),
+        fd_limit_hard=row.fd_limit_hard,
+        sockets=row.sockets,
     )
 
 
-def _app_rank(row: AppRow, ranking: Ranking, trend: Trend) -> pb.AppRank:
+def _app_rank(row: AppRow, ranking: Ranking, trend: Trend, forecast: Forecast | None) -> pb.AppRank:
     return pb.AppRank(
         app=row.app,
         hosts=row.hosts,
@@ -278,7 +337,36 @@ def _app_rank(row: AppRow, ranking: Ranking, trend: Trend) -> pb.AppRank:
         time_wait=_time_wait(row.time_wait),
         established=row.established,
         fd_share=row.fd_share,
+        cause=row.cause or sample_pb2.CAUSE_UNSPECIFIED,
+        stuck=row.stuck,
+        fd_forecast=_fd_forecast(forecast),
+        ports_share=row.ports_share,
     )
+
+
+def _unranked(detail: HostDetail, process: sample_pb2.ProcessSample, ranking: Ranking) -> pb.ProcessRank:
+    """A process whose latest sample is older than the window: nothing is known of it over the window."""
+    return pb.ProcessRank(
+        host_id=detail.host.host_id,
+        hostname=detail.host.hostname,
+        pid=process.pid,
+        start_time=process.start_time,
+        name=process.name,
+        app=process.app,
+        user=process.user,
+        last_sample_time=detail.latest.sample_time if detail.latest else None,
+        silent=is_silent(detail.last_seen, detail.interval_ms, ranking.now),
+    )
+
+
+def _fd_forecast(forecast: Forecast | None) -> pb.FdForecast | None:
+    return None if forecast is None else pb.FdForecast(**asdict(forecast))
+
+
+def _ages(ages: Ages | None) -> sample_pb2.SocketAges | None:
+    if ages is None:
+        return None
+    return sample_pb2.SocketAges(p50_seconds=ages.p50, p99_seconds=ages.p99, max_seconds=ages.max)
 
 
 def _close_wait(figures: CloseWait, ranking: Ranking, trend: Trend) -> pb.CloseWaitTrend:

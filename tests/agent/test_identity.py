@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from loiter_agent.identity import Identities, app_name, service_unit
+from loiter_agent.identity import Identities, app_name, container_of, service_unit
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import ProcessKey
+from loiter_agent.sample import Container, ProcessKey
 from support.proctree_fake import ProcTree
 
 NO_PROCESS = 2**22 + 1  # above the largest pid there can be
+
+ID = "0123456789ab" + "cdef" * 13
+OTHER_ID = "f" * 64
+UID = "12345678-9abc-def0-1234-56789abcdef0"
+UID_ = UID.replace("-", "_")
+DOCKER = Container("docker", ID[:12], None)
+POD = Container("containerd", ID[:12], UID)
 
 
 class TestServiceUnit:
@@ -40,7 +47,110 @@ class TestServiceUnit:
         assert service_unit(cgroup) == unit
 
 
+class TestContainers:
+    @pytest.mark.parametrize(
+        ("cgroup", "container"),
+        [
+            pytest.param(f"/docker/{ID}", DOCKER, id="docker, cgroupfs"),
+            pytest.param(f"/system.slice/docker-{ID}.scope", DOCKER, id="docker, systemd"),
+            pytest.param(f"/docker/{ID}/system.slice/nginx.service", DOCKER, id="a service in it"),
+            pytest.param(f"/docker/{OTHER_ID}/docker/{ID}", DOCKER, id="docker in docker"),
+            pytest.param(f"/ecs/task/{ID}", DOCKER, id="docker with a parent of one's own"),
+            pytest.param(f"/kubepods/burstable/pod{UID}/{ID}", POD, id="pod, cgroupfs"),
+            pytest.param(f"/kubepods/pod{UID}/{ID}", POD, id="guaranteed pod"),
+            pytest.param(
+                f"/system.slice/containerd.service/kubepods/besteffort/pod{UID}/{ID}", POD, id="under a service"
+            ),
+            pytest.param(
+                f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID_}.slice/cri-containerd-{ID}.scope",
+                POD,
+                id="pod, systemd",
+            ),
+            pytest.param(
+                f"/system.slice/containerd.service/kubepods-besteffort-pod{UID_}.slice:cri-containerd:{ID}",
+                POD,
+                id="pod, drivers that differ",
+            ),
+            pytest.param(
+                f"/kubepods.slice/kubepods-pod{UID_}.slice/docker-{ID}.scope",
+                Container("docker", ID[:12], UID),
+                id="pod of docker",
+            ),
+            pytest.param(
+                f"/kubepods.slice/kubepods-pod{UID_}.slice/crio-{ID}.scope/container",
+                Container("cri-o", ID[:12], UID),
+                id="pod of cri-o",
+            ),
+            pytest.param(f"/../../pod{UID}/{ID}", POD, id="seen from another pod's cgroup namespace"),
+            pytest.param(
+                f"/../cri-containerd-{ID}.scope", Container("containerd", ID[:12], None), id="pod out of sight"
+            ),
+            pytest.param(f"/../{ID}", DOCKER, id="seen from another container's"),
+            pytest.param(
+                f"/kubepods/besteffort/pod{'0a' * 16}/{ID}",
+                Container("containerd", ID[:12], "0a" * 16),
+                id="static pod",
+            ),
+            pytest.param(f"/default/nerdctl-{ID}.scope", Container("containerd", ID[:12], None), id="nerdctl"),
+            pytest.param(f"/machine.slice/libpod-{ID}.scope", Container("podman", ID[:12], None), id="podman"),
+            pytest.param(
+                f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container",
+                Container("podman", ID[:12], None),
+                id="podman, rootless",
+            ),
+            pytest.param(
+                f"/machine.slice/machine-libpod_pod_{OTHER_ID}.slice/libpod-{ID}.scope",
+                Container("podman", ID[:12], None),
+                id="podman, pod",
+            ),
+            pytest.param(f"/libpod_parent/libpod-{ID}", Container("podman", ID[:12], None), id="podman, cgroupfs"),
+            pytest.param(
+                r"/machine.slice/machine-my\x2dbox.scope", Container("nspawn", "my-box", None), id="systemd-nspawn"
+            ),
+            pytest.param(
+                "/machine.slice/systemd-nspawn@box.service/payload",
+                Container("nspawn", "box", None),
+                id="nspawn service",
+            ),
+            pytest.param("/lxc.payload.web1/init.scope", Container("lxc", "web1", None), id="lxc"),
+            pytest.param("/system.slice/nginx.service", None, id="none"),
+            pytest.param("/", None, id="root"),
+            pytest.param("", None, id="unreadable"),
+            pytest.param(f"/machine.slice/libpod-conmon-{ID}.scope", None, id="podman's monitor"),
+            pytest.param(f"/kubepods.slice/crio-conmon-{ID}.scope", None, id="cri-o's monitor"),
+            pytest.param("/lxc.monitor.web1", None, id="lxc's monitor"),
+            pytest.param(r"/machine.slice/machine-qemu\x2d1\x2dvm.scope", None, id="virtual machine"),
+            pytest.param("/docker/0123abcd", None, id="no id"),
+            pytest.param("/system.slice/docker.service", None, id="the daemon itself"),
+        ],
+    )
+    def test_the_cgroup_path_tells(self, cgroup: str, container: Container | None) -> None:
+        """Runtime, id or name, and pod: of the innermost container."""
+        assert container_of(cgroup) == container
+
+    def test_a_name_of_any_length_is_cut(self) -> None:
+        """By what may go over the wire."""
+        container = container_of(f"/lxc.payload.{'x' * 5_000}")
+        assert container is not None
+        assert len(container.id) == 256
+
+
 class TestAppName:
+    @pytest.mark.parametrize(
+        ("cgroup", "name"),
+        [
+            (f"/docker/{ID}", "docker:serve.py"),
+            (f"/system.slice/containerd.service/kubepods/pod{UID}/{ID}", "containerd:serve.py"),
+            (f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope", "podman:serve.py"),
+            ("/machine.slice/systemd-nspawn@box.service/payload/system.slice/web.service", "web.service"),
+            ("/lxc.payload.c1/system.slice/web.service", "web.service"),
+            ("/lxc.payload.c1/init.scope", "lxc:serve.py"),
+        ],
+    )
+    def test_a_container_is_called_like_what_it_runs(self, cgroup: str, name: str) -> None:
+        """A service of its own, else runtime and program: ids differ on every host, and what runs does not."""
+        assert app_name(cgroup, "/usr/bin/python3", ["python3", "/srv/serve.py", "secret"], "python3") == name
+
     def test_a_service_beats_the_program(self) -> None:
         """It is what an administrator starts and stops."""
         assert (
@@ -120,10 +230,61 @@ class TestIdentities:
         with subprocess.Popen([sys.executable, script, "--password", "s3cret"], stdin=subprocess.PIPE) as process:
             tree = ProcTree(tmp_path)
             tree.add(process.pid)  # in no service's cgroup
+            tree.program(process.pid, "/usr/bin/python3", "python3", str(script), "--password", "s3cret")
             identity = Identities(Procfs(tree.root)).of(ProcessKey(process.pid, 1), "comm")
             process.kill()
-        assert identity.app in ("hold.py", os.path.basename(sys.executable))
+        assert identity.app == "hold.py"
+        assert identity.arguments is None
         assert "s3cret" not in repr(identity)
+
+    def test_arguments_are_read_where_that_is_configured(self, tmp_path: Path) -> None:
+        """In one line, UTF-8 clean, and cut to what may go over the wire."""
+        tree = ProcTree(tmp_path)
+        tree.add(os.getpid())
+        tree.program(os.getpid(), "/usr/bin/tail", "tail", "-f", "caf\udce9")
+        key = ProcessKey(os.getpid(), 1)
+        assert Identities(Procfs(tree.root), arguments=True).of(key, "tail").arguments == "tail -f caf?"
+        tree.program(os.getpid(), "/usr/bin/tail", "tail", "x" * 5_000)
+        arguments = Identities(Procfs(tree.root), arguments=True).of(key, "tail").arguments
+        assert arguments == "tail " + "x" * 251
+
+    def test_a_process_without_arguments_has_none(self, tmp_path: Path) -> None:
+        """It may have none, or they may not be read."""
+        tree = ProcTree(tmp_path)
+        tree.add(os.getpid())
+        key = ProcessKey(os.getpid(), 1)
+        assert Identities(Procfs(tree.root), arguments=True).of(key, "comm").arguments is None
+
+    def test_any_hierarchy_may_tell_the_container(self, tmp_path: Path) -> None:
+        """On a host with v1 hierarchies, the one systemd keeps its units in may hold the daemon's service."""
+        tree = ProcTree(tmp_path)
+        tree.add(os.getpid())
+        tree.program(os.getpid(), "/usr/sbin/nginx", "nginx")
+        tree.write(
+            f"{os.getpid()}/cgroup",
+            f"5:cpu,cpuacct:/docker/{ID}\n1:name=systemd:/system.slice/docker.service\n0::/system.slice/docker.service\n",
+        )
+        identity = Identities(Procfs(tree.root)).of(ProcessKey(os.getpid(), 1), "nginx")
+        assert (identity.app, identity.container) == ("docker:nginx", DOCKER)
+
+    def test_a_service_needs_no_container(self, tmp_path: Path) -> None:
+        """The hierarchy of systemd tells."""
+        tree = ProcTree(tmp_path)
+        tree.add(os.getpid(), cgroup="/system.slice/web.service")
+        identity = Identities(Procfs(tree.root)).of(ProcessKey(os.getpid(), 1), "nginx")
+        assert (identity.app, identity.container) == ("web.service", None)
+
+    def test_another_program_is_told_by_its_file(self, tmp_path: Path) -> None:
+        """Even where it has the name of the one before."""
+        tree = ProcTree(tmp_path)
+        tree.add(os.getpid())
+        key, identities = ProcessKey(os.getpid(), 1), Identities(Procfs(tree.root))
+        tree.program(os.getpid(), "/usr/bin/dash", "sh", "/opt/run.sh")
+        before = identities.of(key, "run")
+        tree.program(os.getpid(), "/opt/bin/server", "run")
+        after = identities.of(key, "run")
+        assert (before.app, after.app) == ("run.sh", "server")
+        assert identities.of(key, "run") is after
 
     def test_a_process_that_has_ended_keeps_its_command_name(self, tmp_path: Path) -> None:
         """Name and application are what the scan saw; the user is unknown."""

@@ -11,7 +11,7 @@ import pytest
 from loiter_agent.collectors.processes import ProcessScanner
 from loiter_agent.procfs import ProcessStat, Procfs, Unreadable
 from loiter_agent.sample import ProcessFds, ProcessKey
-from support.proctree_fake import MAX_FDS, ProcTree
+from support.proctree_fake import MAX_FDS, MAX_FDS_HARD, ProcTree
 
 
 class PickyProcfs(Procfs):
@@ -22,9 +22,9 @@ class PickyProcfs(Procfs):
         self.refused: set[int] = set()
         self.asked: list[str] = []
 
-    def open_files_limit(self, pid: int) -> int | None:
+    def open_files_limits(self, pid: int) -> tuple[int | None, int | None]:
         self.asked.append(f"{pid}/limits")
-        return super().open_files_limit(pid)
+        return super().open_files_limits(pid)
 
     def network_namespace(self, pid: int) -> int:
         self.asked.append(f"{pid}/ns/net")
@@ -55,13 +55,13 @@ def scanner(procfs: PickyProcfs) -> ProcessScanner:
 
 
 def test_each_process_is_reported_with_its_descriptors(tree: ProcTree, scanner: ProcessScanner) -> None:
-    """By pid and start time, with the soft limit."""
+    """By pid and start time, with both limits and the network namespace."""
     tree.add(10, 500, "nginx", fds={0: "/dev/null", 3: 77})
-    tree.limit(10, "4096")
-    key = ProcessKey(10, 500)
+    tree.limit(10, "4096", "8192")
+    key, namespace = ProcessKey(10, 500), tree.namespace_id("host")
     scan = scanner.collect()
-    assert scan.processes == {key: ProcessFds(key, "nginx", 2, 4096)}
-    assert (scan.unreadable, scan.vanished, scan.namespaces) == (0, 0, 1)
+    assert scan.processes == {key: ProcessFds(key, "nginx", 2, 4096, 8192, namespace)}
+    assert (scan.unreadable, scan.vanished, scan.namespaces) == (0, 0, {namespace: key})
     assert scan.by_pid() == {10: key}
 
 
@@ -92,7 +92,7 @@ def test_an_unreadable_process_is_counted_and_kept(
     procfs.refused = {11}
     scan = scanner.collect()
     key = ProcessKey(11, 11)
-    assert scan.processes[key] == ProcessFds(key, "secret", None, MAX_FDS, sockets_seen=False)
+    assert scan.processes[key] == ProcessFds(key, "secret", None, MAX_FDS, MAX_FDS_HARD, None, readable=False)
     assert scan.unreadable == 1
     assert scanner.collect().unreadable == 1
 
@@ -107,20 +107,57 @@ def test_unreadable_processes_are_not_tried_again(tree: ProcTree, procfs: PickyP
     assert procfs.asked == []
 
 
-def test_namespaces_are_counted_once(tree: ProcTree, scanner: ProcessScanner) -> None:
-    """However many processes live in them."""
-    for pid, namespace in ((1, "host"), (2, "host"), (3, "a"), (4, "b"), (5, "b")):
-        tree.add(pid, namespace=namespace)
-    assert scanner.collect().namespaces == 3
+def test_each_namespace_is_known_by_its_oldest_process(tree: ProcTree, scanner: ProcessScanner) -> None:
+    """By start time, not by pid: pids are reused. The lower pid decides among those of the same clock tick."""
+    for pid, start_ticks, namespace in ((1, 0, "host"), (2, 7, "a"), (3, 5, "a"), (4, 9, "b"), (5, 9, "b")):
+        tree.add(pid, start_ticks, namespace=namespace)
+    scan = scanner.collect()
+    assert scan.namespaces == {
+        tree.namespace_id("host"): ProcessKey(1, 0),
+        tree.namespace_id("a"): ProcessKey(3, 5),
+        tree.namespace_id("b"): ProcessKey(4, 9),
+    }
+    assert {key.pid: process.namespace for key, process in scan.processes.items()} == {
+        1: tree.namespace_id("host"),
+        2: tree.namespace_id("a"),
+        3: tree.namespace_id("a"),
+        4: tree.namespace_id("b"),
+        5: tree.namespace_id("b"),
+    }
 
 
-def test_namespaces_are_unknown_where_none_can_be_read(
+def test_no_namespace_is_known_where_none_can_be_read(
     tree: ProcTree, procfs: PickyProcfs, scanner: ProcessScanner
 ) -> None:
-    """Unknown is None."""
+    """And that of the process is None."""
     tree.add(11)
     procfs.refused = {11}
-    assert scanner.collect().namespaces is None
+    scan = scanner.collect()
+    assert scan.namespaces == {}
+    assert scan.processes[ProcessKey(11, 11)].namespace is None
+
+
+def test_a_process_that_changes_its_namespace_is_found_out(tree: ProcTree, scanner: ProcessScanner) -> None:
+    """setns(2) does not show: it is looked at anew once in thirty scans."""
+    tree.add(10)
+    assert list(scanner.collect().namespaces) == [tree.namespace_id("host")]
+    tree.namespace(10, "container")
+    seen = [next(iter(scanner.collect().namespaces)) for _ in range(30)]
+    assert set(seen) == {tree.namespace_id("host"), tree.namespace_id("container")}
+    assert seen[-1] == tree.namespace_id("container")
+
+
+def test_processes_take_turns_in_being_looked_at_anew(
+    tree: ProcTree, procfs: PickyProcfs, scanner: ProcessScanner
+) -> None:
+    """Each once in thirty scans, and no more than its share in one."""
+    for pid in range(100, 160):
+        tree.add(pid)
+    scanner.collect()
+    for _ in range(30):
+        procfs.asked.clear()
+        scanner.collect()
+        assert len([name for name in procfs.asked if name.endswith("ns/net")]) == 2
 
 
 def test_a_steady_process_costs_one_count_a_scan(tree: ProcTree, procfs: PickyProcfs, scanner: ProcessScanner) -> None:
@@ -158,18 +195,18 @@ def test_the_limit_can_be_read_anew(tree: ProcTree, scanner: ProcessScanner) -> 
     """It can be changed from outside at any time; None when the process is gone."""
     tree.add(10)
     scanner.collect()
-    tree.limit(10, "99")
-    assert scanner.fd_limit(ProcessKey(10, 10)) == 99
+    tree.limit(10, "99", "100")
+    assert scanner.fd_limits(ProcessKey(10, 10)) == (99, 100)
     tree.remove(10)
-    assert scanner.fd_limit(ProcessKey(10, 10)) is None
+    assert scanner.fd_limits(ProcessKey(10, 10)) == (None, None)
 
 
 def test_an_unlimited_process_has_no_limit(tree: ProcTree, scanner: ProcessScanner) -> None:
     """None, which is no number to compare with."""
     tree.add(10)
-    tree.limit(10, "unlimited")
+    tree.limit(10, "unlimited", "unlimited")
     (process,) = scanner.collect().processes.values()
-    assert process.fd_limit is None
+    assert (process.fd_limit, process.fd_limit_hard) == (None, None)
 
 
 def test_without_procfs_the_scan_fails(tmp_path: Path) -> None:
@@ -183,11 +220,14 @@ def test_this_process_is_found_on_the_real_procfs() -> None:
     """With the limit that getrlimit() tells, and about as many descriptors as its folder lists."""
     scan = ProcessScanner(Procfs()).collect()
     process = scan.processes[scan.by_pid()[os.getpid()]]
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert process.fd_limit == (None if soft == resource.RLIM_INFINITY else soft)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert (process.fd_limit, process.fd_limit_hard) == tuple(
+        None if limit == resource.RLIM_INFINITY else limit for limit in limits
+    )
     assert process.fd_open is not None
     assert process.fd_open > 0
-    assert scan.namespaces is not None
+    assert process.namespace == os.stat("/proc/self/ns/net").st_ino
+    assert process.namespace in scan.namespaces
 
 
 def test_a_process_that_hides_even_its_name_is_counted(tree: ProcTree, procfs: PickyProcfs) -> None:
@@ -216,15 +256,16 @@ def test_a_process_that_is_being_released_has_vanished(tree: ProcTree, scanner: 
     assert scan.vanished == 1
 
 
-def test_the_sockets_of_another_network_namespace_are_not_seen(tree: ProcTree, scanner: ProcessScanner) -> None:
-    """A tick reads those of the agent's own."""
+def test_a_namespace_may_be_known_of_a_process_that_can_not_be_looked_into(
+    tree: ProcTree, scanner: ProcessScanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CAP_SYS_PTRACE alone reads the link, and does not open the folder of another user."""
     tree.add(10)
-    tree.add(20)
-    (tree.root / "self/ns").mkdir(parents=True)
-    (tree.root / "self/ns/net").hardlink_to(tree.root / "10/ns/net")
-    (tree.root / "20/ns/net").unlink()
-    (tree.root / "20/ns/net").write_text("another")
-    assert {key.pid: one.sockets_seen for key, one in scanner.collect().processes.items()} == {10: True, 20: False}
+    monkeypatch.setattr(os, "access", lambda *_args, **_options: False)
+    scan = scanner.collect()
+    (process,) = scan.processes.values()
+    assert (process.namespace, process.readable) == (tree.namespace_id("host"), False)
+    assert scan.unreadable == 1
 
 
 def test_zombies_are_left_out(tree: ProcTree, scanner: ProcessScanner) -> None:

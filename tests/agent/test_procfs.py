@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from loiter_agent.procfs import (
+    CgroupMount,
+    Pressure,
     ProcessStat,
     ProcessVanished,
     Procfs,
+    SchedStat,
+    Throttling,
     Unreadable,
     parse_cgroup2_mount,
+    parse_cgroup_mount,
+    parse_cgroups,
+    parse_cpu_cgroup,
     parse_file_nr,
-    parse_open_files_limit,
+    parse_open_files_limits,
+    parse_pressure,
+    parse_schedstat,
     parse_socket_link,
     parse_stat,
+    parse_state,
     parse_systemd_cgroup,
-    parse_time_wait,
+    parse_throttling,
     parse_unified_cgroup,
+    parse_wait_channel,
 )
 from support.proctree_fake import BOOT_ID, ProcTree, limits, stat
+from support.programs import wait_until
 
 UNIFIED = b"0::/system.slice/nginx.service\n"
 HYBRID = (
@@ -94,35 +107,110 @@ class TestStat:
 
 
 class TestLimits:
-    def test_the_soft_limit_is_read(self) -> None:
-        """The first of the two numbers."""
-        assert parse_open_files_limit(limits("1024").encode()) == 1024
+    def test_both_limits_are_read(self) -> None:
+        """The soft one first."""
+        assert parse_open_files_limits(limits("1024", "4096").encode()) == (1024, 4096)
 
     def test_unlimited_is_none(self) -> None:
         """There is no number to compare with."""
-        assert parse_open_files_limit(limits("unlimited").encode()) is None
+        assert parse_open_files_limits(limits("1024", "unlimited").encode()) == (1024, None)
+        assert parse_open_files_limits(limits("unlimited", "unlimited").encode()) == (None, None)
 
     def test_a_text_without_the_line_is_refused(self) -> None:
         """Rather than taken as no limit."""
         with pytest.raises(ValueError, match="Max open files"):
-            parse_open_files_limit(b"Max cpu time              unlimited            unlimited            seconds\n")
+            parse_open_files_limits(b"Max cpu time              unlimited            unlimited            seconds\n")
 
 
 class TestHostFiles:
-    def test_sockstat_yields_the_tcp_line(self) -> None:
-        """TCP, not TCP6 or UDP; the names count, not the positions."""
-        text = b"sockets: used 9\nTCP: inuse 5 orphan 0 tw 1234 alloc 8 mem 1\nUDP: inuse 7 mem 1\n"
-        assert parse_time_wait(text) == 1234
-        assert parse_time_wait(b"TCP: tw 4 new 1 inuse 3\n") == 4
-
-    def test_sockstat_without_tcp_is_refused(self) -> None:
-        """Rather than taken as no sockets."""
-        with pytest.raises(ValueError, match="TCP:"):
-            parse_time_wait(b"sockets: used 9\nUDP: inuse 7 mem 1\n")
-
     def test_file_nr_yields_allocated_and_limit(self) -> None:
         """The second field has been 0 since Linux 2.6."""
         assert parse_file_nr(b"1952\t0\t9223372036854775807\n") == (1952, 2**63 - 1)
+
+
+class TestThreads:
+    @pytest.mark.parametrize("name", [b"worker", b"a) S 1 (b", b") R ", b""])
+    def test_the_state_follows_the_name(self, name: bytes) -> None:
+        """Which may look like the rest of the line."""
+        assert parse_state(b"42 (" + name + b") D 1 42") == "D"
+
+    def test_schedstat_is_in_seconds(self) -> None:
+        """Nanoseconds run and waited, and how often."""
+        assert parse_schedstat(b"2500000000 500000000 17\n") == SchedStat(2.5, 0.5, 17)
+
+    def test_schedstat_without_figures_is_unknown(self) -> None:
+        """Zeros are what a kernel without CONFIG_SCHED_INFO writes."""
+        assert parse_schedstat(b"0 0 0\n") is None
+
+    @pytest.mark.parametrize(
+        ("text", "name"), [(b"futex_do_wait", "futex_do_wait"), (b"0", None), (b"", None), (b"0\n", None)]
+    )
+    def test_a_wait_channel_is_a_function_or_unknown(self, text: bytes, name: str | None) -> None:
+        """ "0" stands for running, and for no right to know."""
+        assert parse_wait_channel(text) == name
+
+    def test_a_thread_on_a_lock_is_seen_to_sleep_there(self) -> None:
+        """The real thing: a thread of this process."""
+        lock = threading.Lock()
+        with lock:
+            thread = threading.Thread(target=lock.acquire)
+            thread.start()
+            assert thread.native_id is not None
+            procfs, pid, native_id = Procfs(), os.getpid(), thread.native_id
+            wait_until(lambda: procfs.thread_state(pid, native_id) == "S", 10, "the thread sleeps")
+            assert {pid, native_id} <= set(procfs.threads(pid))
+            channel = procfs.wait_channel(pid, native_id)
+            assert channel is None or "futex" in channel
+        thread.join()
+
+    def test_the_time_a_thread_ran_is_counted(self) -> None:
+        """The real thing: this thread."""
+        schedstat = Procfs().schedstat(os.getpid(), threading.get_native_id())
+        if schedstat is None:
+            pytest.skip("this kernel keeps no such figures (CONFIG_SCHED_INFO)")
+        assert schedstat.ran > 0
+        assert schedstat.timeslices > 0
+
+
+class TestPressure:
+    def test_the_share_of_some_is_read(self) -> None:
+        """Not that of "full"; the share from 0 to 1, the total in seconds."""
+        text = b"some avg10=12.50 avg60=0.40 avg300=0.19 total=2500000\nfull avg10=99.00 avg60=0 avg300=0 total=9\n"
+        assert parse_pressure(text) == Pressure(0.125, 2.5)
+
+    def test_a_text_without_the_line_is_refused(self) -> None:
+        """Rather than taken as no pressure."""
+        with pytest.raises(ValueError, match="some"):
+            parse_pressure(b"full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+
+    def test_without_a_file_it_is_unknown(self, tree: ProcTree, procfs: Procfs) -> None:
+        """PSI is an option of the kernel. One that was started without it has files that can not be read."""
+        file = tree.root / "pressure/io"
+        assert procfs.pressure_at(file) is None
+        tree.write("pressure/io", "")
+        assert procfs.pressure_at(file) is None
+        tree.write("pressure/io", "some avg10=1.00 avg60=0.40 avg300=0.19 total=7\n")
+        assert procfs.pressure_at(file) == Pressure(0.01, 7e-6)
+
+    def test_pressure_of_this_host_parses(self) -> None:
+        """The real thing, where there is one."""
+        pressure = Procfs().pressure_at(Path("/proc/pressure/cpu"))
+        assert pressure is None or 0 <= pressure.avg10 <= 1
+
+
+class TestThrottling:
+    @pytest.mark.parametrize(
+        ("text", "throttling"),
+        [
+            (b"usage_usec 9\nnr_periods 20\nnr_throttled 19\nthrottled_usec 1900000\n", Throttling(20, 19, 1.9)),
+            (b"nr_periods 20\nnr_throttled 19\nthrottled_time 1900000000\nnr_bursts 0\n", Throttling(20, 19, 1.9)),
+            (b"usage_usec 9\nuser_usec 4\nsystem_usec 5\n", None),
+            (b"", None),
+        ],
+    )
+    def test_both_versions_tell_in_seconds(self, text: bytes, throttling: Throttling | None) -> None:
+        """Microseconds in version 2, nanoseconds in version 1; nothing where the controller is off."""
+        assert parse_throttling(text) == throttling
 
 
 class TestCgroups:
@@ -156,6 +244,37 @@ class TestCgroups:
         """A mount of version 1 is none."""
         assert parse_cgroup2_mount(b"33 31 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n") is None
 
+    def test_the_hierarchy_with_the_cpu_controller_is_found(self) -> None:
+        """By the controller, which may share a hierarchy; cpuset and cpuacct are others."""
+        assert parse_cpu_cgroup(b"9:cpuset:/a\n7:cpuacct:/b\n5:cpu,cpuacct:/c\n0::/d\n") == "/c"
+        assert parse_cpu_cgroup(b"9:cpuset:/a\n1:name=cpu:/b\n0::/d\n") is None
+        mounts = MOUNTINFO + (
+            b"34 31 0:30 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
+            b"35 31 0:31 /docker/7 /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+        )
+        assert parse_cgroup_mount(mounts, "cpu") == CgroupMount(Path("/sys/fs/cgroup/cpu,cpuacct"), "/docker/7")
+        assert parse_cgroup_mount(MOUNTINFO, "cpu") is None
+        assert parse_cgroup_mount(mounts) == CgroupMount(Path("/sys/fs/cgroup/unified"), "/")
+
+    def test_all_paths_of_a_process_are_listed(self) -> None:
+        """In the order of the file."""
+        assert parse_cgroups(HYBRID_ROOT) == ["/system.slice/nginx.service", "/", "/"]
+
+    @pytest.mark.parametrize(
+        ("root", "cgroup", "folders"),
+        [
+            ("/", "/a/b", ["/m/a/b", "/m/a"]),
+            ("/", "/", []),
+            ("/docker/7", "/docker/7/x", ["/m/x"]),
+            ("/docker/7", "/docker/7", []),
+            ("/docker/7", "/docker/77", []),
+            ("/", "/../b", []),
+        ],
+    )
+    def test_a_cgroup_is_a_folder_and_its_ancestors(self, root: str, cgroup: str, folders: list[str]) -> None:
+        """Without the root, which is the whole host or all that is seen of it; none where it is out of sight."""
+        assert [str(folder) for folder in CgroupMount(Path("/m"), root).folders(cgroup)] == folders
+
 
 class TestSocketLinks:
     @pytest.mark.parametrize(
@@ -184,19 +303,27 @@ class TestTree:
         """Each file by its method."""
         assert procfs.boot_id() == BOOT_ID
         assert procfs.file_nr() == (1952, 2**63 - 1)
-        assert procfs.time_wait() == 42
         assert procfs.resident_bytes() == 250 * os.sysconf("SC_PAGE_SIZE")
 
     def test_a_process_is_read(self, tree: ProcTree, procfs: Procfs) -> None:
         """Each file by its method."""
         tree.add(42, 777, "my worker", fds={0: "/dev/null", 3: 9001}, cgroup="/app.slice")
         assert procfs.stat(42) == ProcessStat("my worker", 777, kernel_thread=False, zombie=False)
-        assert procfs.open_files_limit(42) == 1024
+        assert procfs.open_files_limits(42) == (1024, 1_048_576)
         assert procfs.cgroup(42) == b"0::/app.slice\n"
         assert procfs.fd_count(42, by_stat=False) == 2
         with procfs.fd_folder(42) as folder:
             inodes = {fd: procfs.socket_inode(folder, fd) for fd in procfs.fds(folder)}
         assert inodes == {"0": None, "3": 9001}
+
+    def test_a_program_and_its_arguments_are_read(self, tree: ProcTree, procfs: Procfs) -> None:
+        """An argument may be empty, or hold bytes that are not UTF-8; a process may have none at all."""
+        tree.add(42)
+        tree.program(42, "/usr/bin/x", "x", "", "caf\udce9")
+        assert procfs.executable(42) == "/usr/bin/x"
+        assert procfs.command_line(42) == ["x", "", "caf\udce9"]
+        tree.write("42/cmdline", "")
+        assert procfs.command_line(42) == []
 
     def test_processes_of_one_namespace_share_its_inode(self, tree: ProcTree, procfs: Procfs) -> None:
         """And those of another have another."""
@@ -217,7 +344,7 @@ class TestTree:
         with pytest.raises(ProcessVanished):
             procfs.stat(42)
         with pytest.raises(ProcessVanished):
-            procfs.open_files_limit(42)
+            procfs.open_files_limits(42)
         with pytest.raises(ProcessVanished):
             procfs.cgroup(42)
         with pytest.raises(ProcessVanished):
@@ -242,9 +369,9 @@ class TestTree:
 
     def test_an_error_of_the_host_is_passed_on(self, tree: ProcTree) -> None:
         """Files of the host belong to no process: OSError stays what it is."""
-        (tree.root / "net/sockstat").unlink()
+        (tree.root / "sys/fs/file-nr").unlink()
         with pytest.raises(FileNotFoundError):
-            Procfs(tree.root).time_wait()
+            Procfs(tree.root).file_nr()
         with pytest.raises(PermissionError):
             RefusingProcfs(tree.root).file_nr()
 

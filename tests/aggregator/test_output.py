@@ -34,7 +34,7 @@ from loiter_aggregator.output.tables import (
     HOSTS,
     PROCESSES,
     Column,
-    by_time_wait,
+    by_measure,
     coverage_line,
     table,
 )
@@ -51,6 +51,9 @@ def trend(current: int = 1_234, growth: float = 12_345.6) -> pb.CloseWaitTrend:
     )
 
 
+AHEAD = pb.FdForecast(
+    seconds=7_200, earliest_seconds=6_000, latest_seconds=9_000, growth_per_hour=12_345.6, close_wait_share=0.5
+)
 VOLUME = pb.TimeWaitVolume(current=28_000, mean=27_123.4, maximum=28_231)
 
 
@@ -68,6 +71,10 @@ def known_host(name: str = "web-1") -> Row:
             fd_allocated=123_456,
             fd_limit=9_223_372_036_854_775_807,
             fd_share=0.123,
+            cause=sample_pb2.CAUSE_STALLED_READER,
+            stuck=1_230,
+            fd_forecast=AHEAD,
+            ports_share=0.987,
         ),
     )
 
@@ -91,6 +98,13 @@ def known_process(name: str = "gateway") -> Row:
             fd_open=65_536,
             fd_limit=1_048_576,
             fd_share=1.0,
+            cause=sample_pb2.CAUSE_STALLED_READER,
+            stuck=1_230,
+            fd_forecast=AHEAD,
+            ports_share=0.987,
+            close_wait_age=sample_pb2.SocketAges(p50_seconds=7_300, p99_seconds=90_000, max_seconds=1e9),
+            fd_limit_hard=2**64 - 1,
+            sockets=51_234,
         ),
     )
 
@@ -100,7 +114,17 @@ def known_app(name: str = "gateway.service") -> Row:
     return app_row(
         1,
         pb.AppRank(
-            app=name, hosts=1_000, processes=16_000, close_wait=trend(), time_wait=VOLUME, established=9, fd_share=1.0
+            app=name,
+            hosts=1_000,
+            processes=16_000,
+            close_wait=trend(),
+            time_wait=VOLUME,
+            established=9,
+            fd_share=1.0,
+            cause=sample_pb2.CAUSE_STALLED_READER,
+            stuck=1_230,
+            fd_forecast=AHEAD,
+            ports_share=0.987,
         ),
     )
 
@@ -179,23 +203,74 @@ def test_the_unknown_is_a_dash(columns: Sequence[Column], row: Row) -> None:
 def test_zero_is_a_zero() -> None:
     """Never a dash."""
     host = pb.HostRank(hostname="web-1", close_wait=pb.CloseWaitTrend(current=0, growth_per_hour=0), fd_share=0)
-    assert printed(HOSTS, [host_row(1, host)])[1].split() == ["1", "web-1", "0", "0", "-", "-", "-", "0.0"]
+    assert printed(HOSTS, [host_row(1, host)])[1].split() == ["1", "web-1", "0", "0", "-", "-", "-", "-", "0.0"]
 
 
 @pytest.mark.parametrize(("columns", "row"), KINDS)
 def test_a_ranking_by_time_wait_fits_80_columns(columns: Sequence[Column], row: Any) -> None:
     """TIME-WAIT takes the place of the growth of CLOSE-WAIT, and both are in the wide table."""
-    title, line = printed(by_time_wait(columns), [row("web-1")])
+    title, line = printed(by_measure(columns, "time-wait"), [row("web-1")])
     assert {"TIME-WAIT", "TW-MEAN", "TW-MAX"} < set(title.split())
     assert not {"GROWTH/h", "R²", "TREND"} & set(title.split())
     assert {"28,000", "27,123", "28,231"} < set(line.split())
     assert max(cell_len(one) for one in (title, line)) <= 80
-    assert {"TW-MEAN", "GROWTH/h"} < set(printed(by_time_wait(columns), [row("web-1")], 240, wide=True)[0].split())
+    wide = printed(by_measure(columns, "time-wait"), [row("web-1")], 300, wide=True)[0]
+    assert {"TW-MEAN", "GROWTH/h"} < set(wide.split())
+
+
+@pytest.mark.parametrize(("columns", "row"), KINDS)
+@pytest.mark.parametrize(
+    ("by", "titles"),
+    [
+        ("close-wait-growth", {"GROWTH/h", "TREND"}),
+        ("stuck", {"STUCK"}),
+        ("fd-eta", {"FD-ETA", "FD%"}),
+        ("ports", {"PORTS%"}),
+        ("time-wait-max", {"TW-MAX"}),
+    ],
+)
+def test_every_measure_fits_80_columns_with_its_own_figures_and_the_cause(
+    columns: Sequence[Column], row: Any, by: str, titles: set[str]
+) -> None:
+    """The cause is never cut, whatever the names are."""
+    lines = printed(by_measure(columns, by), [row(HOSTILE)] * 2)
+    assert titles | {"CAUSE", "CLOSE-WAIT"} <= set(lines[0].split())
+    assert len(lines) == 3
+    assert max(cell_len(line) for line in lines) <= 80
+    assert all("stalled_reader" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(("columns", "row"), KINDS)
+def test_the_wide_table_fits_its_width(columns: Sequence[Column], row: Any) -> None:
+    """With everything known of a process, and names of some length."""
+    lines = printed(columns, [row("a-host-of-some-name")], 300, wide=True)
+    assert {"STUCK", "FD-ETA", "ETA-MIN", "ETA-MAX", "FDS+/h", "PORTS%"} <= set(lines[0].split())
+    assert max(cell_len(line) for line in lines) <= 300
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(None, "-"), (0, "0ms"), (59.6, "1m"), (7_300, "2h 1m"), (90_000, "1d 1h"), (366 * 86_400, ">1y"), (1e308, ">1y")],
+)
+def test_durations_end_at_a_year(seconds: float | None, written: str) -> None:
+    """Nobody plans by a figure of many years."""
+    assert cells.duration(seconds) == written
+
+
+def test_the_largest_limit_is_none() -> None:
+    """RLIM_INFINITY."""
+    assert (cells.limit(2**64 - 1), cells.limit(1_024), cells.limit(None)) == ("none", "1,024", "-")
+
+
+def test_rates_have_tenths_where_they_are_small() -> None:
+    """Closes per second, say."""
+    assert (cells.rate(None), cells.rate(0.25), cells.rate(1_234.5)) == ("-", "0.2", "1,234")
 
 
 def test_the_wide_table_has_every_column() -> None:
     """And the narrow one those that are not marked as wide."""
-    narrow, wide = printed(HOSTS, [known_host()])[0], printed(HOSTS, [known_host()], 240, wide=True)[0]
+    narrow, wide = printed(HOSTS, [known_host()])[0], printed(HOSTS, [known_host()], 300, wide=True)[0]
     for column in HOSTS:
         assert column.title in wide
         assert (f" {column.title} " in f" {narrow} ") is not column.wide_only
@@ -308,6 +383,14 @@ def test_the_keys_of_a_host_are_those_that_scripts_rely_on() -> None:
         "fd_allocated",
         "fd_limit",
         "fd_share",
+        "cause",
+        "stuck",
+        "fd_eta_seconds",
+        "fd_eta_earliest_seconds",
+        "fd_eta_latest_seconds",
+        "fd_growth_per_hour",
+        "fd_growth_close_wait_share",
+        "ports_share",
         "silent",
         "last_report",
     ]
@@ -336,7 +419,18 @@ def test_the_keys_of_a_process_are_those_that_scripts_rely_on() -> None:
         "established",
         "fd_open",
         "fd_limit",
+        "fd_limit_hard",
         "fd_share",
+        "sockets",
+        "cause",
+        "stuck",
+        "fd_eta_seconds",
+        "fd_eta_earliest_seconds",
+        "fd_eta_latest_seconds",
+        "fd_growth_per_hour",
+        "fd_growth_close_wait_share",
+        "ports_share",
+        "close_wait_age_seconds",
         "silent",
         "last_sample",
     ]
@@ -360,6 +454,14 @@ def test_the_keys_of_an_app_are_those_that_scripts_rely_on() -> None:
         "time_wait_max",
         "established",
         "fd_share",
+        "cause",
+        "stuck",
+        "fd_eta_seconds",
+        "fd_eta_earliest_seconds",
+        "fd_eta_latest_seconds",
+        "fd_growth_per_hour",
+        "fd_growth_close_wait_share",
+        "ports_share",
     ]
 
 

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
 from loiter_aggregator.ranking.hosts import host_trends, rank_hosts
-from loiter_aggregator.ranking.processes import process_trends, rank_processes
+from loiter_aggregator.ranking.processes import Ages, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, TimeWait
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import host_key, open_store, ranking, record, store_samples
-from support.reports import HOUR, MINUTE, NOW, SECOND, hello, host_id, process, report, sample
+from support.reports import HOUR, MINUTE, NOW, SECOND, explained, hello, host_id, process, report, sample
 
 # The plain computation.
 
@@ -723,3 +724,77 @@ def test_the_clock_of_a_host_that_was_wrong_says_nothing_of_starts(store: DuckDb
     (row,) = rank_processes(store, ranking())
     assert row.close_wait.growth_per_hour == 0
     assert row.close_wait.samples == 5
+
+
+# Causes.
+
+
+def test_a_host_has_the_cause_of_its_worst_process_and_the_sum_of_its_stuck(store: DuckDbStore) -> None:
+    """Of the latest sample, and so has a process."""
+    before = sample(NOW - MINUTE, processes=[explained(process(100, 90), pb.CAUSE_STALLED_READER)])
+    now = sample(
+        processes=[
+            explained(process(100, 5), pb.CAUSE_STALLED_READER, stuck=4),
+            explained(process(200, 9), pb.CAUSE_LEAK, age=70.0),
+            process(300, 30),
+        ]
+    )
+    now.processes[1].ports_share, now.processes[1].sockets, now.processes[1].fd_limit_hard = 0.25, 40, 4_096
+    now.ports.add(used=90, available=100)
+    store_samples(store, "web-1", [before, now])
+    (host,) = rank_hosts(store, ranking("stuck"))
+    assert (host.cause, host.stuck, host.ports_share) == (pb.CAUSE_LEAK, 13, 0.9)
+    first, second, third = rank_processes(store, ranking("stuck"))
+    assert (first.pid, first.cause, first.stuck, first.ages) == (200, pb.CAUSE_LEAK, 9, Ages(70, 140, 210))
+    assert (first.ports_share, first.sockets, first.fd_limit_hard) == (0.25, 40, 4_096)
+    assert (second.pid, second.cause, second.stuck) == (100, pb.CAUSE_STALLED_READER, 4)
+    assert (third.pid, third.cause, third.stuck, third.ages, third.ports_share) == (300, None, None, None, None)
+
+
+def test_an_app_has_the_cause_of_most_of_its_sockets(store: DuckDbStore) -> None:
+    """Added up over its processes: three that pool 4 each outweigh one that leaks 10. Sockets without one are none."""
+    pooling = [explained(process(pid, 4), pb.CAUSE_IDLE_POOL, stuck=1) for pid in (1, 2, 3)]
+    leaking = explained(process(4, 10), pb.CAUSE_LEAK, stuck=1)
+    leaking.ports_share = 0.75
+    churning = [process(5, 500), process(6, 3, app="other")]
+    store_samples(store, "web-1", [sample(processes=[*pooling, leaking, *churning])])
+    gateway, other = rank_apps(store, ranking("stuck"))
+    assert (gateway.app, gateway.cause, gateway.stuck, gateway.ports_share) == (
+        "gateway.service",
+        pb.CAUSE_IDLE_POOL,
+        4,
+        0.75,
+    )
+    assert (other.cause, other.stuck, other.ports_share) == (None, None, None)
+
+
+def test_stuck_and_ports_rank_the_unknown_last(store: DuckDbStore) -> None:
+    """Zero comes before it."""
+
+    def counts(name: str, stuck: int | None, used: int | None) -> None:
+        one = process(close_wait=9, app=name)
+        if stuck is not None:
+            one.stuck = stuck
+        taken = sample(processes=[one])
+        if used is not None:
+            one.ports_share = used / 10
+            taken.ports.add(used=used, available=10)
+        taken.processes[0].CopyFrom(one)
+        store_samples(store, name, [taken])
+
+    counts("a", None, 5)
+    counts("b", 0, None)
+    counts("c", 7, 0)
+    for by, order in (("stuck", ["c", "b", "a"]), ("ports", ["a", "c", "b"])):
+        asked = ranking(by)  # type: ignore[arg-type]
+        assert [row.hostname for row in rank_hosts(store, asked)] == order
+        assert [row.hostname for row in rank_processes(store, asked)] == order
+        assert [row.app for row in rank_apps(store, asked)] == order
+
+
+def test_more_ports_used_than_there_are_is_all_of_them(store: DuckDbStore) -> None:
+    """A range can be made smaller while its ports are in use."""
+    taken = sample()
+    taken.ports.add(used=90, available=10)
+    store_samples(store, "web-1", [taken])
+    assert rank_hosts(store, ranking())[0].ports_share == 1

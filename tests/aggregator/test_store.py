@@ -11,13 +11,15 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from loiter.v1 import sample_pb2 as pb
+from loiter_aggregator.clock import from_timestamp
 from loiter_aggregator.host_detail import find_host, known_names
 from loiter_aggregator.ranking.hosts import rank_hosts
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, VERSION
 from support.aggregators import batch_of, host_key, open_store, put_host, ranking, record, store_samples
-from support.reports import EPOCH, HOUR, NOW, SECOND, full_report, hello, process, report, sample
+from support.reports import EPOCH, HOUR, NOW, SECOND, explained, full_report, hello, process, report, sample
 
 DAY = 24 * HOUR
 HOSTILE = ("'; DROP TABLE host; --", 'a"b', "nul\0byte", "ünïcödé 😀 \u202e", "\x1b[31m[red]", "%s {0} $since ?", "\\")
@@ -142,8 +144,10 @@ def test_every_column_takes_the_largest_value_of_its_field(store: DuckDbStore) -
     """No agent can make a commit fail with a number that the wire allows."""
     message = report(taken=sample(processes=[process(2**32 - 1)]))
     taken = message.sample
-    parts = (taken.tcp_states, taken.host_fds, taken.coverage, taken.other_processes, taken.cost, taken.processes[0])
-    for part in parts:
+    one = taken.processes[0]
+    one.cause = pb.CAUSE_NEVER_ACCEPTED
+    parts = (taken.tcp_states, taken.host_fds, taken.coverage, taken.other_processes, taken.cost, one)
+    for part in (*parts, one.close_wait_age, one.evidence, taken.time_wait_limits):
         for field in part.DESCRIPTOR.fields:
             if field.cpp_type == field.CPPTYPE_UINT32:
                 setattr(part, field.name, 2**32 - 1)
@@ -168,22 +172,103 @@ def test_every_column_takes_the_largest_value_of_its_field(store: DuckDbStore) -
 
 
 def test_the_latest_sample_comes_back_as_it_was_sent(store: DuckDbStore) -> None:
-    """Every field that is kept, the absent ones included; of collectors, those that failed, and why."""
+    """Every field, the absent ones included."""
     sent = full_report()
     put_host(store, record(hello(labels={"role": "web"})), NOW)
     store.write(batch_of(sent))
     detail = find_host(store, "web-1")
     assert detail is not None
-    expected = sent.sample
-    del expected.processes[:]
-    failed = [(one.name, one.error) for one in expected.collectors if one.error]
-    assert failed
-    assert detail.latest is not None
-    assert [(one.name, one.error) for one in detail.latest.collectors] == failed
-    del expected.collectors[:]
-    del detail.latest.collectors[:]
-    assert detail.latest == expected
+    assert detail.latest == sent.sample
     assert detail.host == hello(labels={"role": "web"}).host
+
+
+def test_the_latest_sample_is_the_one_taken_last(store: DuckDbStore) -> None:
+    """An older one that comes late does not take its place, in the same batch or in a later one."""
+    put_host(store, record(hello()), NOW)
+
+    def latest() -> tuple[int, int]:
+        detail = find_host(store, "web-1")
+        assert detail is not None
+        assert detail.latest is not None
+        return from_timestamp(detail.latest.sample_time), detail.latest.tcp_states.close_wait
+
+    def come(*offsets: int) -> None:
+        store.write(
+            batch_of(*(report(sequence=10 + at, taken=sample(NOW + at, at + 5)) for at in offsets), received=NOW + 9)
+        )
+
+    come(2, 1)
+    assert latest() == (NOW + 2, 7)
+    come(0)
+    assert latest() == (NOW + 2, 7)
+    come(3)
+    assert latest() == (NOW + 3, 8)
+    assert _count(store, "host_latest") == 1
+
+
+def test_a_batch_that_is_put_back_keeps_the_latest_sample(store: DuckDbStore) -> None:
+    """Whichever of the two has it."""
+    put_host(store, record(hello()), NOW)
+    for sequence, (first, second) in enumerate(((NOW + 5, NOW + 4), (NOW + 6, NOW + 7)), start=1):
+        batch = batch_of(report(sequence=2 * sequence, taken=sample(first)), received=NOW + 9)
+        batch.extend(batch_of(report(sequence=2 * sequence + 1, taken=sample(second)), received=NOW + 9))
+        store.write(batch)
+        assert store.read("SELECT ts FROM host_latest") == [(max(first, second),)]
+
+
+def test_the_time_of_the_latest_sample_is_set_right(store: DuckDbStore) -> None:
+    """As the samples that rankings are made of."""
+    put_host(store, record(hello()), NOW)
+    batch = Batch()
+    batch.add(host_key("web-1"), report(taken=sample(NOW - HOUR)), NOW, skew=HOUR - SECOND)
+    store.write(batch)
+    detail = find_host(store, "web-1")
+    assert detail is not None
+    assert detail.latest is not None
+    assert from_timestamp(detail.latest.sample_time) == NOW - SECOND
+
+
+def test_the_latest_sample_goes_with_the_others(store: DuckDbStore) -> None:
+    """Retention takes it when it takes those of its time."""
+    store_samples(store, "web-1", [sample(NOW, 1)])
+    store.forget_before(NOW)
+    assert _count(store, "host_latest") == 1
+    store.forget_before(NOW + 1)
+    assert _count(store, "host_latest") == 0
+    detail = find_host(store, "web-1")
+    assert detail is not None
+    assert detail.latest is None
+
+
+def test_what_a_host_comes_to_is_stored_with_its_sample(store: DuckDbStore) -> None:
+    """The cause of the process with the most sockets that stay, the sum of the stuck, the fullest budget of ports."""
+    churning = process(100, 90)
+    leaking = explained(process(200, 40), pb.CAUSE_LEAK, settled=30, stuck=30)
+    pooling = explained(process(300, 50), pb.CAUSE_IDLE_POOL, settled=20, stuck=20)
+    taken = sample(processes=[churning, leaking, pooling, process(400, 0), process(500)])
+    taken.ports.add(used=10, available=100)
+    taken.ports.add(used=30, available=60)
+    taken.ports.add(used=9_000)
+    taken.time_wait_limits.overflows = 7
+    store_samples(store, "web-1", [taken])
+    columns = "cause, stuck, ports_share, time_wait_overflows, time_wait_max_buckets"
+    assert store.read(f"SELECT {columns} FROM host_sample") == [(pb.CAUSE_LEAK, 50, 0.5, 7, None)]
+    assert store.read("SELECT pid, cause, stuck FROM process_sample ORDER BY pid") == [
+        (100, None, None),
+        (200, pb.CAUSE_LEAK, 30),
+        (300, pb.CAUSE_IDLE_POOL, 20),
+        (400, None, 0),
+        (500, None, None),
+    ]
+
+
+def test_a_host_without_close_wait_has_none_that_is_stuck(store: DuckDbStore) -> None:
+    """Zero where the count is known to be, unknown where it is not."""
+    store_samples(store, "none", [sample(NOW, 0)])
+    store_samples(store, "unknown", [sample(NOW)])
+    store_samples(store, "some", [sample(NOW, 3, processes=[process(close_wait=3)])])
+    found = store.read("SELECT hostname, stuck FROM host_sample JOIN host USING (host_key) ORDER BY hostname")
+    assert found == [("none", 0), ("some", None), ("unknown", None)]
 
 
 def test_a_host_is_found_by_its_id_and_an_unknown_one_is_not(store: DuckDbStore) -> None:

@@ -94,8 +94,20 @@ def test_a_report_at_the_limits_is_accepted() -> None:
     """Every limit is itself allowed."""
     message = report(taken=sample(0, processes=[process(pid + 1, name="n" * 256) for pid in range(2_000)]))
     message.spool_epoch = message.sequence = 2**63 - 1
+    taken = message.sample
     for _ in range(64):
-        message.sample.collectors.add(name="c" * 256, error="e" * 256)
+        taken.collectors.add(name="c" * 256, error="e" * 256)
+    for _ in range(100):
+        taken.time_wait.add(destination="d" * 256, count=2**32 - 1, closes_per_second=1e308)
+    for _ in range(50):
+        taken.ports.add(source="s" * 256, destination="d" * 256, used=2**32 - 1, available=0, pid=2**32 - 1)
+    for _ in range(1_000):
+        taken.namespaces.add(id="4026531833", name="n" * 256)
+    first = taken.processes[0]
+    first.cause, first.arguments = sample_pb2.CAUSE_NEVER_ACCEPTED, "a" * 256
+    first.evidence.thread_states.update({f"{n:0256}": 2**32 - 1 for n in range(16)})
+    for _ in range(10):
+        first.peers.add(address="a" * 256, port=65_535)
     check_report(message, WEB_1)
 
 
@@ -122,6 +134,21 @@ def _set(name: str, value: int | str) -> Callable[[pb.Report], None]:
 
 def _process(name: str, value: int | str) -> Callable[[pb.Report], None]:
     return lambda message: setattr(message.sample.processes[0], name, value)
+
+
+def _sample(change: Callable[[sample_pb2.Sample], object]) -> Callable[[pb.Report], None]:
+    def spoil(message: pb.Report) -> None:
+        change(message.sample)
+
+    return spoil
+
+
+def _first(change: Callable[[sample_pb2.ProcessSample], object]) -> Callable[[pb.Report], None]:
+    return _sample(lambda sample: change(sample.processes[0]))
+
+
+def _number(where: Callable[[sample_pb2.Sample], object], name: str, value: float) -> Callable[[pb.Report], None]:
+    return _sample(lambda sample: setattr(where(sample), name, value))
 
 
 def _sample_time(seconds: int, nanos: int = 0) -> Callable[[pb.Report], None]:
@@ -171,6 +198,39 @@ def _sample_time(seconds: int, nanos: int = 0) -> Callable[[pb.Report], None]:
         (_cost("cpu_seconds", float("nan")), "cpu_seconds"),
         (_cost("wall_seconds", float("inf")), "wall_seconds"),
         (_cost("process_cpu_seconds", -0.5), "process_cpu_seconds"),
+        (_first(lambda one: setattr(one, "cause", 99)), "cause of process 100 is not known"),
+        (_first(lambda one: setattr(one, "arguments", "a" * 257)), "arguments of process 100"),
+        (_first(lambda one: setattr(one, "ports_share", float("nan"))), "ports_share of process 100"),
+        (_first(lambda one: setattr(one, "ports_share", -0.1)), "ports_share of process 100"),
+        (_first(lambda one: setattr(one.close_wait_age, "p99_seconds", float("inf"))), "p99_seconds of process 100"),
+        (_first(lambda one: setattr(one.close_wait_age, "max_seconds", -1)), "max_seconds of process 100"),
+        (_first(lambda one: setattr(one.container, "pod", "p" * 257)), "pod of process 100"),
+        (_first(lambda one: setattr(one.container, "runtime", "r" * 257)), "runtime of process 100"),
+        (_first(lambda one: one.peers.extend([one.peers[0]] * 9)), "peers of process 100 has more than 10"),
+        (_first(lambda one: setattr(one.peers[0], "address", "a" * 257)), "address of a peer of process 100"),
+        (_first(lambda one: setattr(one.peers[0], "port", 65_536)), "port of a peer of process 100"),
+        (_first(lambda one: setattr(one.evidence, "survived", float("nan"))), "survived of process 100"),
+        (_first(lambda one: setattr(one.evidence, "io_pressure", -1)), "io_pressure of process 100"),
+        (_first(lambda one: one.evidence.thread_states.update({f"s{n}": 1 for n in range(17)})), "thread_states of"),
+        (_first(lambda one: one.evidence.wait_channels.update({"w" * 257: 1})), "wait_channels of process 100 has a"),
+        (_sample(lambda one: one.time_wait.extend([one.time_wait[0]] * 99)), "time_wait has more than 100 rows"),
+        (_sample(lambda one: one.ports.extend([one.ports[0]] * 50)), "ports has more than 50 rows"),
+        (_sample(lambda one: one.namespaces.extend([one.namespaces[0]] * 999)), "namespaces has more than 1000 rows"),
+        (_number(lambda one: one.time_wait[0], "closes_per_second", float("inf")), "closes_per_second"),
+        (_number(lambda one: one.time_wait_limits, "seconds", float("nan")), "seconds of sample.time_wait_limits"),
+        (
+            _number(lambda one: one.ports[0], "connects_per_second", float("nan")),
+            "connects_per_second of a port budget",
+        ),
+        (_number(lambda one: one.ports[0], "exhausted_in_seconds", -1), "exhausted_in_seconds of a port budget"),
+        (_sample(lambda one: setattr(one.time_wait[0], "destination", "d" * 257)), "destination of a TIME_WAIT group"),
+        (_sample(lambda one: setattr(one.time_wait[0].owner, "source", 99)), "source of the owner"),
+        (_sample(lambda one: setattr(one.time_wait[0].owner, "pid", 0)), "pid 0"),
+        (_sample(lambda one: setattr(one.time_wait[0].owner, "app", "a" * 257)), "app of the owner"),
+        (_sample(lambda one: setattr(one.time_wait[0].owner.start_time, "seconds", -1)), "start_time of the owner"),
+        (_sample(lambda one: setattr(one.ports[0], "source", "s" * 257)), "source of a port budget"),
+        (_sample(lambda one: setattr(one.namespaces[0], "name", "n" * 257)), "name of a network namespace"),
+        (_sample(lambda one: setattr(one.namespaces[0], "sampler", 99)), "sampler of a network namespace"),
     ],
 )
 def test_a_report_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Report], None], rule: str) -> None:

@@ -11,6 +11,7 @@ from loiter_agent.procfs import Procfs
 
 BOOT_ID = "8f0b6f6e-5d0e-4f6b-9d3c-0a1b2c3d4e5f"
 MAX_FDS = 1_024
+MAX_FDS_HARD = 1_048_576
 
 
 class ProcTree:
@@ -50,18 +51,58 @@ class ProcTree:
         self.limit(pid, str(MAX_FDS))
         self.write(f"{pid}/cgroup", f"0::{cgroup}\n")
         (self.cgroups / cgroup.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        (self._namespaces / namespace).touch()
-        (self.root / str(pid) / "ns").mkdir()
-        (self.root / str(pid) / "ns/net").symlink_to(self._namespaces / namespace)
+        self.namespace(pid, namespace)
         self.fds(pid, fds or {})
 
     def name(self, pid: int, comm: str | bytes, start_ticks: int, kernel_thread: bool = False) -> None:
         """Writes the stat file of a process."""
         self.write(f"{pid}/stat", stat(pid, comm, start_ticks, kernel_thread))
 
-    def limit(self, pid: int, soft: str) -> None:
+    def limit(self, pid: int, soft: str, hard: str = str(MAX_FDS_HARD)) -> None:
         """Writes the limits of a process."""
-        self.write(f"{pid}/limits", limits(soft))
+        self.write(f"{pid}/limits", limits(soft, hard))
+
+    def namespace(self, pid: int, namespace: str) -> None:
+        """Moves a process to a network namespace."""
+        (self._namespaces / namespace).touch()
+        link = self.root / str(pid) / "ns/net"
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(self._namespaces / namespace)
+
+    def namespace_id(self, namespace: str) -> int:
+        """The inode number of a network namespace."""
+        return os.stat(self._namespaces / namespace).st_ino
+
+    def program(self, pid: int, executable: str, *arguments: str) -> None:
+        """Makes a process execute a program. Its first argument is the program's own name."""
+        link = self.root / str(pid) / "exe"
+        link.unlink(missing_ok=True)
+        link.symlink_to(executable)
+        self.write(f"{pid}/cmdline", b"".join(os.fsencode(argument) + b"\0" for argument in arguments))
+
+    def thread(
+        self,
+        pid: int,
+        thread: int,
+        state: str = "S",
+        wait_channel: str = "0",
+        ran: float = 1.0,
+        waited: float = 0.0,
+        timeslices: int = 10,
+    ) -> None:
+        """Writes the files of a thread. `ran` and `waited` are in seconds."""
+        self.write(f"{pid}/task/{thread}/stat", stat(thread, "worker", 1).replace(b") S ", b") %b " % state.encode()))
+        self.write(f"{pid}/task/{thread}/schedstat", f"{ran * 1e9:.0f} {waited * 1e9:.0f} {timeslices}\n")
+        self.write(f"{pid}/task/{thread}/wchan", wait_channel)
+
+    def add_cpu_hierarchy(self) -> Path:
+        """Mounts a v1 hierarchy with the cpu controller, and returns its folder."""
+        folder = self.root.parent / "cgroup-cpu"
+        folder.mkdir()
+        mounts = (self.root / "self/mountinfo").read_text()
+        self.write("self/mountinfo", f"{mounts}33 20 0:30 / {folder} rw - cgroup cgroup rw,cpu,cpuacct\n")
+        return folder
 
     def fds(self, pid: int, fds: Mapping[int, int | str]) -> None:
         """Opens these descriptors and closes all others."""
@@ -113,11 +154,11 @@ def stat(pid: int, comm: str | bytes, start_ticks: int, kernel_thread: bool = Fa
     return b"%d (%b) %b 1 1 0 0 0 0\n" % (pid, name, rest.encode())
 
 
-def limits(soft: str) -> str:
+def limits(soft: str, hard: str = str(MAX_FDS_HARD)) -> str:
     """The text of /proc/PID/limits, with the lines around the one that matters."""
     return (
         "Limit                     Soft Limit           Hard Limit           Units     \n"
         "Max cpu time              unlimited            unlimited            seconds   \n"
-        f"Max open files            {soft:<20} 1048576              files     \n"
+        f"Max open files            {soft:<20} {hard:<20} files     \n"
         "Max locked memory         8388608              8388608              bytes     \n"
     )

@@ -72,6 +72,7 @@ def process(
     sockets: int | None = None,
     fd_open: int | None = None,
     fd_limit: int | None = None,
+    fd_limit_hard: int | None = None,
 ) -> sample_pb2.ProcessSample:
     """One process of a sample. A count that is not given is absent."""
     return sample_pb2.ProcessSample(
@@ -86,7 +87,29 @@ def process(
         sockets=sockets,
         fd_open=fd_open,
         fd_limit=fd_limit,
+        fd_limit_hard=fd_limit_hard,
     )
+
+
+def explained(
+    one: sample_pb2.ProcessSample,
+    cause: sample_pb2.Cause.ValueType = sample_pb2.CAUSE_LEAK,
+    *,
+    settled: int | None = None,
+    stuck: int | None = None,
+    age: float = 3_600.0,
+) -> sample_pb2.ProcessSample:
+    """The process with a cause for its CLOSE_WAIT sockets, of which all stay unless told otherwise."""
+    settled = one.close_wait if settled is None else settled
+    one.cause = cause
+    one.stuck = settled if stuck is None else stuck
+    one.close_wait_age.p50_seconds, one.close_wait_age.p99_seconds, one.close_wait_age.max_seconds = (
+        age,
+        2 * age,
+        3 * age,
+    )
+    one.evidence.settled = settled
+    return one
 
 
 def sample(
@@ -150,7 +173,41 @@ def full_report() -> pb.Report:
     taken.cost.CopyFrom(sample_pb2.AgentCost(cpu_seconds=0.01, wall_seconds=0.02, resident_bytes=30_000_000))
     taken.collectors.add(name="tcp", duration_seconds=0.01)
     taken.collectors.add(name="host_fds", duration_seconds=0.001, error="permission denied")
+    _fill_causes(taken)
     return report(taken=taken)
+
+
+def _fill_causes(taken: sample_pb2.Sample) -> None:
+    one = explained(taken.processes[0])
+    one.fd_limit_hard = 4_096
+    one.ports_share = 0.25
+    one.arguments = "gateway --verbose"
+    one.container.runtime, one.container.id, one.container.pod = "docker", "0123456789ab", "a-pod"
+    one.peers.add(address="10.0.0.5", port=443, count=7)
+    one.peers.add(address="2001:db8::7", count=2)
+    evidence = one.evidence
+    evidence.eof_read, evidence.fin_unread, evidence.farewell_unread, evidence.data_unread = 6, 1, 1, 1
+    evidence.never_accepted, evidence.client_side, evidence.survived = 0, 7, 0.9
+    evidence.accept_queue.depth, evidence.accept_queue.limit = 1, 128
+    evidence.threads, evidence.threads_read = 20, 16
+    evidence.thread_states.update({"S": 15, "R": 1})
+    evidence.wait_channels.update({"futex_wait_queue": 12, "ep_poll": 3})
+    evidence.run_delay_share, evidence.throttled_share = 0.01, 0.0
+    evidence.cpu_pressure, evidence.io_pressure = 0.02, 0.0
+    group = taken.time_wait.add(namespace="4026531833", destination="10.0.0.5:443", count=1_200, closes_per_second=20.0)
+    group.owner.source, group.owner.pid = sample_pb2.OWNER_SOURCE_EXACT, one.pid
+    group.owner.start_time.CopyFrom(one.start_time)
+    group.owner.name, group.owner.app = one.name, one.app
+    rest = taken.time_wait.add(namespace="4026531833", listener="0.0.0.0:8080", count=2_200, closes_per_second=36.7)
+    rest.owner.source = sample_pb2.OWNER_SOURCE_UNATTRIBUTED
+    limits = taken.time_wait_limits
+    limits.overflows, limits.max_buckets, limits.reuse, limits.seconds = 3, 262_144, 2, 60.0
+    budget = taken.ports.add(namespace="4026531833", source="10.0.0.1", destination="10.0.0.5:443", used=7_000)
+    budget.available, budget.time_wait, budget.reusable, budget.pid = 28_000, 1_200, 0, one.pid
+    budget.connects_per_second, budget.exhausting_connects_per_second = 20.0, 466.0
+    budget.exhausted_in_seconds = 3_600.0
+    taken.namespaces.add(id="4026531833", name="host", read=True, sampler=sample_pb2.SAMPLER_SOCK_DIAG)
+    taken.namespaces.add(id="4026532001", name="blue", read=False)
 
 
 def open_stream(message: pb.Hello) -> pb.StreamReportsRequest:

@@ -10,6 +10,7 @@ from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
 from loiter_agent.collectors.tcp_sock_diag import SockDiagTcpCollector
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import TcpSnapshot
+from loiter_agent.time_waits import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +27,21 @@ class TcpCollector(Protocol):
         """Lets go of what it holds open."""
 
 
-def open_tcp_collector(procfs: Procfs) -> TcpCollector:
+def open_tcp_collector(procfs: Procfs, interval: float, trace_closes: bool) -> TcpCollector:
     """Opens the best collector this host allows, and says in the log when that is not sock_diag."""
     try:
-        return SockDiagTcpCollector(procfs)
+        return SockDiagTcpCollector(procfs, interval, _open_tracer() if trace_closes else None)
     except OSError as error:
         _log.warning("sock_diag is not to be had (%s); reading sockets by psutil, at a higher cost", error)
-        return PsutilTcpCollector()
+        return PsutilTcpCollector(procfs)
+
+
+def _open_tracer() -> Tracer | None:
+    """Opens the tracer of closes where the kernel allows it, which few agents may ask of it: nothing to warn of."""
+    from loiter_agent.close_tracer import CloseTracer
+
+    try:
+        return CloseTracer()
+    except OSError as error:
+        _log.debug("closes are not traced: %s", error)
+        return None

@@ -12,7 +12,8 @@ from typing import Final
 import psutil
 
 from loiter_agent.collectors.processes import ProcessScan
-from loiter_agent.sample import ProcessKey, ProcessSockets, TcpSnapshot, TcpStates
+from loiter_agent.procfs import Procfs
+from loiter_agent.sample import Namespace, ProcessKey, ProcessSockets, TcpSnapshot, TcpStates
 
 # States in which no descriptor need refer to the socket (any longer, or yet).
 _OWNERLESS_STATES: Final = frozenset(
@@ -31,6 +32,10 @@ class PsutilTcpCollector:
     """Reads sockets by psutil, in the network namespace of this process."""
 
     name = "tcp"
+
+    def __init__(self, procfs: Procfs) -> None:
+        """Takes the procfs whose namespace psutil reads."""
+        self._procfs = procfs
 
     def collect(self, scan: ProcessScan) -> TcpSnapshot:
         """Takes a snapshot. Raises OSError where /proc/net/tcp can not be read."""
@@ -58,6 +63,7 @@ class PsutilTcpCollector:
             unattributed=unattributed,
             ownerless=ownerless,
             torn=False,
+            namespaces=(Namespace(own, "", "psutil"),) if (own := self._procfs.own_network_namespace()) else (),
         )
 
     def close(self) -> None:

@@ -1,96 +1,324 @@
-"""Counts TCP sockets by state and by process, from the kernel's own socket table."""
+"""Reads TCP sockets from the kernel's own tables, in every network namespace, and puts the parts together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
+from loiter.limits import MAX_TIME_WAIT_GROUPS
 from loiter_agent import inet_diag
+from loiter_agent.close_waits import CloseWaits
 from loiter_agent.collectors.processes import ProcessScan
-from loiter_agent.inet_diag import ALL_STATES, TIME_WAIT_STATES
-from loiter_agent.owners import Owners
+from loiter_agent.inet_diag import ALL_STATES, INET_DIAG_INFO, TCP_CLOSE_WAIT, TCP_LISTEN, TIME_WAIT_STATES, Chunk
+from loiter_agent.namespaces import Namespaces, OpenNamespace
+from loiter_agent.owners import Charges, Owners
+from loiter_agent.places import ROLE_ACCEPTED, ROLE_OPENED, Listeners, Place, destination_text
+from loiter_agent.port_budgets import PortBudgets
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import TcpSnapshot, TcpStates
-from loiter_agent.sock_diag import SockDiag, TornDumpError
+from loiter_agent.sample import (
+    CloseWaitSockets,
+    Namespace,
+    PortBudget,
+    ProcessKey,
+    ProcessSockets,
+    TcpSnapshot,
+    TcpStates,
+    TimeWaitGroup,
+    TimeWaitLimits,
+    TimeWaitOwner,
+)
+from loiter_agent.sock_diag import TornDumpError
+from loiter_agent.time_waits import TIME_WAIT_SECONDS, Clues, Group, Shares, TimeWaits, Tracer, WaitingSockets
 
-_ATTEMPTS = 3
+_ATTEMPTS: Final = 3
 # From so many TIME_WAIT sockets on, a dump of their own is cheaper: messages of one length are parsed as columns.
-_SPLIT_FROM_TIME_WAIT = 2_000
+_SPLIT_FROM_TIME_WAIT: Final = 2_000
+_WITH_INFO: Final = 1 << (INET_DIAG_INFO - 1)
+
+
+def _boot_time() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SockDiagTcpCollector:
-    """Reads sockets by NETLINK_SOCK_DIAG, in the network namespace it was made in."""
+    """Reads sockets by NETLINK_SOCK_DIAG, and by procfs in the namespaces that may not be entered."""
 
     name = "tcp"
 
-    def __init__(self, procfs: Procfs) -> None:
-        """Opens the netlink socket. Raises OSError where the kernel refuses it, or refuses to dump."""
-        self._procfs = procfs
+    def __init__(
+        self,
+        procfs: Procfs,
+        interval: float,
+        tracer: Tracer | None = None,
+        clock: Callable[[], float] = _boot_time,
+    ) -> None:
+        """Opens what it needs. Raises OSError where the kernel refuses sock_diag in the agent's own namespace.
+
+        `interval` is the time between two snapshots in seconds, `clock` one that never steps.
+        """
+        self._clock = clock
+        self._tracer = tracer
+        self._namespaces = Namespaces(procfs)
         self._owners = Owners(procfs)
-        self._diag = SockDiag()
-        try:
-            self._lists_bound_inactive = self._diag.lists_bound_inactive()
-        except OSError:
-            self._diag.close()
-            raise
+        self._listeners = Listeners()
+        self._close_waits = CloseWaits(interval)
+        self._time_waits = TimeWaits()
+        self._shares = Shares()
+        self._budgets = PortBudgets()
+        self._port_ranges: dict[int, tuple[int, int] | None] = {}
+        self._read_ids: set[int] = set()
+        self._offsets: dict[int, int] = {}
+        self._numbers = itertools.count(1)
+        self._lists_bound_inactive: bool | None = None
 
     def collect(self, scan: ProcessScan) -> TcpSnapshot:
-        """Takes a snapshot. Raises OSError where the kernel refuses or breaks off the dump."""
-        if self._lists_bound_inactive is None:
-            self._lists_bound_inactive = self._diag.lists_bound_inactive()
-        masks = self._masks()
+        """Takes a snapshot. Raises OSError where the kernel refuses or breaks off a dump of its own namespace."""
+        opened = self._namespaces.refresh(scan.processes.values())
+        self._port_ranges = {one.id: one.settings.port_range if one.settings else None for one in opened}
+        self._offsets = {one.id: self._offsets[one.id] for one in opened if one.id in self._offsets}
+        now = self._clock()
         torn = False
         for _ in range(_ATTEMPTS):
-            self._owners.begin(scan)
-            torn = self._dump(masks)
+            torn = self._read(scan, opened)
             if not torn:
                 break
+        before = self._owners.before(self._time_waits.new_connections())
+        ages = self._ages(opened, self._close_waits.of_unknown_age(now))
+        self._listeners.finish(now)
         charges = self._owners.finish()
+        details = self._close_waits.finish(
+            now, self._read_ids, ages, self._accepted, self._owners.holders_of, self._listeners.of
+        )
+        self._shares.update(self._live(charges))
+        waiting = self._time_waits.finish(
+            Clues(
+                before=before,
+                process=self._owners.process,
+                listener=self._listening_process,
+                in_cgroup=self._owners.in_cgroup,
+                alive=scan.processes.__contains__,
+                accepted=self._accepted,
+                shares=self._shares,
+                tracer=self._tracer,
+            )
+        )
+        budgets = self._budgets.update(
+            now, charges.places, waiting, {one.id: one.settings for one in opened}, self._owners.process
+        )
         return TcpSnapshot(
             sampler="sock_diag",
-            states=self._states(charges.states),
-            by_process=charges.by_process,
+            states=self._states(charges, opened),
+            by_process=self._by_process(charges, details, waiting, budgets),
             attributed=charges.attributed,
             unattributed=charges.unattributed,
-            ownerless=charges.ownerless,
+            ownerless=charges.ownerless + self._time_waits.states.total(),
             torn=torn,
+            time_wait=_time_wait_groups(waiting),
+            time_wait_limits=_limits(opened[0]),
+            ports=budgets,
+            namespaces=tuple(
+                Namespace(one.id, one.name, one.how if one.id in self._read_ids else None, one.member) for one in opened
+            ),
         )
 
     def close(self) -> None:
-        """Closes the netlink socket."""
-        self._diag.close()
+        """Closes what it holds open."""
+        self._namespaces.close()
 
-    def _masks(self) -> tuple[int, ...]:
-        """Chooses between one walk of the table for all states, and one for TIME_WAIT and one for the rest."""
-        if self._procfs.time_wait() < _SPLIT_FROM_TIME_WAIT:
-            return (ALL_STATES,)
-        return (ALL_STATES & ~TIME_WAIT_STATES, TIME_WAIT_STATES)
-
-    def _dump(self, masks: tuple[int, ...]) -> bool:
+    def _read(self, scan: ProcessScan, opened: Iterable[OpenNamespace]) -> bool:
+        """Reads all sockets once. Returns whether a dump was torn."""
+        self._owners.begin(scan)
+        self._listeners.begin()
+        self._close_waits.begin()
+        self._time_waits.begin()
+        self._read_ids = set()
         torn = False
-        for mask in masks:
+        for namespace in opened:
             try:
-                for chunk in self._diag.dump(mask):
-                    self._owners.feed(chunk)
+                self._feed(namespace)
+                self._read_ids.add(namespace.id)
             except TornDumpError:
+                self._read_ids.add(namespace.id)
                 torn = True
+            except OSError:
+                if namespace.own:
+                    raise
+                # It has just gone, or may not be read: it is not among those that were.
         return torn
 
-    def _states(self, counts: Mapping[int, int]) -> TcpStates:
-        def count(state: int) -> int:
-            return counts.get(state, 0)
+    def _feed(self, namespace: OpenNamespace) -> None:
+        """Reads the sockets of one namespace. Raises OSError and TornDumpError."""
+        offset = self._offset(namespace)
+        for chunk in _sockets(namespace):
+            states = chunk.states()
+            if chunk.are_mini_sockets:
+                self._time_waits.feed(namespace.id, offset, chunk, states)
+                continue
+            if TCP_LISTEN in states:
+                self._listeners.feed(namespace.id, chunk, states)
+            if TCP_CLOSE_WAIT in states:
+                self._close_waits.feed(namespace.id, offset, chunk, states)
+            self._owners.feed(namespace.id, offset, chunk, states, self._accepted)
 
+    def _ages(self, opened: Iterable[OpenNamespace], wanted: set[int]) -> dict[int, float]:
+        """Asks how long sockets have been in CLOSE_WAIT: seconds by cookie, as far as the kernel says.
+
+        It is a lower bound: an answered keepalive resets it.
+        """
+        ages: dict[int, float] = {}
+        for namespace in opened:
+            if namespace.id not in wanted or namespace.how != "sock_diag":
+                continue
+            offset = self._offset(namespace)
+            try:
+                for chunk in namespace.dump(1 << TCP_CLOSE_WAIT, _WITH_INFO):
+                    for index, cookie in enumerate(chunk.cookies()):
+                        milliseconds = chunk.last_ack_received(index)
+                        if milliseconds is not None:
+                            ages[cookie + offset] = milliseconds / 1_000
+            except (TornDumpError, OSError):
+                continue  # what was not heard of counts from now on
+        return ages
+
+    def _offset(self, namespace: OpenNamespace) -> int:
+        """What is added to the cookies of a namespace, so that they are unlike those of any other.
+
+        Cookies are counted up over all namespaces from Linux 5.11 on, before that in each.
+        """
+        if namespace.own:
+            return 0
+        if namespace.id not in self._offsets:
+            self._offsets[namespace.id] = next(self._numbers) << 32
+        return self._offsets[namespace.id]
+
+    def _accepted(self, namespace: int, connection: bytes) -> bool:
+        return self._listeners.accepted(namespace, connection, self._port_ranges.get(namespace))
+
+    def _listening_process(self, namespace: int, connection: bytes) -> ProcessKey | None:
+        listener = self._listeners.of(namespace, connection)
+        if listener is None:
+            return None
+        (holder,) = self._owners.holders_of((listener.inode,))
+        return self._owners.process(holder)
+
+    def _live(self, charges: Charges) -> Iterable[tuple[tuple[int, int, bytes, int], ProcessKey | None, int]]:
+        for place, states in charges.places.items():
+            if place.role == ROLE_OPENED:
+                holder = place.holder if place.holder >= 0 else place.former
+                key = (place.namespace, place.family, place.destination, place.port)
+                yield key, self._owners.process(holder), sum(states.values())
+
+    def _by_process(
+        self,
+        charges: Charges,
+        details: Mapping[int, CloseWaitSockets],
+        waiting: Mapping[Group, WaitingSockets],
+        budgets: Iterable[PortBudget],
+    ) -> dict[ProcessKey, ProcessSockets]:
+        established: Counter[ProcessKey] = Counter()
+        totals: Counter[ProcessKey] = Counter()
+        for place, states in charges.places.items():
+            key = self._owners.process(place.holder)
+            if key is not None:
+                totals[key] += sum(states.values())
+                established[key] += states.get(inet_diag.TCP_ESTABLISHED, 0)
+        close_waits = {self._owners.process(holder): detail for holder, detail in details.items()}
+        time_wait: Counter[ProcessKey] = Counter()
+        for group, sockets in waiting.items():
+            if group.owner.key is not None:
+                time_wait[group.owner.key] += len(sockets.time_wait)
+        shares: dict[ProcessKey, float] = {}
+        for budget in budgets:
+            if budget.owner is not None and budget.available:
+                shares[budget.owner] = max(shares.get(budget.owner, 0.0), min(1.0, budget.used / budget.available))
+        keys = totals.keys() | time_wait.keys() | {key for key in close_waits if key is not None}
+        return {
+            key: ProcessSockets(
+                established=established[key],
+                close_wait=close_waits[key].count if key in close_waits else 0,
+                total=totals[key],
+                time_wait=time_wait[key],
+                detail=close_waits.get(key),
+                ports_share=shares.get(key),
+            )
+            for key in keys
+        }
+
+    def _states(self, charges: Charges, opened: Sequence[OpenNamespace]) -> TcpStates:
+        counts = Counter(self._time_waits.states)
+        for states in charges.places.values():
+            counts.update(states)
+        # /proc/net/tcp does not list them, nor do kernels before 6.8.
+        if self._lists_bound_inactive is None:
+            self._lists_bound_inactive = opened[0].lists_bound_inactive()
+        lists_bound_inactive = self._lists_bound_inactive and all(one.how != "procfs" for one in opened)
         return TcpStates(
-            established=count(inet_diag.TCP_ESTABLISHED),
-            syn_sent=count(inet_diag.TCP_SYN_SENT),
-            syn_recv=count(inet_diag.TCP_SYN_RECV),
-            fin_wait1=count(inet_diag.TCP_FIN_WAIT1),
-            fin_wait2=count(inet_diag.TCP_FIN_WAIT2),
-            time_wait=count(inet_diag.TCP_TIME_WAIT),
+            established=counts[inet_diag.TCP_ESTABLISHED],
+            syn_sent=counts[inet_diag.TCP_SYN_SENT],
+            syn_recv=counts[inet_diag.TCP_SYN_RECV],
+            fin_wait1=counts[inet_diag.TCP_FIN_WAIT1],
+            fin_wait2=counts[inet_diag.TCP_FIN_WAIT2],
+            time_wait=counts[inet_diag.TCP_TIME_WAIT],
             close=None,
-            close_wait=count(inet_diag.TCP_CLOSE_WAIT),
-            last_ack=count(inet_diag.TCP_LAST_ACK),
-            listen=count(inet_diag.TCP_LISTEN),
-            closing=count(inet_diag.TCP_CLOSING),
-            new_syn_recv=count(inet_diag.TCP_NEW_SYN_RECV),
-            bound_inactive=count(inet_diag.TCP_BOUND_INACTIVE) if self._lists_bound_inactive else None,
+            close_wait=counts[inet_diag.TCP_CLOSE_WAIT],
+            last_ack=counts[inet_diag.TCP_LAST_ACK],
+            listen=counts[inet_diag.TCP_LISTEN],
+            closing=counts[inet_diag.TCP_CLOSING],
+            new_syn_recv=counts[inet_diag.TCP_NEW_SYN_RECV],
+            bound_inactive=counts[inet_diag.TCP_BOUND_INACTIVE] if lists_bound_inactive else None,
         )
+
+
+def _sockets(namespace: OpenNamespace) -> Iterator[Chunk]:
+    """Reads all sockets of a namespace, in as little as it takes."""
+    idle = namespace.idle_sockets()
+    if idle is not None:
+        yield from idle
+        return
+    stat = namespace.sock_stat()
+    if stat is not None and stat.tw >= _SPLIT_FROM_TIME_WAIT:
+        yield from namespace.dump(ALL_STATES & ~TIME_WAIT_STATES)
+        yield from namespace.dump(TIME_WAIT_STATES)
+    else:
+        yield from namespace.dump(ALL_STATES)
+
+
+def _limits(own: OpenNamespace) -> TimeWaitLimits:
+    settings = own.settings
+    return TimeWaitLimits(
+        overflows=own.time_wait_overflows,
+        max_buckets=settings.max_tw_buckets if settings else None,
+        reuse=settings.tw_reuse if settings else None,
+        seconds=TIME_WAIT_SECONDS,
+    )
+
+
+def _time_wait_groups(waiting: Mapping[Group, WaitingSockets]) -> tuple[TimeWaitGroup, ...]:
+    """Adds up by namespace, destination or listener, and owner: the largest one by one, the rest by kind of owner."""
+    counts: Counter[tuple[Place, TimeWaitOwner]] = Counter()
+    for group, sockets in waiting.items():
+        if sockets.time_wait:
+            source = group.place.source if group.place.role == ROLE_ACCEPTED else b""
+            counts[group.place._replace(source=source), group.owner] += len(sockets.time_wait)
+    ordered = counts.most_common()
+    shown, rest = ordered[: MAX_TIME_WAIT_GROUPS - 5], ordered[MAX_TIME_WAIT_GROUPS - 5 :]
+    groups = [_group(place, owner, count) for (place, owner), count in shown]
+    folded: Counter[TimeWaitOwner] = Counter()
+    for (_, owner), count in rest:
+        folded[TimeWaitOwner(None, owner.how)] += count
+    return (*groups, *(TimeWaitGroup(0, None, None, n, n / TIME_WAIT_SECONDS, owner) for owner, n in folded.items()))
+
+
+def _group(place: Place, owner: TimeWaitOwner, count: int) -> TimeWaitGroup:
+    told_apart = bool(place.port)
+    return TimeWaitGroup(
+        namespace=place.namespace,
+        destination=destination_text(place) if told_apart and place.role == ROLE_OPENED else None,
+        listener=destination_text(place) if told_apart and place.role == ROLE_ACCEPTED else None,
+        count=count,
+        closes_per_second=count / TIME_WAIT_SECONDS,
+        owner=owner,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 from google.protobuf.duration_pb2 import Duration
@@ -26,11 +26,27 @@ from loiter_aggregator.commands.options import (
 from loiter_aggregator.commands.watch import repeat, show
 from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
-from loiter_aggregator.output.rows import Row, host_figures, optional_fields, process_row, time
+from loiter_aggregator.output.rows import (
+    Row,
+    host_figures,
+    optional_fields,
+    port_budgets,
+    process_row,
+    time,
+    time_wait_groups,
+)
+from loiter_aggregator.output.sections import limits_line, ports_section, time_wait_section, unread_line
 from loiter_aggregator.output.states import states_table
-from loiter_aggregator.output.tables import HOST_PROCESSES, by_time_wait, table
+from loiter_aggregator.output.tables import HOST_PROCESSES, by_measure, table
 
-_SAMPLERS = {sample_pb2.SAMPLER_SOCK_DIAG: "sock_diag", sample_pb2.SAMPLER_PSUTIL: "psutil"}
+_SAMPLERS: Final = {
+    sample_pb2.SAMPLER_SOCK_DIAG: "sock_diag",
+    sample_pb2.SAMPLER_PSUTIL: "psutil",
+    sample_pb2.SAMPLER_PROCFS: "procfs",
+}
+
+# Of TIME_WAIT, ports and namespaces: the table is for people, -o json has all.
+_SECTION_ROWS: Final = 10
 
 
 @click.command()
@@ -42,7 +58,7 @@ _SAMPLERS = {sample_pb2.SAMPLER_SOCK_DIAG: "sock_diag", sample_pb2.SAMPLER_PSUTI
 @watch_option
 @server_option
 def host(name: str, by: str, window: float, limit: int, output: str, watch: bool, server: str) -> None:
-    """Show one host: its sockets by state, its worst processes, and what the figures rest on."""
+    """Show one host: sockets by state, worst processes, owners of TIME-WAIT, ports, and what that rests on."""
     request = pb.GetHostRequest(name=name, window=query_duration(window), limit=limit, by=MEASURES[by])
     with connect(server) as client:
 
@@ -77,9 +93,24 @@ def document(answer: pb.GetHostResponse) -> Row:
         "other": optional_fields(latest.other_processes),
         "coverage": optional_fields(latest.coverage),
         "cost": optional_fields(latest.cost),
-        "collectors_failed": [{"name": one.name, "error": one.error} for one in latest.collectors],
+        "collectors_failed": [{"name": one.name, "error": one.error} for one in _failed(latest)],
+        "time_wait_groups": _time_wait(latest),
+        "time_wait_limits": optional_fields(latest.time_wait_limits) if latest.HasField("time_wait_limits") else None,
+        "ports": port_budgets(latest.ports),
+        "namespaces": [{"id": one.id, "name": one.name, "read": one.read} for one in latest.namespaces],
         "processes": _processes(answer),
     }
+
+
+def _time_wait(latest: sample_pb2.Sample) -> list[Row] | None:
+    """None where there are such sockets, or may be, and none of them could be looked at."""
+    if not latest.time_wait and (latest.tcp_states.time_wait or not latest.tcp_states.HasField("time_wait")):
+        return None
+    return time_wait_groups(latest.time_wait)
+
+
+def _failed(latest: sample_pb2.Sample) -> list[sample_pb2.CollectorStatus]:
+    return [one for one in latest.collectors if one.error]
 
 
 def _print_csv(answer: pb.GetHostResponse) -> None:
@@ -122,8 +153,13 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
         Text(),
     ]
     rows = _processes(answer)
-    columns = by_time_wait(HOST_PROCESSES) if by.startswith("time-wait") else HOST_PROCESSES
+    columns = by_measure(HOST_PROCESSES, by)
     parts.append(table(columns, rows, wide) if rows else Text("no process was reported"))
+    parts += time_wait_section(latest.time_wait, _SECTION_ROWS, wide)
+    if latest.HasField("time_wait_limits"):
+        parts.append(Text(limits_line(latest.time_wait_limits), style="dim"))
+    parts += ports_section(latest.ports, _SECTION_ROWS, wide)
+    parts.append(Text())
     parts.append(Text(_coverage(latest), style="dim"))
     return Group(*parts)
 
@@ -141,7 +177,9 @@ def _coverage(latest: sample_pb2.Sample) -> str:
     ]
     if latest.coverage.close_wait_uncharged:
         lines.append(f"{known['close_wait_uncharged']} in CLOSE-WAIT charged to nobody")
-    lines += [f"collector {cells.text(one.name)} failed: {cells.text(one.error)}" for one in latest.collectors]
+    if unread := unread_line(latest.namespaces, _SECTION_ROWS):
+        lines.append(unread)
+    lines += [f"collector {cells.text(one.name)} failed: {cells.text(one.error)}" for one in _failed(latest)]
     return "\n".join(lines)
 
 

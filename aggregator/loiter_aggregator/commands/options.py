@@ -95,13 +95,16 @@ MEASURES: Final = {
     "time-wait": pb.RANK_BY_TIME_WAIT,
     "time-wait-max": pb.RANK_BY_TIME_WAIT_MAX,
     "fd-share": pb.RANK_BY_FD_SHARE,
+    "stuck": pb.RANK_BY_STUCK,
+    "fd-eta": pb.RANK_BY_FD_ETA,
+    "ports": pb.RANK_BY_PORTS,
 }
 by_option = click.option(
     "--by",
     type=click.Choice(tuple(MEASURES)),
     default="close-wait-growth",
     show_default=True,
-    help="What to rank by; time-wait is the mean.",
+    help="What to rank by; time-wait is the mean, fd-eta has the least first.",
 )
 limit_option = click.option(
     "--limit", type=click.IntRange(1, MAX_RANKING_ROWS), default=20, show_default=True, help="How many rows to show."

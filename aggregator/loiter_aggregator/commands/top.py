@@ -34,7 +34,7 @@ from loiter_aggregator.output.tables import (
     HOSTS,
     PROCESSES,
     Column,
-    by_time_wait,
+    by_measure,
     coverage_line,
     table,
 )
@@ -95,7 +95,8 @@ def top(
     """Rank the worst hosts, processes or apps of the fleet.
 
     GROWTH/h is the least-squares slope of the CLOSE-WAIT count over the window, in sockets per hour, and R² how well
-    that line fits. FD% is the share of the limit on file descriptors that is in use. "-" stands for unknown.
+    that line fits. CAUSE says why the sockets stay; 'loiter explain HOST PID' says more. FD% is the share of the limit
+    on file descriptors that is in use, FD-ETA when they are used up. "-" stands for unknown, and for no cause.
     """
     kind = _KINDS[what]
     query = pb.RankingQuery(by=MEASURES[by], window=query_duration(window), limit=limit, labels=query_labels(wanted))
@@ -103,7 +104,7 @@ def top(
     with connect(server) as client:
         if output in ("table", "wide"):
             wide = output == "wide"
-            columns = by_time_wait(kind.columns) if by.startswith("time-wait") else kind.columns
+            columns = by_measure(kind.columns, by)
 
             def page() -> Group:
                 rows, coverage = kind.ask(client, query)

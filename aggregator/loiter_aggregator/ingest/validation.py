@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from loiter.limits import (
@@ -13,12 +15,17 @@ from loiter.limits import (
     HOST_ID_PATTERN,
     LABEL_KEY_PATTERN,
     MAX_COLLECTORS,
+    MAX_EVIDENCE_ENTRIES,
     MAX_INTERVAL_SECONDS,
     MAX_LABEL_KEY_CHARS,
     MAX_LABEL_VALUE_CHARS,
     MAX_LABELS,
+    MAX_NAMESPACES,
+    MAX_PEERS,
+    MAX_PORT_BUDGETS,
     MAX_PROCESSES,
     MAX_STRING_CHARS,
+    MAX_TIME_WAIT_GROUPS,
     MIN_INTERVAL_SECONDS,
 )
 from loiter.v1 import ingest_service_pb2, sample_pb2
@@ -29,6 +36,16 @@ _BOOT_ID: Final = re.compile(BOOT_ID_PATTERN)
 _LABEL_KEY: Final = re.compile(LABEL_KEY_PATTERN)
 _LATEST_SECONDS: Final = 4_102_444_800  # the year 2100
 _MAX_SEQUENCE: Final = 2**63 - 1
+_MAX_PORT: Final = 65_535
+_MAX_ROWS: Final = {
+    "processes": MAX_PROCESSES,
+    "collectors": MAX_COLLECTORS,
+    "time_wait": MAX_TIME_WAIT_GROUPS,
+    "ports": MAX_PORT_BUDGETS,
+    "namespaces": MAX_NAMESPACES,
+}
+_PORT_RATES: Final = ("connects_per_second", "exhausting_connects_per_second", "exhausted_in_seconds")
+_EVIDENCE_SHARES: Final = ("survived", "run_delay_share", "throttled_share", "cpu_pressure", "io_pressure")
 
 
 class Invalid(ValueError):
@@ -65,27 +82,86 @@ def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
     _check(0 < report.spool_epoch <= _MAX_SEQUENCE, "spool_epoch is out of range")
     _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
     _check(report.HasField("sample"), "sample is missing")
-    sample = report.sample
+    _check_sample(report.sample)
+
+
+def _check_sample(sample: sample_pb2.Sample) -> None:
     _check(sample.HasField("sample_time"), "sample.sample_time is missing")
     _check_time("sample.sample_time", sample.sample_time)
-    _check(sample.sampler in sample_pb2.Sampler.values(), "sample.sampler is not known")
-    _check(len(sample.processes) <= MAX_PROCESSES, f"sample.processes has more than {MAX_PROCESSES} rows")
-    _check(len(sample.collectors) <= MAX_COLLECTORS, f"sample.collectors has more than {MAX_COLLECTORS} rows")
+    _check_sampler("sample.sampler", sample.sampler)
+    for name, most in _MAX_ROWS.items():
+        _check(len(getattr(sample, name)) <= most, f"sample.{name} has more than {most} rows")
     seen = set()
     for process in sample.processes:
         _check(process.pid > 0, "a process has no pid")
         _check(process.pid not in seen, f"process {process.pid} is there twice")
         seen.add(process.pid)
-        _check(process.HasField("start_time"), "start_time of a process is missing")
-        _check_time("start_time of a process", process.start_time)
-        for name in ("name", "app", "user"):
-            _check_text(f"{name} of process {process.pid}", getattr(process, name))
+        _check_process(process)
     for status in sample.collectors:
-        _check_text("name of a collector", status.name)
-        _check_text("error of a collector", status.error)
-    for name in ("cpu_seconds", "wall_seconds", "process_cpu_seconds"):
-        value = getattr(sample.cost, name)
-        _check(math.isfinite(value) and value >= 0, f"sample.cost.{name} is not a duration")
+        _check_texts("a collector", status, ("name", "error"))
+    _check_numbers("sample.cost", sample.cost, ("cpu_seconds", "wall_seconds", "process_cpu_seconds"))
+    for group in sample.time_wait:
+        _check_time_wait_group(group)
+    _check_numbers("sample.time_wait_limits", sample.time_wait_limits, ("seconds",))
+    for budget in sample.ports:
+        _check_texts("a port budget", budget, ("namespace", "source", "destination"))
+        _check_numbers("a port budget", budget, _PORT_RATES)
+    for namespace in sample.namespaces:
+        _check_texts("a network namespace", namespace, ("id", "name"))
+        _check_sampler("sampler of a network namespace", namespace.sampler)
+
+
+def _check_process(process: sample_pb2.ProcessSample) -> None:
+    what = f"process {process.pid}"
+    _check(process.HasField("start_time"), "start_time of a process is missing")
+    _check_time("start_time of a process", process.start_time)
+    _check_texts(what, process, ("name", "app", "user"))
+    _check_text(f"arguments of {what}", process.arguments)
+    _check(process.cause in sample_pb2.Cause.values(), f"cause of {what} is not known")
+    _check_numbers(what, process, ("ports_share",))
+    _check_numbers(what, process.close_wait_age, ("p50_seconds", "p99_seconds", "max_seconds"))
+    _check_texts(what, process.container, ("runtime", "id", "pod"))
+    _check(len(process.peers) <= MAX_PEERS, f"peers of {what} has more than {MAX_PEERS} rows")
+    for peer in process.peers:
+        _check_texts(f"a peer of {what}", peer, ("address",))
+        _check(peer.port <= _MAX_PORT, f"port of a peer of {what} is out of range")
+    evidence = process.evidence
+    _check_numbers(what, evidence, _EVIDENCE_SHARES)
+    for name, counts in (("thread_states", evidence.thread_states), ("wait_channels", evidence.wait_channels)):
+        _check_counts(f"{name} of {what}", counts)
+
+
+def _check_time_wait_group(group: sample_pb2.TimeWaitGroup) -> None:
+    what = "a TIME_WAIT group"
+    _check_texts(what, group, ("namespace", "destination", "listener"))
+    _check_numbers(what, group, ("closes_per_second",))
+    owner = group.owner
+    _check(owner.source in sample_pb2.OwnerSource.values(), f"source of the owner of {what} is not known")
+    _check(owner.pid > 0 or not owner.HasField("pid"), f"the owner of {what} has pid 0")
+    if owner.HasField("start_time"):
+        _check_time(f"start_time of the owner of {what}", owner.start_time)
+    _check_texts(f"the owner of {what}", owner, ("name", "app"))
+
+
+def _check_counts(what: str, counts: Mapping[str, int]) -> None:
+    _check(len(counts) <= MAX_EVIDENCE_ENTRIES, f"{what} has more than {MAX_EVIDENCE_ENTRIES} entries")
+    _check(all(len(key) <= MAX_STRING_CHARS for key in counts), f"{what} has a name over {MAX_STRING_CHARS} characters")
+
+
+def _check_sampler(what: str, sampler: int) -> None:
+    _check(sampler in sample_pb2.Sampler.values(), f"{what} is not known")
+
+
+def _check_numbers(what: str, message: Message, names: Iterable[str]) -> None:
+    """Durations, rates and shares: none is negative, infinite or not a number. One that is absent reads as 0."""
+    for name in names:
+        value = getattr(message, name)
+        _check(math.isfinite(value) and value >= 0, f"{name} of {what} is not a finite number from 0 on")
+
+
+def _check_texts(what: str, message: Message, names: Iterable[str]) -> None:
+    for name in names:
+        _check_text(f"{name} of {what}", getattr(message, name))
 
 
 def _check_time(what: str, stamp: Timestamp) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from loiter.durations import format_duration
 from loiter.text import printable
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 UNKNOWN: Final = "-"
+_UNLIMITED: Final = 2**63
+_YEAR_SECONDS: Final = 366 * 86_400.0
 
 
 def text(value: object) -> str:
@@ -19,6 +22,11 @@ def text(value: object) -> str:
 def count(value: float | None) -> str:
     """A count, or a mean of counts, as a whole number with separators; from ten million on in millions or more."""
     return UNKNOWN if value is None else _short(value)
+
+
+def limit(value: int | None) -> str:
+    """A resource limit; RLIM_INFINITY of getrlimit(2) is none."""
+    return "none" if value is not None and value >= _UNLIMITED else count(value)
 
 
 def growth(value: float | None) -> str:
@@ -36,6 +44,13 @@ def _short(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def rate(value: float | None) -> str:
+    """A number of events a second; tenths where there are few."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1f}" if value < 10 else _short(value)
+
+
 def fit(value: float | None) -> str:
     """A coefficient of determination."""
     return UNKNOWN if value is None else f"{value:.2f}"
@@ -44,6 +59,13 @@ def fit(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """A share."""
     return UNKNOWN if value is None else f"{100 * value:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time that something takes, in its largest unit; beyond a year nobody plans by it."""
+    if seconds is None:
+        return UNKNOWN
+    return format_duration(seconds) if seconds < _YEAR_SECONDS else ">1y"
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 
 from loiter.text import printable
-from loiter_aggregator.output.rows import Row
+from loiter_aggregator.output.rows import NESTED, Row
 
 # A spreadsheet takes a cell that begins so for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -34,7 +34,7 @@ def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 def csv_columns(row: Row) -> list[str]:
     """The columns of a row that fit a cell."""
-    return [key for key, value in row.items() if not isinstance(value, (list, dict))]
+    return [key for key in row if key not in NESTED]
 
 
 def _cell(value: object) -> object:

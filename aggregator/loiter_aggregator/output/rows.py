@@ -5,14 +5,22 @@ What is unknown is None. Times are RFC 3339 in UTC.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
 
 Row = dict[str, Any]
+
+# Keys whose values fit no cell.
+NESTED: Final = ("close_wait_trend", "close_wait_age_seconds")
+
+_HOW: Final = {how: name.removeprefix("OWNER_SOURCE_").lower() for name, how in sample_pb2.OwnerSource.items() if how}
+_CAUSES: Final = {cause: name.removeprefix("CAUSE_").lower() for name, cause in sample_pb2.Cause.items() if cause}
 
 
 def host_row(rank: int, host: pb.HostRank) -> Row:
@@ -31,6 +39,7 @@ def host_figures(host: pb.HostRank) -> Row:
         "fd_allocated": value(host, "fd_allocated"),
         "fd_limit": value(host, "fd_limit"),
         "fd_share": value(host, "fd_share"),
+        **_causes(host),
         "silent": host.silent,
         "last_report": time(host.last_report_time),
     }
@@ -38,8 +47,12 @@ def host_figures(host: pb.HostRank) -> Row:
 
 def process_row(rank: int, process: pb.ProcessRank) -> Row:
     """A ranked process."""
+    return {"rank": rank, **process_figures(process)}
+
+
+def process_figures(process: pb.ProcessRank) -> Row:
+    """A process, without a place in a ranking."""
     return {
-        "rank": rank,
         "host": process.hostname,
         "host_id": process.host_id,
         "pid": process.pid,
@@ -52,7 +65,11 @@ def process_row(rank: int, process: pb.ProcessRank) -> Row:
         "established": value(process, "established"),
         "fd_open": value(process, "fd_open"),
         "fd_limit": value(process, "fd_limit"),
+        "fd_limit_hard": value(process, "fd_limit_hard"),
         "fd_share": value(process, "fd_share"),
+        "sockets": value(process, "sockets"),
+        **_causes(process),
+        "close_wait_age_seconds": ages(process),
         "silent": process.silent,
         "last_sample": time(process.last_sample_time),
     }
@@ -69,6 +86,7 @@ def app_row(rank: int, app: pb.AppRank) -> Row:
         **_time_wait(app),
         "established": value(app, "established"),
         "fd_share": value(app, "fd_share"),
+        **_causes(app),
     }
 
 
@@ -94,6 +112,80 @@ def time(stamp: Timestamp) -> str:
 def trend_values(points: Any) -> list[float | None]:
     """The values of a trend, None for a part of the window without samples."""
     return [value(point, "value") for point in points]
+
+
+def cause_name(cause: sample_pb2.Cause.ValueType) -> str | None:
+    """A cause by its name; None where there is nothing to explain."""
+    return _CAUSES.get(cause)
+
+
+def ages(process: pb.ProcessRank | sample_pb2.ProcessSample) -> Row | None:
+    """How long the CLOSE_WAIT sockets of a process have been in that state."""
+    if not process.HasField("close_wait_age"):
+        return None
+    found = process.close_wait_age
+    return {"p50": found.p50_seconds, "p99": found.p99_seconds, "max": found.max_seconds}
+
+
+def evidence_row(process: sample_pb2.ProcessSample) -> Row:
+    """What the cause of a process rests on."""
+    evidence = process.evidence
+    queue = evidence.accept_queue
+    return {
+        **optional_fields(evidence),
+        "accept_queue": {"depth": queue.depth, "limit": queue.limit} if evidence.HasField("accept_queue") else None,
+        "thread_states": dict(evidence.thread_states),
+        "wait_channels": dict(evidence.wait_channels),
+    }
+
+
+def peers(process: sample_pb2.ProcessSample) -> list[Row]:
+    """Who is at the other end of the CLOSE_WAIT sockets of a process."""
+    return [{"address": peer.address, "port": value(peer, "port"), "count": peer.count} for peer in process.peers]
+
+
+def time_wait_groups(groups: Iterable[sample_pb2.TimeWaitGroup]) -> list[Row]:
+    """TIME_WAIT sockets by their other end or listener, and owner."""
+    return [
+        {
+            "namespace": group.namespace or None,
+            "destination": group.destination or None,
+            "listener": group.listener or None,
+            "count": group.count,
+            "closes_per_second": group.closes_per_second,
+            "owner": _owner(group.owner),
+        }
+        for group in groups
+    ]
+
+
+def port_budgets(budgets: Iterable[sample_pb2.PortBudget]) -> list[Row]:
+    """Budgets of ephemeral ports."""
+    return [optional_fields(budget) for budget in budgets]
+
+
+def _owner(owner: sample_pb2.TimeWaitOwner) -> Row:
+    return {
+        "pid": value(owner, "pid"),
+        "start_time": time(owner.start_time) if owner.HasField("start_time") else None,
+        "name": owner.name or None,
+        "app": owner.app or None,
+        "how": _HOW.get(owner.source),
+    }
+
+
+def _causes(row: pb.HostRank | pb.ProcessRank | pb.AppRank) -> Row:
+    known = row.HasField("fd_forecast")
+    return {
+        "cause": cause_name(row.cause),
+        "stuck": value(row, "stuck"),
+        "fd_eta_seconds": row.fd_forecast.seconds if known else None,
+        "fd_eta_earliest_seconds": value(row.fd_forecast, "earliest_seconds"),
+        "fd_eta_latest_seconds": value(row.fd_forecast, "latest_seconds"),
+        "fd_growth_per_hour": row.fd_forecast.growth_per_hour if known else None,
+        "fd_growth_close_wait_share": value(row.fd_forecast, "close_wait_share"),
+        "ports_share": value(row, "ports_share"),
+    }
 
 
 def _close_wait(trend: pb.CloseWaitTrend) -> Row:

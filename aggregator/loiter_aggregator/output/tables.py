@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,12 +15,15 @@ from loiter_aggregator.output import cells
 from loiter_aggregator.output.rows import Row, value
 
 _TABLE_COLUMNS: Final = 80
-_WIDE_COLUMNS: Final = 240
+_WIDE_COLUMNS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, the key of its value, how that is written, and on which side it stands."""
+    """A column: its title, the key of its value, how that is written, and on which side it stands.
+
+    A column on the left may be cut where there is no room, but to no less than its minimum, unless it is `fixed`.
+    """
 
     title: str
     key: str
@@ -28,10 +31,15 @@ class Column:
     right: bool = True
     min_width: int | None = None
     wide_only: bool = False
+    fixed: bool = False
 
 
 def _bars(width: int) -> Callable[[Any], str]:
     return lambda values: cells.sparkline(values, width)
+
+
+def _age(percentile: str) -> Callable[[Any], str]:
+    return lambda ages: cells.duration(ages and ages[percentile])
 
 
 _RANK: Final = Column("#", "rank", cells.count)
@@ -40,7 +48,7 @@ _CLOSE_WAIT: Final = (
     Column("CLOSE-WAIT", "close_wait", cells.count),
     Column("GROWTH/h", "close_wait_growth_per_hour", cells.growth),
     Column("R²", "close_wait_growth_fit", cells.fit),
-    Column("TREND", "close_wait_trend", _bars(10), right=False),
+    Column("TREND", "close_wait_trend", _bars(5), right=False, fixed=True),
     Column("MAX", "close_wait_max", cells.count, wide_only=True),
 )
 _FD_SHARE: Final = Column("FD%", "fd_share", cells.percent)
@@ -51,17 +59,29 @@ _TIME_WAIT: Final = (
     Column("TW-MAX", "time_wait_max", cells.count),
 )
 
-_TW_TITLES: Final = tuple(column.title for column in _TIME_WAIT)
+_CAUSE: Final = Column("CAUSE", "cause", cells.text, right=False, fixed=True)
+_STUCK: Final = Column("STUCK", "stuck", cells.count, wide_only=True)
+_FORECAST: Final = (
+    Column("FD-ETA", "fd_eta_seconds", cells.duration, wide_only=True),
+    Column("ETA-MIN", "fd_eta_earliest_seconds", cells.duration, wide_only=True),
+    Column("ETA-MAX", "fd_eta_latest_seconds", cells.duration, wide_only=True),
+    Column("FDS+/h", "fd_growth_per_hour", cells.growth, wide_only=True),
+)
+_PORTS: Final = Column("PORTS%", "ports_share", cells.percent, wide_only=True)
 
 HOSTS: Final = (
     _RANK,
     _HOST,
     *_CLOSE_WAIT,
+    _CAUSE,
+    _STUCK,
     *_TIME_WAIT,
     _ESTABLISHED,
     Column("FDS", "fd_allocated", cells.count, wide_only=True),
     Column("LIMIT", "fd_limit", cells.count, wide_only=True),
     _FD_SHARE,
+    *_FORECAST,
+    _PORTS,
     Column("LAST REPORT", "last_report", cells.text, right=False, wide_only=True),
 )
 PROCESSES: Final = (
@@ -73,11 +93,18 @@ PROCESSES: Final = (
     Column("NAME", "name", cells.text, right=False, wide_only=True),
     Column("USER", "user", cells.text, right=False, wide_only=True),
     *_CLOSE_WAIT,
+    _CAUSE,
+    _STUCK,
+    Column("AGE-P50", "close_wait_age_seconds", _age("p50"), wide_only=True),
+    Column("AGE-P99", "close_wait_age_seconds", _age("p99"), wide_only=True),
     *(Column(one.title, one.key, one.write, wide_only=True) for one in _TIME_WAIT),
     _ESTABLISHED,
-    Column("FDS", "fd_open", cells.count),
-    Column("LIMIT", "fd_limit", cells.count, wide_only=True),
+    Column("FDS", "fd_open", cells.count, wide_only=True),
+    Column("LIMIT", "fd_limit", cells.limit, wide_only=True),
+    Column("HARD", "fd_limit_hard", cells.limit, wide_only=True),
     _FD_SHARE,
+    *_FORECAST,
+    _PORTS,
     Column("STARTED", "start_time", cells.text, right=False, wide_only=True),
 )
 # Beneath a host, whose name is in the heading.
@@ -88,21 +115,33 @@ APPS: Final = (
     Column("HOSTS", "hosts", cells.count),
     Column("PROCS", "processes", cells.count),
     *_CLOSE_WAIT,
+    _CAUSE,
+    _STUCK,
     *(Column(one.title, one.key, one.write, wide_only=True) for one in _TIME_WAIT),
     _ESTABLISHED,
     _FD_SHARE,
+    *_FORECAST,
+    _PORTS,
 )
 
 
-_GROWTH_KEYS: Final = ("close_wait_growth_per_hour", "close_wait_growth_fit", "close_wait_trend")
+# What stands in the place of growth and descriptors in a narrow table that is by another measure.
+_SHOWN_BY: Final[Mapping[str, Sequence[str]]] = {
+    "time-wait": ("TIME-WAIT", "TW-MEAN", "TW-MAX"),
+    "time-wait-max": ("TIME-WAIT", "TW-MEAN", "TW-MAX"),
+    "stuck": ("STUCK", "AGE-P50", "AGE-P99"),
+    "fd-eta": ("FDS", "FD%", "FD-ETA"),
+    "ports": ("PORTS%", "TIME-WAIT"),
+}
+_ALWAYS: Final = ("#", "HOST", "PID", "APP", "HOSTS", "PROCS", "CLOSE-WAIT", "CAUSE")
 
 
-def by_time_wait(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """The columns of a ranking by TIME-WAIT: its figures take the place of the growth of CLOSE-WAIT."""
-    return tuple(
-        replace(column, wide_only=column.key in _GROWTH_KEYS or (column.wide_only and column.title not in _TW_TITLES))
-        for column in columns
-    )
+def by_measure(columns: Sequence[Column], by: str) -> tuple[Column, ...]:
+    """The columns of a ranking by a measure: its figures take the place of the growth of CLOSE-WAIT."""
+    if by not in _SHOWN_BY:
+        return tuple(columns)
+    narrow = (*_ALWAYS, *_SHOWN_BY[by])
+    return tuple(replace(column, wide_only=column.title not in narrow) for column in columns)
 
 
 def console(wide: bool, live: bool = False) -> Console:
@@ -123,12 +162,13 @@ def table(columns: Sequence[Column], rows: Sequence[Row], wide: bool) -> Table:
     written = [[column.write(row[column.key]) for column in shown] for row in rows]
     for position, column in enumerate(shown):
         longest = max((len(cells_of_row[position]) for cells_of_row in written), default=0)
+        whole = column.right or column.fixed
         grid.add_column(
             column.title,
             justify="right" if column.right else "left",
             # Where there is no room for all, texts are made narrower and cut. Numbers never are.
-            no_wrap=column.right,
-            min_width=max(longest, len(column.title)) if column.right else column.min_width,
+            no_wrap=whole,
+            min_width=max(longest, len(column.title)) if whole else column.min_width,
         )
     for row, cells_of_row in zip(rows, written, strict=True):
         style = "dim" if row.get("silent") else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loiter.v1 import sample_pb2
+from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
@@ -37,6 +39,9 @@ class HostRow:
     fd_allocated: int | None
     fd_limit: int | None
     fd_share: float | None
+    cause: sample_pb2.Cause.ValueType | None
+    stuck: int | None
+    ports_share: float | None
 
 
 def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None) -> list[HostRow]:
@@ -52,16 +57,18 @@ def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None
         -- Of the latest sample, unknown included: an older figure would pass for a present one.
         newest AS (
             SELECT host_key, max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now,
-                max(established) AS established, max(fd_allocated) AS fd_allocated, max(fd_limit) AS fd_limit
+                max(established) AS established, max(fd_allocated) AS fd_allocated, max(fd_limit) AS fd_limit,
+                max(cause) AS cause, max(stuck) AS stuck, max(ports_share) AS ports_share
             FROM host_sample JOIN sums USING (host_key) WHERE ts = latest GROUP BY host_key),
         figures AS (
             SELECT *, {GROWTH} AS growth, {FIT} AS fit,
                 CASE WHEN fd_limit > 0 THEN CAST(fd_allocated AS DOUBLE) / fd_limit END AS fd_share
             FROM sums JOIN newest USING (host_key))
         SELECT host_key, host_id, hostname, last_seen, interval_ms, close_wait_now, y_max, growth, fit, n,
-            time_wait_now, time_wait_mean, time_wait_max, established, fd_allocated, fd_limit, fd_share
-        FROM figures JOIN host USING (host_key)
-        ORDER BY {ORDER[ranking.by]} DESC NULLS LAST, close_wait_now DESC NULLS LAST, hostname, host_key
+            time_wait_now, time_wait_mean, time_wait_max, established, fd_allocated, fd_limit, fd_share,
+            cause, stuck, ports_share
+        FROM figures JOIN host USING (host_key){forecast_join(ranking, "host_key")}
+        ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, hostname, host_key
         LIMIT $limit""",
         ranking.parameters(),
     )
@@ -78,6 +85,9 @@ def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None
             fd_allocated=row[14],
             fd_limit=row[15],
             fd_share=row[16],
+            cause=row[17],
+            stuck=row[18],
+            ports_share=row[19],
         )
         for row in rows
     ]

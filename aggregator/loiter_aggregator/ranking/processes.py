@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from loiter.v1 import sample_pb2
+from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
@@ -31,6 +33,15 @@ SERIES: Final = "host_key, pid, start_time"
 
 
 @dataclass(frozen=True, slots=True)
+class Ages:
+    """How long the CLOSE_WAIT sockets of a process have been in that state, in seconds."""
+
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessRow:
     """One ranked process. `time_wait` holds None where no owner of such sockets is known."""
 
@@ -50,7 +61,13 @@ class ProcessRow:
     established: int | None
     fd_open: int | None
     fd_limit: int | None
+    fd_limit_hard: int | None
     fd_share: float | None
+    sockets: int | None
+    cause: sample_pb2.Cause.ValueType | None
+    stuck: int | None
+    ages: Ages | None
+    ports_share: float | None
 
     @property
     def series(self) -> tuple[int, int, int]:
@@ -86,7 +103,9 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
         newest AS (
             SELECT {SERIES}, max(ts) AS last_sample, max(identity_key) AS identity_key,
                 max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now, max(established) AS established,
-                max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
+                max(fd_open) AS fd_open, max(fd_limit) AS fd_limit, max(fd_limit_hard) AS fd_limit_hard,
+                max(sockets) AS sockets, max(cause) AS cause, max(stuck) AS stuck, max(age_p50_seconds) AS age_p50,
+                max(age_p99_seconds) AS age_p99, max(age_max_seconds) AS age_max, max(ports_share) AS ports_share
             FROM process_sample JOIN hosts USING (host_key)
             WHERE ts = latest GROUP BY {SERIES}),
         -- Processes that started within the window: only what their host saw since then counts for them.
@@ -118,10 +137,11 @@ def rank_processes(store: DuckDbStore, ranking: Ranking, host_key: int | None = 
         f"""
         SELECT host_key, host_id, hostname, last_seen, interval_ms, pid, start_time, name, app, user_name, last_sample,
             close_wait_now, y_max, growth, fit, n, time_wait_now, time_wait_mean, time_wait_max,
-            established, fd_open, fd_limit, fd_share
+            established, fd_open, fd_limit, fd_limit_hard, fd_share, sockets, cause, stuck,
+            age_p50, age_p99, age_max, ports_share
         FROM ({current_processes(ranking, host_key)}) AS current
-            JOIN host USING (host_key) JOIN identity USING (identity_key)
-        ORDER BY {ORDER[ranking.by]} DESC NULLS LAST, close_wait_now DESC NULLS LAST, hostname, pid, start_time
+            JOIN host USING (host_key) JOIN identity USING (identity_key){forecast_join(ranking, SERIES)}
+        ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, hostname, pid, start_time
         LIMIT $limit""",
         ranking.parameters(),
     )
@@ -146,7 +166,13 @@ def _row(row: tuple[Any, ...]) -> ProcessRow:
         established=row[19],
         fd_open=row[20],
         fd_limit=row[21],
-        fd_share=row[22],
+        fd_limit_hard=row[22],
+        fd_share=row[23],
+        sockets=row[24],
+        cause=row[25],
+        stuck=row[26],
+        ages=None if row[27] is None else Ages(*row[27:30]),
+        ports_share=row[30],
     )
 
 

@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsInt
 
-By = Literal["close_wait_growth", "close_wait", "time_wait", "time_wait_max", "fd_share"]
+By = Literal["close_wait_growth", "close_wait", "time_wait", "time_wait_max", "fd_share", "stuck", "fd_eta", "ports"]
 
-# The column that each measure ranks by, largest first. Every ranking names its columns so.
+# What each measure ranks by, worst first. Every ranking names its columns so.
 ORDER: Final[Mapping[By, str]] = {
-    "close_wait_growth": "growth",
-    "close_wait": "close_wait_now",
-    "time_wait": "time_wait_mean",
-    "time_wait_max": "time_wait_max",
-    "fd_share": "fd_share",
+    "close_wait_growth": "growth DESC NULLS LAST",
+    "close_wait": "close_wait_now DESC NULLS LAST",
+    "time_wait": "time_wait_mean DESC NULLS LAST",
+    "time_wait_max": "time_wait_max DESC NULLS LAST",
+    "fd_share": "fd_share DESC NULLS LAST",
+    "stuck": "stuck DESC NULLS LAST",
+    "fd_eta": "fd_eta ASC NULLS LAST",
+    "ports": "ports_share DESC NULLS LAST",
 }
 
 TREND_PARTS: Final = 20

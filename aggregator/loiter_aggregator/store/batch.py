@@ -35,7 +35,9 @@ _COST = (
     "late_ticks",
     "dropped_reports",
 )
-_PROCESS_COUNTS = ("established", "close_wait", "time_wait", "sockets", "fd_open", "fd_limit")
+_TIME_WAIT_LIMITS = ("overflows", "max_buckets", "reuse")
+_PROCESS_COUNTS = ("established", "close_wait", "time_wait", "sockets", "fd_open", "fd_limit", "fd_limit_hard")
+_AGES = ("p50_seconds", "p99_seconds", "max_seconds")
 
 
 def key_of(*parts: str) -> int:
@@ -71,6 +73,7 @@ class Batch:
     identities: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     high_water: dict[tuple[int, int], int] = field(default_factory=dict)  # (host key, epoch) → sequence
     last_seen: dict[int, int] = field(default_factory=dict)  # host key → received
+    latest: dict[int, tuple[int, sample_pb2.Sample]] = field(default_factory=dict)  # host key → (ts, sample)
 
     def add(self, host_key: int, report: ingest_service_pb2.Report, received: int, skew: int = 0) -> None:
         """Adds a report that passed validation.
@@ -91,8 +94,13 @@ class Batch:
                     from_timestamp(process.start_time),
                     identity,
                     *_optional(process, _PROCESS_COUNTS),
+                    _stuck(process),
+                    process.cause or None,
+                    *_optional_ages(process),
+                    *_optional(process, ("ports_share",)),
                 )
             )
+        self._keep_latest(host_key, ts, sample)
         self.high_water[host_key, report.spool_epoch] = report.sequence
         self.last_seen[host_key] = received
 
@@ -104,6 +112,13 @@ class Batch:
         self.identities.update(later.identities)
         self.high_water.update(later.high_water)
         self.last_seen.update(later.last_seen)
+        for host_key, (ts, sample) in later.latest.items():
+            self._keep_latest(host_key, ts, sample)
+
+    def _keep_latest(self, host_key: int, ts: int, sample: sample_pb2.Sample) -> None:
+        # By when it was taken: after an outage, a spool is emptied from its oldest report on.
+        if host_key not in self.latest or ts >= self.latest[host_key][0]:
+            self.latest[host_key] = (ts, sample)
 
     def host_columns(self) -> dict[str, Column]:
         """The rows of host_sample as columns."""
@@ -112,6 +127,14 @@ class Batch:
     def process_columns(self) -> dict[str, Column]:
         """The rows of process_sample as columns."""
         return _columns(self.process_rows, PROCESS_SAMPLE)
+
+    def latest_columns(self) -> dict[str, Column]:
+        """The rows of host_latest as columns."""
+        return {
+            "host_key": np.array(list(self.latest), dtype="u8"),
+            "ts": np.array([ts for ts, _ in self.latest.values()], dtype="i8"),
+            "sample": np.array([sample.SerializeToString() for _, sample in self.latest.values()], dtype=object),
+        }
 
     @property
     def rows(self) -> int:
@@ -136,8 +159,43 @@ def _host_row(host_key: int, sample: sample_pb2.Sample, ts: int, received: int, 
         sample.coverage.dump_torn,
         *_optional(sample.other_processes, _OTHER),
         *_optional(sample.cost, _COST),
-        "\n".join(f"{status.name}: {status.error}" for status in sample.collectors if status.error) or None,
+        *_optional(sample.time_wait_limits, _TIME_WAIT_LIMITS),
+        _cause(sample.processes),
+        _host_stuck(sample),
+        max((share for share in map(_ports_share, sample.ports) if share is not None), default=None),
     )
+
+
+def _stuck(process: sample_pb2.ProcessSample) -> int | None:
+    """A process without CLOSE_WAIT sockets has none that are stuck, also where the agent does not say so."""
+    if process.HasField("stuck"):
+        return process.stuck
+    return 0 if process.HasField("close_wait") and not process.close_wait else None
+
+
+def _host_stuck(sample: sample_pb2.Sample) -> int | None:
+    """The sum over the processes of which it is known; None where it is known of none."""
+    known = [stuck for stuck in map(_stuck, sample.processes) if stuck is not None]
+    if known:
+        return sum(known)
+    return 0 if sample.tcp_states.HasField("close_wait") and not sample.tcp_states.close_wait else None
+
+
+def _cause(processes: Iterable[sample_pb2.ProcessSample]) -> int | None:
+    """The cause of the process with the most CLOSE_WAIT sockets that stay, of those that have one."""
+    explained = (process for process in processes if process.cause)
+    worst = max(explained, key=lambda process: (process.evidence.settled, process.close_wait), default=None)
+    return worst.cause if worst is not None else None
+
+
+def _ports_share(budget: sample_pb2.PortBudget) -> float | None:
+    return min(1.0, budget.used / budget.available) if budget.available else None
+
+
+def _optional_ages(process: sample_pb2.ProcessSample) -> list[float | None]:
+    if not process.HasField("close_wait_age"):
+        return [None] * len(_AGES)
+    return [getattr(process.close_wait_age, name) for name in _AGES]
 
 
 def _optional(message: Any, names: Iterable[str]) -> list[Any]:
@@ -148,9 +206,6 @@ def _columns(rows: list[tuple[Any, ...]], types: dict[str, tuple[str, str]]) -> 
     columns: dict[str, Column] = {}
     for (name, (_, numpy_type)), values in zip(types.items(), zip(*rows, strict=True), strict=True):
         absent = [value is None for value in values]
-        if numpy_type == "O":
-            columns[name] = np.array(values, dtype=object)
-            continue
         filled = [0 if value is None else value for value in values]
         columns[name] = np.ma.masked_array(np.array(filled, dtype=numpy_type), mask=absent)
     return columns

@@ -93,6 +93,7 @@ class DuckDbStore:
                 self._insert("host_sample", batch.host_columns() if batch.host_rows else None)
                 self._insert("process_sample", batch.process_columns() if batch.process_rows else None)
                 self._insert("identity", _identity_columns(identities))
+                self._replace_latest(batch)
                 self._write_marks(batch)
             self._identities.update(identities)
 
@@ -106,6 +107,7 @@ class DuckDbStore:
                 execute = self._connection.execute
                 execute("DELETE FROM host_sample WHERE ts < ?", [time])
                 execute("DELETE FROM process_sample WHERE ts < ?", [time])
+                execute("DELETE FROM host_latest WHERE ts < ?", [time])
                 execute("DELETE FROM high_water WHERE updated < ?", [time - _LONG_GONE_MS])
                 execute("DELETE FROM host WHERE last_seen < ?", [time - _LONG_GONE_MS])
                 execute("DELETE FROM host_label WHERE host_key NOT IN (SELECT host_key FROM host)")
@@ -184,6 +186,17 @@ class DuckDbStore:
             self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
         finally:
             self._connection.unregister("incoming")
+
+    def _replace_latest(self, batch: Batch) -> None:
+        """Keeps the latest sample of each host: an older one that comes late does not take its place."""
+        if not batch.latest:
+            return
+        self._connection.register("incoming", batch.latest_columns())
+        self._connection.execute(
+            "INSERT INTO host_latest SELECT * FROM incoming ON CONFLICT (host_key) "
+            "DO UPDATE SET ts = excluded.ts, sample = excluded.sample WHERE excluded.ts >= host_latest.ts"
+        )
+        self._connection.unregister("incoming")
 
     def _write_marks(self, batch: Batch) -> None:
         if not batch.last_seen:

@@ -12,7 +12,7 @@ from typing import Final
 
 from loiter.v1 import sample_pb2 as pb
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 TCP_STATES: Final = tuple(field.name for field in pb.TcpStateCounts.DESCRIPTOR.fields)
 
@@ -47,7 +47,13 @@ HOST_SAMPLE: Final = {
     "resident_bytes": ("UBIGINT", "u8"),
     "late_ticks": ("UBIGINT", "u8"),
     "dropped_reports": ("UBIGINT", "u8"),
-    "errors": ("VARCHAR", "O"),  # of collectors that failed: "name: why", one a line
+    "time_wait_overflows": ("UBIGINT", "u8"),
+    "time_wait_max_buckets": ("UBIGINT", "u8"),
+    "time_wait_reuse": ("UINTEGER", "u4"),
+    # What its processes and port budgets come to, so that a ranking of hosts need not read them.
+    "cause": ("UTINYINT", "u1"),
+    "stuck": ("UBIGINT", "u8"),
+    "ports_share": ("DOUBLE", "f8"),
 }
 
 PROCESS_SAMPLE: Final = {
@@ -62,6 +68,13 @@ PROCESS_SAMPLE: Final = {
     "sockets": ("UINTEGER", "u4"),
     "fd_open": ("UINTEGER", "u4"),
     "fd_limit": ("UBIGINT", "u8"),
+    "fd_limit_hard": ("UBIGINT", "u8"),
+    "stuck": ("UINTEGER", "u4"),
+    "cause": ("UTINYINT", "u1"),
+    "age_p50_seconds": ("DOUBLE", "f8"),
+    "age_p99_seconds": ("DOUBLE", "f8"),
+    "age_max_seconds": ("DOUBLE", "f8"),
+    "ports_share": ("DOUBLE", "f8"),
 }
 
 
@@ -79,6 +92,8 @@ CREATE: Final = (
     "CREATE TABLE host (host_key UBIGINT PRIMARY KEY, host_id VARCHAR, hostname VARCHAR, boot_id VARCHAR, "
     "agent_version VARCHAR, kernel_release VARCHAR, interval_ms BIGINT, last_seen BIGINT)",
     "CREATE TABLE host_label (host_key UBIGINT, name VARCHAR, value VARCHAR)",
+    # The latest sample of each host as it came: all that is asked of the present, and not of the past.
+    "CREATE TABLE host_latest (host_key UBIGINT PRIMARY KEY, ts BIGINT, sample BLOB)",
     # The last report of each spool that is in the tables above; written in the same transaction.
     "CREATE TABLE high_water (host_key UBIGINT, spool_epoch UBIGINT, sequence UBIGINT, updated BIGINT, "
     "PRIMARY KEY (host_key, spool_epoch))",

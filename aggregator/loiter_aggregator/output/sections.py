@@ -1,0 +1,83 @@
+"""The parts of a page that are not rankings: TIME_WAIT by destination, budgets of ports, network namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.text import Text
+
+from loiter.v1 import sample_pb2
+from loiter_aggregator.output import cells
+from loiter_aggregator.output.rows import Row, optional_fields, port_budgets, time_wait_groups
+from loiter_aggregator.output.tables import Column, table
+
+_TIME_WAIT: Final = (
+    Column("TIME-WAIT", "count", cells.count),
+    Column("CLOSES/s", "closes_per_second", cells.rate),
+    Column("OF", "of", cells.text, right=False, min_width=12),
+    Column("OWNER", "who", cells.text, right=False, min_width=8),
+    Column("PID", "pid", cells.text),
+    Column("FOUND BY", "how", cells.text, right=False, fixed=True),
+    Column("NAMESPACE", "namespace", cells.text, right=False, wide_only=True),
+)
+_PORTS: Final = (
+    Column("PORTS", "used", cells.count),
+    Column("OF", "available", cells.count),
+    Column("%", "share", cells.percent),
+    Column("TIME-WAIT", "time_wait", cells.count),
+    Column("GONE IN", "exhausted_in_seconds", cells.duration),
+    Column("FROM", "source", cells.text, right=False, min_width=8),
+    Column("TO", "destination", cells.text, right=False, min_width=12),
+    Column("PID", "pid", cells.text),
+    Column("CONN/s", "connects_per_second", cells.rate, wide_only=True),
+    Column("LIMIT/s", "exhausting_connects_per_second", cells.rate, wide_only=True),
+    Column("REUSABLE", "reusable", cells.count, wide_only=True),
+    Column("NAMESPACE", "namespace", cells.text, right=False, wide_only=True),
+)
+
+
+def time_wait_section(groups: Sequence[sample_pb2.TimeWaitGroup], limit: int, wide: bool) -> list[Any]:
+    """TIME_WAIT by destination and listener, with owners; nothing where there is none."""
+    if not groups:
+        return []
+    rows = [_time_wait_row(row) for row in time_wait_groups(groups)]
+    return [Text(), table(_TIME_WAIT, rows[:limit], wide), *_more(len(rows) - limit)]
+
+
+def ports_section(budgets: Sequence[sample_pb2.PortBudget], limit: int, wide: bool) -> list[Any]:
+    """Budgets of ephemeral ports, fullest first; nothing where there is none."""
+    if not budgets:
+        return []
+    rows = port_budgets(budgets)
+    for row in rows:
+        row["share"] = row["used"] / row["available"] if row["available"] else None
+    return [Text(), table(_PORTS, rows[:limit], wide), *_more(len(rows) - limit)]
+
+
+def limits_line(limits: sample_pb2.TimeWaitLimits) -> str:
+    """What the kernel lets TIME_WAIT sockets do."""
+    known = optional_fields(limits)
+    return (
+        f"this side closed first; TIME-WAIT lasts {cells.duration(limits.seconds or None)}, "
+        f"at most {cells.count(known['max_buckets'])} (tcp_max_tw_buckets)\n"
+        f"{cells.count(known['overflows'])} destroyed for want of room since boot; "
+        f"tcp_tw_reuse {cells.text(known['reuse'])}"
+    )
+
+
+def unread_line(namespaces: Sequence[sample_pb2.NetworkNamespace], limit: int) -> str:
+    """The network namespaces whose sockets are not in the sample; empty where there is none."""
+    names = [cells.text(one.name or one.id) for one in namespaces if not one.read]
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return f"network namespaces unread: {', '.join(names[:limit])}{more}" if names else ""
+
+
+def _time_wait_row(row: Row) -> Row:
+    owner = row["owner"]
+    of = row["destination"] or (f"port {row['listener']}" if row["listener"] else "the rest")
+    return {**row, "of": of, "who": owner["app"] or owner["name"], "pid": owner["pid"], "how": owner["how"]}
+
+
+def _more(hidden: int) -> list[Text]:
+    return [Text(f"and {hidden:,} more")] if hidden > 0 else []

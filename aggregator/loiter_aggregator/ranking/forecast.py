@@ -1,0 +1,144 @@
+"""Forecasts when processes run out of file descriptors: what is left of their soft limit, over the growth.
+
+The growth is the slope b of an ordinary least-squares line through the open descriptors of the window. With e the
+residuals of n samples, its standard error is s = √(Σe² / (n - 2)) / √S(tt), and b ± q·s its 95 % confidence interval, q
+being the 0.975 quantile of Student's t with n - 2 degrees of freedom. The samples are taken for independent of each
+other. There is no forecast with fewer than three samples, where the lower end of the interval is no growth, and where
+there is no limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loiter_aggregator.ranking.query import Ranking, label_filter, label_parameters
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+
+# RLIM_INFINITY is 2^64 - 1 (getrlimit(2)); no kernel has room for as many descriptors as half of that.
+_UNLIMITED: Final = 2**63
+
+# From six degrees of freedom on, the quantile by its expansion around that of the normal distribution, z: Abramowitz
+# and Stegun, 26.7.5. It is off by less than 0.002 there. Below, by table.
+_QUANTILES: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
+QUANTILE: Final = (
+    f"CASE n - 2 {' '.join(f'WHEN {freedom} THEN {q}' for freedom, q in _QUANTILES.items())} "
+    "ELSE 1.95996 + 2.37227 / (n - 2) + 2.82250 / ((n - 2) * (n - 2)) "
+    "+ 2.55585 / ((n - 2) * (n - 2) * (n - 2)) END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a process has no file descriptors left; see the message FdForecast."""
+
+    seconds: float
+    earliest_seconds: float
+    latest_seconds: float
+    growth_per_hour: float
+    close_wait_share: float | None
+
+
+def forecasts(ranking: Ranking, only: str = "") -> str:
+    """The relation of the processes in their host's latest sample that have a forecast.
+
+    `only` is a further condition on the rows of process_sample. Columns: these three, `identity_key`, `fd_eta`,
+    and `forecast`, which holds the fields of Forecast in their order.
+    """
+    hosts = f"ts >= $since{label_filter(ranking.labels)}"
+    series = "host_key, pid, start_time"
+    return f"""
+        WITH fd_hosts AS (SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} GROUP BY host_key),
+        -- A limit does not change with time, as a rule: that of the latest sample is the largest or the only one.
+        fd_newest AS (
+            SELECT {series}, max(identity_key) AS identity_key, max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
+            FROM process_sample JOIN fd_hosts USING (host_key)
+            WHERE ts = latest AND fd_open IS NOT NULL AND fd_limit < {_UNLIMITED}{only} GROUP BY {series}),
+        fd_sums AS (
+            SELECT {series}, count(*) AS n, sum(t) AS st, sum(t * t) AS stt, sum(y) AS sy, sum(t * y) AS sty,
+                sum(y * y) AS syy, count(close_wait) AS close_wait_n, sum(close_wait) AS close_wait_sy,
+                sum(t * close_wait) AS close_wait_sty
+            FROM (
+                SELECT {series}, (ts - $now) / 1000.0 AS t, CAST(fd_open AS DOUBLE) AS y,
+                    CAST(close_wait AS DOUBLE) AS close_wait
+                FROM process_sample WHERE {hosts} AND fd_open IS NOT NULL{only})
+            GROUP BY {series} HAVING min(y) < max(y)),
+        fd_lines AS (
+            SELECT *, (n * sty - st * sy) / (n * stt - st * st) AS slope,
+                sqrt(greatest(0, n * syy - sy * sy - (n * sty - st * sy) * (n * sty - st * sy) / (n * stt - st * st))
+                    / ((n - 2) * (n * stt - st * st))) AS error,
+                CASE WHEN close_wait_n = n
+                    THEN (n * close_wait_sty - st * close_wait_sy) / (n * stt - st * st) END AS close_wait_slope
+            FROM fd_sums WHERE n > 2 AND n * stt - st * st > 0),
+        fd_intervals AS (SELECT *, {QUANTILE} * error AS half FROM fd_lines),
+        fd_left AS (
+            SELECT *, CASE WHEN fd_limit > fd_open THEN CAST(fd_limit - fd_open AS DOUBLE) ELSE 0 END AS spare
+            FROM fd_intervals JOIN fd_newest USING ({series}) WHERE slope > half AND slope > 0)
+        SELECT {series}, identity_key, spare / slope AS fd_eta,
+            row(spare / slope, spare / (slope + half), spare / (slope - half), 3600 * slope,
+                least(1, greatest(0, close_wait_slope / slope))) AS forecast
+        FROM fd_left"""
+
+
+def forecast_join(ranking: Ranking, by: str) -> str:
+    """Joins the least `fd_eta` of each `by` to a ranking that is by it, and nothing to any other."""
+    if ranking.by != "fd_eta":
+        return ""
+    names = " JOIN identity USING (identity_key)" if by == "app" else ""
+    return f"""
+        LEFT JOIN (SELECT {by}, min(fd_eta) AS fd_eta FROM ({forecasts(ranking)}) AS forecasts{names} GROUP BY {by})
+            AS least USING ({by})"""
+
+
+def process_forecasts(
+    store: DuckDbStore, ranking: Ranking, series: Iterable[tuple[int, int, int]]
+) -> dict[tuple[int, int, int], Forecast]:
+    """Reads the forecasts of processes, by what names them in the store. Raises StoreError."""
+    keys = ", ".join("({}, {}, {})".format(*map(int, one)) for one in series)
+    if not keys:
+        return {}
+    only = f" AND (host_key, pid, start_time) IN ({keys})"
+    rows = store.read(
+        f"SELECT host_key, pid, start_time, forecast FROM ({forecasts(ranking, only)}) AS forecasts",
+        _parameters(ranking),
+    )
+    return {(key, pid, start): _forecast(forecast) for key, pid, start, forecast in rows}
+
+
+def host_forecasts(store: DuckDbStore, ranking: Ranking, host_keys: Iterable[int]) -> dict[int, Forecast]:
+    """Reads the forecast of the process of each host that runs out first. Raises StoreError."""
+    keys = ", ".join(str(int(key)) for key in host_keys)
+    if not keys:
+        return {}
+    rows = store.read(
+        f"""
+        SELECT host_key, arg_min(forecast, fd_eta)
+        FROM ({forecasts(ranking, f" AND host_key IN ({keys})")}) AS forecasts GROUP BY host_key""",
+        _parameters(ranking),
+    )
+    return {key: _forecast(forecast) for key, forecast in rows}
+
+
+def app_forecasts(store: DuckDbStore, ranking: Ranking, apps: Iterable[str]) -> dict[str, Forecast]:
+    """Reads the forecast of the process of each application that runs out first. Raises StoreError."""
+    named = {f"app{number}": app for number, app in enumerate(apps)}
+    if not named:
+        return {}
+    names = ", ".join(f"${name}" for name in named)
+    only = f" AND identity_key IN (SELECT identity_key FROM identity WHERE app IN ({names}))"
+    rows = store.read(
+        f"""
+        SELECT app, arg_min(forecast, fd_eta)
+        FROM ({forecasts(ranking, only)}) AS forecasts JOIN identity USING (identity_key) GROUP BY app""",
+        _parameters(ranking) | named,
+    )
+    return {app: _forecast(forecast) for app, forecast in rows}
+
+
+def _parameters(ranking: Ranking) -> dict[str, Any]:
+    return {"since": ranking.since, "now": ranking.now} | label_parameters(ranking.labels)
+
+
+def _forecast(values: Any) -> Forecast:
+    return Forecast(*(values.values() if isinstance(values, dict) else values))
