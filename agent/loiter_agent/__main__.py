@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from loiter_agent.host import HOST_ID_FILE, identify_host
 from loiter_agent.procfs import Procfs
 
 # grpc, protobuf and apscheduler are imported by `run` alone: `sample` is to start fast and stay small.
+
+
+_SECOND_LOOK_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,8 +83,18 @@ def _sample(options: argparse.Namespace) -> None:
     # Nothing is written: without a machine-id, only an id that `run` has drawn before is shown.
     state_dir = settings.state_dir if (settings.state_dir / HOST_ID_FILE).exists() else None
     host = identify_host(procfs, settings.host_id, settings.hostname, settings.labels, state_dir=state_dir)
-    sampler = Sampler(procfs, Bounds(settings.processes.top, settings.processes.limit))
-    print((as_json if options.output == "json" else as_table)(host, sampler.sample()))
+    sampler = Sampler(
+        procfs,
+        Bounds(settings.processes.top, settings.processes.limit),
+        arguments=settings.processes.arguments,
+        trace_closes=False,
+    )
+    taken = sampler.sample()
+    if any(row.close_wait for row in taken.processes):
+        # What stays and what comes and goes, who waits for a processor: that takes a second look.
+        time.sleep(_SECOND_LOOK_SECONDS)
+        taken = sampler.sample()
+    print((as_json if options.output == "json" else as_table)(host, taken))
     sampler.close()
 
 

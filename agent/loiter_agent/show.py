@@ -10,13 +10,17 @@ from textwrap import wrap
 from typing import Final
 from unicodedata import combining, east_asian_width
 
+from loiter.durations import format_duration
 from loiter.tcp_states import SS_NAMES
 from loiter.text import printable
-from loiter_agent.sample import HostIdentity, ProcessRow, Sample
+from loiter_agent.sample import HostIdentity, OwnerRow, ProcessRow, Sample, TimeWaitRow
+from loiter_agent.why import why
 
 _COLUMNS: Final = 80
 _NARROWEST_TEXT: Final = 6
 _INDENT: Final = " " * 10
+_SHOWN_GROUPS: Final = 10
+_NOTABLE_PORTS: Final = 0.1
 
 
 def as_json(host: HostIdentity, sample: Sample) -> str:
@@ -32,6 +36,12 @@ def as_json(host: HostIdentity, sample: Sample) -> str:
         "coverage": asdict(sample.coverage),
         "cost": asdict(sample.cost),
         "collectors": [asdict(status) for status in sample.collectors],
+        "time_wait": None if sample.time_wait is None else [_time_wait_json(row) for row in sample.time_wait],
+        "time_wait_limits": asdict(sample.time_wait_limits) if sample.time_wait_limits else None,
+        "ports": None if sample.ports is None else [asdict(row) for row in sample.ports],
+        "namespaces": [
+            {"id": str(one.id), "name": one.name, "read": one.read, "sampler": one.how} for one in sample.namespaces
+        ],
     }
     return json.dumps(document, indent=2)
 
@@ -46,19 +56,83 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
     lines.append("")
     if sample.processes:
         lines += _columns(
-            ("PID", "NAME", "APP", "USER", "CLOSE-WAIT", "ESTAB", "FDS", "FD%"),
+            ("PID", "APP", "CLOSE-WAIT", "CAUSE", "OLDEST", "ESTAB", "FDS", "FD%"),
             [_process(row) for row in sample.processes],
-            "><<<>>>>",
+            "><><>>>>",
         )
     if other := sample.other:
         lines.append(
             f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
             f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
         )
+    lines += _reasons(sample)
+    lines += _time_waits(sample)
+    lines += _ports(sample)
     lines.append("")
     for line in _footer(sample):
         lines += wrap(line, _COLUMNS, subsequent_indent=_INDENT)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _reasons(sample: Sample) -> list[str]:
+    lines = []
+    for row in sample.processes:
+        if row.cause is not None:
+            name = printable(row.app if row.app == row.name else f"{row.app} ({row.name})")
+            title = f"{row.cause}: {row.pid} {name}: {why(row)}."
+            lines += wrap(title, _COLUMNS, subsequent_indent="  ")
+    return ["", *lines] if lines else []
+
+
+def _time_waits(sample: Sample) -> list[str]:
+    if not sample.time_wait:
+        return []
+    shown = sample.time_wait[:_SHOWN_GROUPS]
+    rows: list[tuple[str, ...]] = [
+        (_other_end(row), _count(row.count), f"{row.closes_per_second:,.1f}", _owner(row.owner), row.owner.how)
+        for row in shown
+    ]
+    rest = sum(row.count for row in sample.time_wait[_SHOWN_GROUPS:])
+    if rest:
+        rows.append(("others", _count(rest), f"{rest / 60:,.1f}", "", ""))
+    title = ("TIME-WAIT, CLOSED BY THIS HOST", "SOCKETS", "CLOSES/S", "OWNER", "FOUND BY")
+    return ["", *_columns(title, rows, "<>><<")]
+
+
+def _ports(sample: Sample) -> list[str]:
+    rows = [
+        (
+            printable(row.destination),
+            printable(row.source),
+            _count(row.used),
+            _count(row.available),
+            f"{100 * row.used / row.available:.0f}",
+            "-" if row.exhausted_in_seconds is None else format_duration(row.exhausted_in_seconds),
+        )
+        for row in sample.ports or ()
+        if row.available and row.used >= _NOTABLE_PORTS * row.available
+    ]
+    if not rows:
+        return []
+    return ["", *_columns(("EPHEMERAL PORTS TO", "FROM", "USED", "OF", "%", "NONE LEFT IN"), rows, "<<>>>>")]
+
+
+def _other_end(row: TimeWaitRow) -> str:
+    if row.listener is not None:
+        return f"accepted on {row.listener}"
+    return f"to {row.destination}" if row.destination is not None else "others"
+
+
+def _owner(owner: OwnerRow) -> str:
+    if owner.app is None:
+        return "-"
+    return printable(owner.app if owner.pid is None else f"{owner.app} {owner.pid}")
+
+
+def _time_wait_json(row: TimeWaitRow) -> dict[str, object]:
+    owner = asdict(row.owner)
+    owner["start_time"] = _time(row.owner.start_time) if row.owner.start_time else None
+    return {**asdict(row), "owner": owner}
 
 
 def _footer(sample: Sample) -> list[str]:
@@ -74,8 +148,16 @@ def _footer(sample: Sample) -> list[str]:
         )
     if coverage.close_wait_uncharged:
         lines.append(f"{_INDENT}{coverage.close_wait_uncharged:,} in CLOSE-WAIT charged to nobody")
+    if (limits := sample.time_wait_limits) and limits.overflows:
+        lines.append(f"{_INDENT}{limits.overflows:,} sockets since boot did not fit into TIME-WAIT and were dropped")
     if coverage.processes_unreadable:
         lines.append(f"{_INDENT}{coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
+    by_procfs = sum(one.how == "procfs" for one in sample.namespaces)
+    if by_procfs:
+        lines.append(
+            f"{_INDENT}{by_procfs} of {_count(coverage.namespaces)} network namespaces read by /proc/PID/net/tcp, "
+            "which tells less"
+        )
     if coverage.namespaces_unread:
         lines.append(
             f"{_INDENT}{coverage.namespaces_unread} of {_count(coverage.namespaces)} network namespaces not read"
@@ -93,12 +175,13 @@ def _footer(sample: Sample) -> list[str]:
 
 def _process(row: ProcessRow) -> tuple[str, ...]:
     share = f"{100 * row.fd_open / row.fd_limit:.1f}" if row.fd_open is not None and row.fd_limit else "-"
+    ages = row.close_wait_age_seconds
     return (
         str(row.pid),
-        printable(row.name),
         printable(row.app),
-        printable(row.user or "-"),
         _count(row.close_wait),
+        row.cause or ("-" if row.close_wait is None or (row.close_wait and row.evidence is None) else ""),
+        format_duration(ages.max) if ages else "-" if row.close_wait is None else "",
         _count(row.established),
         _count(row.fd_open),
         share,

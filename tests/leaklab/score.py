@@ -76,16 +76,15 @@ def running(entry: Entry, folder: Path) -> Iterator[Running]:
 
 
 def observe(sampler: Sampler, samples: int, interval: float) -> list[Observation]:
-    """Takes samples on a schedule; `interval` is in seconds."""
-    observations = []
-    due = time.monotonic()
+    """Takes samples, each `interval` seconds after the one before was begun."""
+    observations: list[Observation] = []
     for _ in range(samples):
-        time.sleep(max(0.0, due - time.monotonic()))
+        if observations:
+            time.sleep(max(0.0, observations[-1].begun + interval - time.monotonic()))
         begun = time.monotonic()
         sample = sampler.sample()
         alive = frozenset(int(name) for name in os.listdir("/proc") if name.isdigit())
         observations.append(Observation(begun, time.monotonic(), sample, alive))
-        due += interval
     return observations
 
 

@@ -190,7 +190,7 @@ def score_owners(truths: Sequence[Truth], observations: Sequence[Observation]) -
 def _count_missing(
     score: OwnerScore, truths: Iterable[Truth], rows: Mapping[_Side, Sequence[TimeWaitRow]], observation: Observation
 ) -> None:
-    """Counts the sockets that are in no row: by program, for a close belongs to two sides, but its socket to one row."""
+    """Counts the sockets that are in no row. A close belongs to two sides, its socket to one row: so by program."""
     seen: Counter[str] = Counter()
     for side, group in rows.items():
         seen[side.namespace] += sum(row.count for row in group)

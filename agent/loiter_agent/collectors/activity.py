@@ -37,6 +37,10 @@ class _ThreadLook:
     state: str
     wait_channel: str | None
 
+    def slept_until(self, schedstat: SchedStat | None) -> bool:
+        """Tells whether the thread still sleeps where it slept, by later figures: it has not run, nor got to run."""
+        return self.state != "R" and schedstat is not None and schedstat == self.schedstat
+
     def run_delay_since(self, before: _ThreadLook) -> float | None:
         """The share of the time since another look that the thread waited for a processor."""
         elapsed = self.time - before.time
@@ -122,9 +126,8 @@ class ActivityCollector:
 
     def _look_at_thread(self, pid: int, thread: int, last: _ThreadLook | None) -> _ThreadLook:
         now, schedstat = self._clock(), self._procfs.schedstat(pid, thread)
-        idle = last is not None and last.schedstat == schedstat is not None and last.state != "R"
-        if last is not None and idle and thread != pid:
-            # It sleeps where it slept, or was woken just now: two files less of the many threads of a pool.
+        if last is not None and last.slept_until(schedstat) and thread != pid:
+            # Two files less to read of each of the many threads of a pool.
             return _ThreadLook(now, schedstat, last.state, last.wait_channel)
         state = self._procfs.thread_state(pid, thread)
         channel = self._procfs.wait_channel(pid, thread) if state != "R" else None
