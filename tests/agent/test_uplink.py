@@ -353,3 +353,20 @@ def test_backoff_is_random_between_nothing_and_a_bound_that_has_an_end() -> None
         assert all(0 <= seconds <= bound for seconds in drawn)
         assert max(drawn) > 0.9 * bound
         assert min(drawn) < 0.1 * bound
+
+
+def test_one_cancellation_ends_an_uplink_that_finds_nobody_at_whatever_moment_it_comes() -> None:
+    """Its waits are of no length here, so that the cancellation also comes as one of them runs out."""
+
+    async def scene() -> None:
+        for moment in range(120):
+            uplink = Uplink(Spool(HOST.host_id, "boot", 10), NoWait())
+            uplink.configure(("127.0.0.1:1",), HOST, 10.0)
+            task = asyncio.create_task(uplink.run())
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait((task,), timeout=TIMEOUT_SECONDS)
+            assert done, f"still running, cancelled at {moment}"
+
+    play(scene)

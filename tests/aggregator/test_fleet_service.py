@@ -18,7 +18,7 @@ from loiter_aggregator.clock import from_duration, from_timestamp
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, put_host, record, serving, store_samples
-from support.reports import HOUR, MINUTE, NOW, SECOND, boot_id, hello, host_id, process, sample
+from support.reports import HOUR, MINUTE, NOW, SECOND, boot_id, explained, hello, host_id, process, sample
 
 Scenario = Callable[[Any], Awaitable[None]]
 
@@ -192,6 +192,9 @@ def test_each_measure_can_be_asked_for(store: DuckDbStore) -> None:
             (pb.RANK_BY_TIME_WAIT, "churns"),
             (pb.RANK_BY_TIME_WAIT_MAX, "bursts"),
             (pb.RANK_BY_FD_SHARE, "opens"),
+            (pb.RANK_BY_STUCK, "holds"),
+            (pb.RANK_BY_FD_ETA, "holds"),
+            (pb.RANK_BY_PORTS, "holds"),
         ):
             answer = await stub.RankHosts(pb.RankHostsRequest(query=pb.RankingQuery(by=by)))
             assert answer.hosts[0].hostname == first
@@ -449,5 +452,112 @@ def test_names_that_come_close_are_safe_to_show(store: DuckDbStore) -> None:
     async def scenario(stub: Any) -> None:
         _, details = await refused(stub.GetHost(pb.GetHostRequest(name="web1")))
         assert r"web\n1\u202e" in details
+
+    ask(store, scenario)
+
+
+def store_explained(store: DuckDbStore) -> None:
+    """A host with a process that leaks, and everything that a sample can say of it."""
+    samples = []
+    for tick in range(4):
+        one = explained(
+            process(100, 5 * tick, sockets=50, fd_open=100 + 10 * tick, fd_limit=1_130), sample_pb2.CAUSE_LEAK
+        )
+        one.fd_limit_hard, one.ports_share = 4_096, 0.5
+        taken = sample(NOW - (3 - tick) * MINUTE, 5 * tick, processes=[one, process(200, 0)])
+        taken.ports.add(namespace="1", destination="10.0.0.5:443", used=90, available=100, pid=100)
+        taken.time_wait.add(namespace="1", destination="10.0.0.5:443", count=7).owner.pid = 100
+        taken.time_wait.add(namespace="1", listener="0.0.0.0:80", count=9).owner.pid = 200
+        taken.namespaces.add(id="1", name="host", read=True)
+        samples.append(taken)
+    store_samples(store, "web-1", samples)
+
+
+def test_every_ranking_says_why_and_when(store: DuckDbStore) -> None:
+    """Cause, stuck sockets, forecast and ports; of a process, ages and limits, too."""
+    store_explained(store)
+
+    async def scenario(stub: Any) -> None:
+        (host,) = (await stub.RankHosts(pb.RankHostsRequest())).hosts
+        row, other = (await stub.RankProcesses(pb.RankProcessesRequest())).processes
+        (app,) = (await stub.RankApps(pb.RankAppsRequest())).apps
+        for ranked in (host, row, app):
+            assert (ranked.cause, ranked.stuck) == (sample_pb2.CAUSE_LEAK, 15)
+            # Ten a minute, 1,000 left; CLOSE_WAIT grows by five a minute.
+            assert ranked.fd_forecast.seconds == pytest.approx(6_000)
+            assert ranked.fd_forecast.earliest_seconds == pytest.approx(6_000)
+            assert ranked.fd_forecast.latest_seconds == pytest.approx(6_000)
+            assert ranked.fd_forecast.growth_per_hour == pytest.approx(600)
+            assert ranked.fd_forecast.close_wait_share == pytest.approx(0.5)
+        assert (host.ports_share, row.ports_share, app.ports_share) == (0.9, 0.5, 0.5)
+        assert row.close_wait_age == sample_pb2.SocketAges(p50_seconds=3_600, p99_seconds=7_200, max_seconds=10_800)
+        assert (row.fd_limit_hard, row.sockets) == (4_096, 50)
+        assert (other.cause, other.stuck) == (sample_pb2.CAUSE_UNSPECIFIED, 0)
+        for name in ("fd_forecast", "ports_share", "close_wait_age", "fd_limit_hard", "sockets"):
+            assert not other.HasField(name)
+
+    ask(store, scenario)
+
+
+def test_a_process_is_explained(store: DuckDbStore) -> None:
+    """With its place over the window, its latest sample, and the sockets and ports that are its."""
+    store_explained(store)
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.ExplainProcess(pb.ExplainProcessRequest(name="web-1", pid=100))
+        assert answer == await stub.ExplainProcess(pb.ExplainProcessRequest(name=host_id("web-1"), pid=100))
+        assert answer.host.hostname == "web-1"
+        assert (answer.rank.pid, answer.latest.pid) == (100, 100)
+        assert answer.rank.close_wait.growth_per_hour == pytest.approx(300)
+        assert [group.count for group in answer.time_wait] == [7]
+        assert [budget.used for budget in answer.ports] == [90]
+        assert answer.verdict.startswith("It leaks: 15 sockets")
+        assert "ss -tanpo state close-wait | grep 'pid=100,'" in answer.commands
+        assert {step.question for step in answer.steps} > {"Who closed first?", "Do they stay?"}
+        assert answer.remedies
+        # Older than the window: what is kept is explained, and nothing is said of the window.
+        old = await stub.GetHost(pb.GetHostRequest(name="web-1"))
+        assert list(old.latest.processes) == []
+        assert [budget.used for budget in old.latest.ports] == [90]
+        assert len(old.latest.time_wait) == 2
+
+    ask(store, scenario)
+
+
+def test_a_process_whose_samples_are_older_than_the_window_is_explained(store: DuckDbStore) -> None:
+    """From its latest sample; of the window nothing is known."""
+    store_samples(store, "web-1", [sample(NOW - HOUR, processes=[explained(process(100, 9))])])
+
+    async def scenario(stub: Any) -> None:
+        question = pb.ExplainProcessRequest(name="web-1", pid=100, window=Duration(seconds=60))
+        answer = await stub.ExplainProcess(question)
+        assert answer.rank.silent
+        assert (answer.rank.pid, answer.rank.app, answer.rank.hostname) == (100, "gateway.service", "web-1")
+        assert not answer.rank.close_wait.HasField("current")
+        assert answer.verdict.startswith("It leaks: 9 sockets")
+        assert answer.unseen[0].startswith("The host fell silent")
+
+    ask(store, scenario)
+
+
+def test_what_can_not_be_explained_is_not_found(store: DuckDbStore) -> None:
+    """A host or a process that is not there, one that only said hello; and a window that is too long is refused."""
+    store_explained(store)
+    put_host(store, record(hello("new")), NOW)
+
+    async def scenario(stub: Any) -> None:
+        for name, pid, said in (
+            ("web-1", 300, "process 300 is not in the latest sample of web-1"),
+            ("web-1", 0, "process 0 is not"),
+            ("new", 100, "process 100 is not in the latest sample of new"),
+            ("wbe-1", 100, "no host 'wbe-1' has reported; did you mean web-1"),
+        ):
+            code, details = await refused(stub.ExplainProcess(pb.ExplainProcessRequest(name=name, pid=pid)))
+            assert code == grpc.StatusCode.NOT_FOUND
+            assert details.startswith(said)
+        question = pb.ExplainProcessRequest(name="web-1", pid=100, window=Duration(seconds=-1))
+        code, details = await refused(stub.ExplainProcess(question))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details.startswith("window is")
 
     ask(store, scenario)

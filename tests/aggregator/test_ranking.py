@@ -58,7 +58,7 @@ def line_of(points: Sequence[Point]) -> Line:
     growth = fit = None
     residual = variance = 0.0
     if len(known) >= 3:
-        hours = np.array([at for at, _ in known], dtype=float) / HOUR
+        hours = np.array([at - NOW for at, _ in known], dtype=float) / HOUR
         counts = np.array([count for _, count in known], dtype=float)
         hours -= hours.mean()
         counts -= counts.mean()

@@ -17,6 +17,7 @@ def main() -> None:
     """Leaks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-second", type=float, default=5.0)
+    parser.add_argument("--token", help="not used: something to find in the command line")
     options = parser.parse_args()
     listener = socket.create_server(("127.0.0.1", 0))
     leaked: list[socket.socket] = []

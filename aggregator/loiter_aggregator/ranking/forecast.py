@@ -24,8 +24,7 @@ _UNLIMITED: Final = 2**63
 _QUANTILES: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 QUANTILE: Final = (
     f"CASE n - 2 {' '.join(f'WHEN {freedom} THEN {q}' for freedom, q in _QUANTILES.items())} "
-    "ELSE 1.95996 + 2.37227 / (n - 2) + 2.82250 / ((n - 2) * (n - 2)) "
-    "+ 2.55585 / ((n - 2) * (n - 2) * (n - 2)) END"
+    "ELSE 1.95996 + (2.37227 + (2.8225 + 2.55585 / (n - 2)) / (n - 2)) / (n - 2) END"
 )
 
 
@@ -77,7 +76,7 @@ def forecasts(ranking: Ranking, only: str = "") -> str:
             FROM fd_intervals JOIN fd_newest USING ({series}) WHERE slope > half AND slope > 0)
         SELECT {series}, identity_key, spare / slope AS fd_eta,
             row(spare / slope, spare / (slope + half), spare / (slope - half), 3600 * slope,
-                least(1, greatest(0, close_wait_slope / slope))) AS forecast
+                CASE WHEN close_wait_slope IS NOT NULL THEN least(1, greatest(0, close_wait_slope / slope)) END) AS forecast
         FROM fd_left"""
 
 
