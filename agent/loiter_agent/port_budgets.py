@@ -54,7 +54,7 @@ class PortBudgets:
             process: Finds the process of a holder.
         """
         budgets = _add_up(places, waiting, process)
-        elapsed = None if self._updated is None else now - self._updated
+        elapsed = now - self._updated if self._updated is not None and now > self._updated else None
         ordered = sorted(budgets.items(), key=lambda item: item[1].usage.used, reverse=True)
         rows = []
         for position, (key, budget) in enumerate(ordered[:MAX_PORT_BUDGETS]):
@@ -63,7 +63,7 @@ class PortBudgets:
             if position >= _SHOWN and (available is None or budget.usage.used < _FULL * available):
                 break
             growth = (budget.usage.live - self._live.get(key, 0)) / elapsed if elapsed else None
-            rows.append(_row(key, budget, available, growth, rules))
+            rows.append(_row(key, budget, available, growth, elapsed, rules))
         self._updated = now
         self._live = {key: budget.usage.live for key, budget in budgets.items() if budget.usage.live}
         return tuple(sorted(rows, key=lambda row: row.used / row.available if row.available else 0.0, reverse=True))
@@ -102,10 +102,17 @@ def _key(place: Place) -> _Key:
 
 
 def _row(
-    key: _Key, budget: _Budget, available: int | None, live_growth: float | None, rules: NamespaceSettings | None
+    key: _Key,
+    budget: _Budget,
+    available: int | None,
+    live_growth: float | None,
+    elapsed: float | None,
+    rules: NamespaceSettings | None,
 ) -> PortBudget:
     namespace, family, source, destination, port = key
-    result = forecast(budget.usage, available, live_growth, _reuse_after(rules, family, (source, destination)))
+    reuse_after = _reuse_after(rules, family, (source, destination))
+    seconds = {} if elapsed is None else {"elapsed": elapsed}
+    result = forecast(budget.usage, available, live_growth, reuse_after, **seconds)
     return PortBudget(
         namespace=namespace,
         source=address_text(family, source),

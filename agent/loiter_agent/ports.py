@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from loiter_agent.time_waits import TIME_WAIT_SECONDS
 
-# The present rate is that of the last ten seconds.
+# The present rate is that since the last tick, or of the last ten seconds where that is longer ago.
 _PRESENT_SECONDS = 10.0
 
 
@@ -45,18 +45,28 @@ class Forecast:
     exhausted_in_seconds: float | None
 
 
-def forecast(usage: Usage, available: int | None, live_growth: float | None, reuse_after: float | None) -> Forecast:
+def forecast(
+    usage: Usage,
+    available: int | None,
+    live_growth: float | None,
+    reuse_after: float | None,
+    elapsed: float = _PRESENT_SECONDS,
+) -> Forecast:
     """Says when the ports towards a destination run out.
+
+    Where ports in TIME_WAIT are taken again, the rate is a lower bound: those that were, are not in TIME_WAIT any more.
 
     Args:
         usage: What uses them.
         available: How many there are, None if not known.
         live_growth: By how many the live connections grow in a second; None if not known.
         reuse_after: After how many seconds the kernel takes a port in TIME_WAIT again; None if it does not.
+        elapsed: Seconds since the last tick.
     """
     time_wait = sorted(usage.time_wait)
-    recent = len(time_wait) - bisect_left(time_wait, 1_000 * (TIME_WAIT_SECONDS - _PRESENT_SECONDS))
-    rate = max(0.0, recent / _PRESENT_SECONDS + live_growth) if live_growth is not None else None
+    present = min(elapsed, _PRESENT_SECONDS)
+    recent = len(time_wait) - bisect_left(time_wait, 1_000 * (TIME_WAIT_SECONDS - present))
+    rate = max(0.0, recent / present + live_growth) if live_growth is not None else None
     if reuse_after is not None:
         reusable = bisect_left(time_wait, 1_000 * (TIME_WAIT_SECONDS - reuse_after))
         left = None
