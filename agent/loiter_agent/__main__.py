@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -125,6 +126,10 @@ def _run(options: argparse.Namespace) -> None:
 
     settings = read_settings()
     logging.getLogger().setLevel(settings.log_level.upper())
+
+    # Three descriptors for each network namespace that is kept open.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def run() -> None:
         await Agent(settings, read_settings).run()

@@ -180,7 +180,7 @@ class CloseWaits:
                     holders[position] = holder
                     queues[holder] = max(
                         queues.get(holder, AcceptQueue(0, 0)),
-                        AcceptQueue(listener.depth, listener.limit),
+                        AcceptQueue(listener.depth, listener.limit or None),
                         key=lambda queue: queue.depth,
                     )
         self._connection_of = waiting

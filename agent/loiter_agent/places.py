@@ -109,7 +109,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket, and its accept queue."""
+    """A listening socket, and its accept queue. `limit` is 0 where it was read from procfs, which does not tell."""
 
     family: int
     address: bytes

@@ -70,10 +70,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class AcceptQueue:
-    """The connections that wait to be accepted, and how many may (the backlog of listen(2))."""
+    """The connections that wait to be accepted, and how many may (the backlog of listen(2)), None if not known."""
 
     depth: int
-    limit: int
+    limit: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ UNATTRIBUTED: Final = TimeWaitOwner(None, "unattributed")
 _DECAY: Final = 0.95
 _LEAST_WEIGHT: Final = 0.05
 # What it takes to call a destination somebody's: so many observations, and nearly all of them of one process. Another
-# process that makes a share p of the connections is missed n times in a row with a chance of (1 - p)^n, so p (1 - p)^n of
-# the sockets are expected to be charged wrongly: for n = 8 that is 4 % at worst, for p = 1/9, and next to nothing for
-# the usual destination, which one process alone talks to.
+# process that makes a share p of the connections is missed n times in a row with a chance of (1 - p)^n, so of the
+# sockets p (1 - p)^n are expected to be charged wrongly: for n = 8 that is 4 % at worst, for p = 1/9, and next to
+# nothing for the usual destination, which one process alone talks to.
 _ENOUGH_WEIGHT: Final = 8.0
 _DOMINANT_SHARE: Final = 0.98
 _MOST_DESTINATIONS: Final = 20_000

@@ -50,7 +50,8 @@ def _evidence(evidence: Evidence) -> Iterator[str]:
         if count:
             yield f"{count:,} {of} {meaning}"
     if evidence.accept_queue is not None:
-        yield f"accept queue {evidence.accept_queue.depth:,} of {evidence.accept_queue.limit:,}"
+        limit = evidence.accept_queue.limit
+        yield f"accept queue {evidence.accept_queue.depth:,}" + ("" if limit is None else f" of {limit:,}")
     if evidence.throttled_share:
         yield f"held back by a CPU quota for {evidence.throttled_share:.0%} of the time"
     if evidence.run_delay_share is not None and evidence.run_delay_share >= 0.1:

@@ -792,7 +792,7 @@ class AcceptQueue(_message.Message):
     depth: _builtins.int
     """How many wait."""
     limit: _builtins.int
-    """How many may wait: the backlog of listen(2)."""
+    """How many may wait: the backlog of listen(2). 0 where that is not known."""
     def __init__(
         self,
         *,
