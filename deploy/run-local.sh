@@ -9,7 +9,8 @@ data=$(mktemp -d -t loiter-run.XXXXXX)
 pids=()
 
 finish() {
-  trap - EXIT INT TERM HUP
+  trap - EXIT
+  trap '' INT TERM HUP # a second signal is not to leave the two running
   for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
   rm -rf "$data"

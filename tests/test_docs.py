@@ -14,9 +14,11 @@ import pytest
 from loiter.durations import format_duration
 from loiter.settings import Entry, entries
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
 from loiter_agent.__main__ import build_parser
 from loiter_agent.config import AgentSettings
 from loiter_aggregator.commands import VERBS, loiter
+from loiter_aggregator.commands.explain import document as explain_document
 from loiter_aggregator.commands.fleet import document as fleet_document
 from loiter_aggregator.commands.host import document as host_document
 from loiter_aggregator.config import AggregatorSettings
@@ -74,22 +76,44 @@ def test_every_verb_and_flag_of_the_agent_is_named() -> None:
                     assert flag in ("-h", "--help") or re.search(rf"`[^`]*{flag}\b", REFERENCE), (verb, flag)
 
 
+# Their keys are what was found, not names of figures.
+_FOUND = ("labels", "thread_states", "wait_channels")
+
+
 def _keys(document: object) -> set[str]:
     if isinstance(document, dict):
-        return set(document) | {key for value in document.values() for key in _keys(value)}
+        inner = (value for key, value in document.items() if key not in _FOUND)
+        return set(document) | {key for value in inner for key in _keys(value)}
     if isinstance(document, list):
         return {key for value in document for key in _keys(value)}
     return set()
 
 
 def _documents() -> list[Row]:
-    host = pb.GetHostResponse(processes=[pb.ProcessRank()])
+    latest = sample_pb2.Sample(
+        time_wait=[sample_pb2.TimeWaitGroup()],
+        time_wait_limits=sample_pb2.TimeWaitLimits(),
+        ports=[sample_pb2.PortBudget()],
+        namespaces=[sample_pb2.NetworkNamespace()],
+        collectors=[sample_pb2.CollectorStatus(error="why")],
+    )
+    aged = pb.ProcessRank(close_wait_age=sample_pb2.SocketAges())
+    host = pb.GetHostResponse(processes=[aged], latest=latest)
+    process = sample_pb2.ProcessSample(
+        evidence=sample_pb2.CloseWaitEvidence(accept_queue=sample_pb2.AcceptQueue()),
+        peers=[sample_pb2.Peer()],
+        container=sample_pb2.Container(),
+    )
+    why = pb.ExplainProcessResponse(
+        rank=aged, latest=process, steps=[pb.ExplanationStep()], time_wait=latest.time_wait, ports=latest.ports
+    )
     fleet = pb.GetFleetResponse(silent_hosts=[pb.SilentHost()])
     return [
         host_row(1, pb.HostRank()),
-        process_row(1, pb.ProcessRank()),
+        process_row(1, aged),
         app_row(1, pb.AppRank()),
         host_document(host),
+        explain_document(why),
         fleet_document(fleet),
         json.loads(run([BIN / "loiter-agent", "sample", "-o", "json"]).stdout),
     ]

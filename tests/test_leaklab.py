@@ -184,6 +184,20 @@ def test_sockets_that_the_sample_does_not_show_are_missing() -> None:
     )
 
 
+def test_a_pair_of_ports_that_was_used_again_is_in_time_wait_once() -> None:
+    """The kernel lets a new connection take the place of the TIME_WAIT socket of the old one."""
+    notes = ["100.0 1 40000 80", "103.0 2 40000 80", "100.0 1 40001 80"]
+    truth = parse_truth([f'{{"namespace": "{NS}"}}'], notes)
+    assert {(close.at, close.local_port): close.again for close in truth.closes} == {
+        (100.0, 40000): 103.0,
+        (100.0, 40001): float("inf"),
+        (103.0, 40000): float("inf"),
+    }
+    rows = (_time_wait(2, 1, "exact", destination="127.0.0.1:80"),)
+    owners = score([(HEALTHY, truth)], [_observe(105.0, time_wait=rows)]).owners
+    assert (owners.right["exact"], owners.wrong["exact"], owners.closed, owners.missing) == (1, 1, 2, 0)
+
+
 def test_certainty_is_no_goal_without_the_tracer() -> None:
     """It is shown all the same."""
     result = _leak_score(None, None, "leak")

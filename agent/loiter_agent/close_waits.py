@@ -167,7 +167,7 @@ class CloseWaits:
     ) -> dict[int, AcceptQueue]:
         """Charges sockets that nobody accepted to those who should, and returns how full their queues are."""
         waiting: dict[int, bytes] = {}
-        queues: dict[int, AcceptQueue] = {}
+        listeners: dict[int, Listener] = {}  # by the position of the socket
         for position, (cookie, inode) in enumerate(zip(self._cookies, self._inodes, strict=True)):
             if inode:
                 continue
@@ -176,14 +176,14 @@ class CloseWaits:
                 waiting[cookie] = self._connection_of[cookie]
                 listener = listener_of(self._origins[self._origin_of[cookie]].namespace, waiting[cookie])
                 if listener is not None:
-                    (holder,) = holders_of((listener.inode,))
-                    holders[position] = holder
-                    queues[holder] = max(
-                        queues.get(holder, AcceptQueue(0, 0)),
-                        AcceptQueue(listener.depth, listener.limit or None),
-                        key=lambda queue: queue.depth,
-                    )
+                    listeners[position] = listener
         self._connection_of = waiting
+        queues: dict[int, AcceptQueue] = {}
+        found = holders_of(listener.inode for listener in listeners.values())
+        for (position, listener), holder in zip(listeners.items(), found, strict=True):
+            holders[position] = holder
+            if holder not in queues or listener.depth > queues[holder].depth:
+                queues[holder] = AcceptQueue(listener.depth, listener.limit or None)
         return queues
 
     def _detail(

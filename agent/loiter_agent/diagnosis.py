@@ -3,7 +3,9 @@
 What a CLOSE_WAIT socket has in its receive queue tells what the program did not do. Nothing: it read the end of the
 stream and did not close, which is a leak. The FIN alone, or a farewell such as a TLS close_notify: nobody looked at the
 connection since the peer hung up, as with the idle connections of a client's pool; on an accepted connection it is a
-reader that does not read. Data: a reader that does not read, either. A socket without inode waits for accept(2).
+reader that does not read, unless all threads wait for events: epoll would have told them of the FIN, so the connection
+is one that nobody watches any more, a leak. Data: a reader that does not read, either. A socket without inode waits for
+accept(2).
 
 Whether the program can not read or does not is told by its threads. Measured on two processors with Linux 6.18, as the
 share of time that a thread waited for a processor (its cgroup was held back by its quota):
@@ -35,6 +37,16 @@ _STAYING_OF_SURVIVORS: Final = 2 / 3
 # Of the settled sockets, a cause has to explain this share.
 _MAJORITY: Final = 0.5
 
+# Where threads sleep that wait for events, on kernels from 4.19 to 6.18; poll and select share a function.
+_EVENT_CHANNELS: Final = (
+    "ep_poll",
+    "do_epoll_wait",
+    "poll_schedule_timeout",
+    "do_poll",
+    "do_select",
+    "inet_csk_accept",
+)
+
 # A thread that waits so much gets a fifth of what it asks for at most. Fair shares of a crowded host are above that.
 _STARVED_RUN_DELAY: Final = 0.8
 # A quota that holds a cgroup back so much lets it fall behind, ...
@@ -63,6 +75,8 @@ def _cause(sockets: CloseWaitSockets, activity: Activity | None) -> Cause | None
     if sockets.settled == 0 or _is_churn(sockets):
         return None
     classes = _classes(sockets)
+    if not sockets.data_unread and activity is not None and _waits_for_events(activity):
+        classes["leak"] += classes.pop("stalled_reader")
     cause = max(classes, key=lambda cause: classes[cause])
     if classes[cause] < _MAJORITY * sockets.settled:
         cause = "unknown"
@@ -98,6 +112,12 @@ def _classes(sockets: CloseWaitSockets) -> dict[Cause, float]:
         "idle_pool": sockets.farewell_unread + fin_of_clients,
         "leak": sockets.eof_read,
     }
+
+
+def _waits_for_events(activity: Activity) -> bool:
+    """Tells whether every thread waits for whatever comes: in epoll_wait(2), poll(2), select(2) or accept(2)."""
+    waiting = sum(count for channel, count in activity.wait_channels.items() if channel.startswith(_EVENT_CHANNELS))
+    return activity.threads is not None and 0 < activity.threads == activity.threads_read == waiting
 
 
 def _is_starved(activity: Activity) -> bool:

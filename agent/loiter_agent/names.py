@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.identity import Identities, ProcessIdentity
@@ -20,24 +20,35 @@ from loiter_agent.sample import (
 )
 
 _UNATTRIBUTED = OwnerRow(None, None, None, None, "unattributed")
-# A cgroup with more processes than this is not one application's.
+# A cgroup, or a port, with more processes than this is not one application's.
 _MOST_MEMBERS = 64
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
-    """Names processes as one scan saw them."""
+    """Names processes as the last scan saw them, and those that have ended as long as their TIME_WAIT sockets last."""
 
-    identities: Identities
-    scan: ProcessScan
+    def __init__(self, identities: Identities) -> None:
+        """Takes what looks processes up."""
+        self._identities = identities
+        self._scan = ProcessScan({})
+        self._owners: dict[ProcessKey, ProcessIdentity] = {}
+
+    def begin(self, scan: ProcessScan) -> None:
+        """Starts a tick: these are the processes that live."""
+        self._scan = scan
+        self._identities.forget_all_but(scan.processes.keys())
 
     def of(self, key: ProcessKey) -> ProcessIdentity:
-        """Identifies a process."""
-        process = self.scan.processes.get(key)
-        return self.identities.of(key, process.comm if process else "")
+        """Identifies a process that lives. Not to be asked of any other: its pid may be another's by now."""
+        return self._identities.of(key, self._scan.processes[key].comm)
 
-    def time_wait(self, groups: Iterable[TimeWaitGroup]) -> tuple[TimeWaitRow, ...]:
+    def time_wait(self, groups: Collection[TimeWaitGroup]) -> tuple[TimeWaitRow, ...]:
         """Names the owners of TIME_WAIT sockets. Groups that turn out to have one owner become one row."""
+        self._owners = {
+            key: identity
+            for key in {group.owner.key for group in groups}
+            if key is not None and (identity := self._living_or_known(key)) is not None
+        }
         counts: Counter[TimeWaitRow] = Counter()
         rates: Counter[TimeWaitRow] = Counter()
         for group in groups:
@@ -68,22 +79,27 @@ class Names:
             connects_per_second=budget.connects_per_second,
             exhausting_connects_per_second=budget.exhausting_connects_per_second,
             exhausted_in_seconds=budget.exhausted_in_seconds,
-            pid=budget.owner.pid if budget.owner else None,
+            pid=budget.owner.pid if budget.owner and budget.owner in self._scan.processes else None,
         )
 
     def namespace(self, namespace: Namespace) -> Namespace:
         """Names a namespace that has no name of its own by what its oldest process belongs to."""
-        if namespace.name or namespace.member is None:
+        member = namespace.member
+        if namespace.name or member is None or member not in self._scan.processes:
             return namespace
-        return replace(namespace, name=self.of(namespace.member).app)
+        return replace(namespace, name=self.of(member).app)
+
+    def _living_or_known(self, key: ProcessKey) -> ProcessIdentity | None:
+        return self.of(key) if key in self._scan.processes else self._owners.get(key)
 
     def _owner(self, owner: TimeWaitOwner) -> OwnerRow:
         if owner.key is not None:
-            identity = self.of(owner.key)
+            identity = self._owners.get(owner.key)
+            if identity is None:
+                return _UNATTRIBUTED
             return OwnerRow(owner.key.pid, identity.start_time, identity.name, identity.app, owner.how)
-        if owner.how == "cgroup" and owner.members:
-            apps = {self.of(member).app for member in owner.members} if len(owner.members) <= _MOST_MEMBERS else set()
-            if len(apps) == 1:
-                return OwnerRow(None, None, None, apps.pop(), "cgroup")
-            return _UNATTRIBUTED
+        if owner.members:
+            living = [member for member in owner.members if member in self._scan.processes]
+            apps = {self.of(member).app for member in living} if len(living) <= _MOST_MEMBERS else set()
+            return OwnerRow(None, None, None, apps.pop(), owner.how) if len(apps) == 1 else _UNATTRIBUTED
         return replace(_UNATTRIBUTED, how=owner.how)

@@ -206,6 +206,11 @@ class Owners:
         holder_of = {number: place.holder for number, place in self._places}
         return [holder_of[number] if (number := self._place_of.get(inode)) is not None else UNKNOWN for inode in inodes]
 
+    def holder_of(self, inode: int) -> int:
+        """The holder that one socket is charged to, as `holders_of` tells of many."""
+        number = self._place_of.get(inode)
+        return UNKNOWN if number is None else self._places[number].holder
+
     def process(self, holder: int) -> ProcessKey | None:
         """The process that a place's holder stands for, while it lives."""
         found = self._holders.get(holder)
@@ -234,10 +239,6 @@ class Owners:
             by_holder[place.holder] += count
         unattributed, ownerless = by_holder[UNKNOWN], by_holder[OWNERLESS]
         return Charges(places, by_holder.total() - unattributed - ownerless, unattributed, ownerless)
-
-    def _holder_index(self, inode: int) -> int:
-        number = self._place_of.get(inode)
-        return UNKNOWN if number is None else self._places[number].holder
 
     def _charge(self, inode: int, holder: int) -> None:
         self._place_of[inode] = self._places.with_holder(self._place_of[inode], holder)
@@ -304,7 +305,7 @@ class Owners:
         except (ProcessVanished, Unreadable):
             return
         for inode in set(holder.inodes) - set(held.values()):
-            if self._holder_index(inode) == holder.index:
+            if self.holder_of(inode) == holder.index:
                 self._charge(inode, UNKNOWN)
                 self._unknown[inode] = None
         holder.remember(held)
@@ -328,7 +329,7 @@ class Owners:
         for name in self._procfs.fds(folder):
             fd = int(name)
             inode: int | None = known[fd] if trust and fd < len(known) else 0
-            if not inode or self._holder_index(inode) != holder.index:
+            if not inode or self.holder_of(inode) != holder.index:
                 inode = self._procfs.socket_inode(folder, name)
             if inode:
                 held[fd] = inode & 0xFFFF_FFFF  # inet_diag_msg has 32 bits for it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final, NamedTuple
@@ -164,12 +164,16 @@ class Listeners:
         Of several on one address (SO_REUSEPORT), the kernel does not say which: the one with the fullest queue is
         taken.
         """
+        return max(self.all_of(namespace, connection), key=lambda listener: listener.depth, default=None)
+
+    def all_of(self, namespace: int, connection: bytes) -> Sequence[Listener]:
+        """Finds the listeners that a connection may have been made to: more than one with SO_REUSEPORT alone."""
         port, _ = _PORTS.unpack_from(connection)
         listeners = self._now.get((namespace, port), ())
         address = connection[4:20]
         exact = [listener for listener in listeners if listener.address == address]
         wildcard = [listener for listener in listeners if not any(listener.address)]
-        return max(exact or wildcard or listeners, key=lambda listener: listener.depth, default=None)
+        return exact or wildcard or listeners
 
 
 def place_of(

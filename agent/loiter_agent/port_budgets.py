@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from loiter.limits import MAX_PORT_BUDGETS
 from loiter_agent.namespace_files import NamespaceSettings
@@ -55,18 +56,22 @@ class PortBudgets:
         """
         budgets = _add_up(places, waiting, process)
         elapsed = now - self._updated if self._updated is not None and now > self._updated else None
-        ordered = sorted(budgets.items(), key=lambda item: item[1].usage.used, reverse=True)
+        available = {namespace: _ephemeral_ports(rules) for namespace, rules in settings.items()}
+
+        def fullness(item: tuple[_Key, _Budget]) -> tuple[float, int]:
+            (namespace, *_), budget = item
+            ports = available.get(namespace)
+            return budget.usage.used / ports if ports else 0.0, budget.usage.used
+
         rows = []
-        for position, (key, budget) in enumerate(ordered[:MAX_PORT_BUDGETS]):
-            rules = settings.get(key[0])
-            available = _ephemeral_ports(rules)
-            if position >= _SHOWN and (available is None or budget.usage.used < _FULL * available):
+        for position, (key, budget) in enumerate(nlargest(MAX_PORT_BUDGETS, budgets.items(), key=fullness)):
+            if position >= _SHOWN and fullness((key, budget))[0] < _FULL:
                 break
             growth = (budget.usage.live - self._live.get(key, 0)) / elapsed if elapsed else None
-            rows.append(_row(key, budget, available, growth, elapsed, rules))
+            rows.append(_row(key, budget, available.get(key[0]), growth, elapsed, settings.get(key[0])))
         self._updated = now
         self._live = {key: budget.usage.live for key, budget in budgets.items() if budget.usage.live}
-        return tuple(sorted(rows, key=lambda row: row.used / row.available if row.available else 0.0, reverse=True))
+        return tuple(rows)
 
 
 def _add_up(

@@ -217,6 +217,20 @@ def parse_cgroup_mount(mountinfo: bytes, controller: str | None = None) -> Cgrou
     return None
 
 
+def parse_hidepid(mountinfo: bytes, root: str) -> bool:
+    """Finds out, in /proc/PID/mountinfo, whether the procfs mounted at `root` leaves other users' processes out.
+
+    That is hidepid=invisible (2) and ptraceable (4); with noaccess (1) they are listed, but can not be read.
+    """
+    hides = False
+    for line in mountinfo.splitlines():  # of several at one place, the last is on top
+        left, _, right = line.partition(b" - ")
+        file_system, _, *options = right.split()
+        if file_system == b"proc" and _unescaped(left.split()[4]) == root:
+            hides = re.search(rb"\bhidepid=(2|4|invisible|ptraceable)\b", options[-1]) is not None
+    return hides
+
+
 def _unescaped(field: bytes) -> str:
     """Undoes the octal escapes of mountinfo."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field))
@@ -365,6 +379,13 @@ class Procfs:
     def cgroup2_mount(self) -> Path | None:
         """Finds where the reader sees the v2 cgroup hierarchy; None where it is not mounted."""
         return parse_cgroup2_mount(self._read("self/mountinfo"))
+
+    def hides_processes(self) -> bool:
+        """Tells whether other users' processes are left out of `pids` (the mount option hidepid of proc(5))."""
+        try:
+            return parse_hidepid(self._read("self/mountinfo"), self._root)
+        except OSError:
+            return False
 
     def resident_bytes(self) -> int:
         """Reads the reader's own resident memory."""

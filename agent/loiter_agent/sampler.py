@@ -74,8 +74,9 @@ class Sampler:
         self._tcp = open_tcp_collector(procfs, interval, trace_closes)
         self._activity = ActivityCollector(procfs)
         self._host_fds = HostFdsCollector(procfs)
-        self._identities = Identities(procfs, arguments)
+        self._names = Names(Identities(procfs, arguments))
         self._failing: set[str] = set()
+        self._said_unreadable = False
 
     def sample(self) -> Sample:
         """Takes one sample. A collector that fails leaves its section empty and does not take the others down."""
@@ -83,6 +84,7 @@ class Sampler:
         wall, cpu = time.monotonic(), time.thread_time()
         statuses: list[CollectorStatus] = []
         scan = self._run(statuses, self._processes.name, self._processes.collect)
+        self._say_what_is_not_seen(scan)
         known_scan = scan or ProcessScan({})
         tcp = self._run(statuses, self._tcp.name, lambda: self._tcp.collect(known_scan))
         host_fds = self._run(statuses, self._host_fds.name, self._host_fds.collect)
@@ -91,14 +93,14 @@ class Sampler:
         chosen = select(candidates, self.bounds.top, self.bounds.limit)
         suspects = [candidate.key for candidate in chosen if candidate.close_wait][:_MOST_SUSPECTS]
         activities = self._run(statuses, self._activity.name, lambda: self._activity.collect(suspects)) or {}
-        self._identities.forget_all_but(known_scan.processes.keys())
-        names = Names(self._identities, known_scan)
+        names = self._names
+        names.begin(known_scan)
         return Sample(
             time=started,
             sampler=tcp.sampler if tcp else None,
             tcp_states=tcp.states if tcp else TcpStates(),
             host_fds=host_fds,
-            processes=tuple(self._row(candidate, names, activities.get(candidate.key)) for candidate in chosen),
+            processes=tuple(self._row(candidate, activities.get(candidate.key)) for candidate in chosen),
             other=remainder(candidates, chosen) if scan else None,
             coverage=_coverage(scan, tcp),
             cost=Cost(
@@ -132,8 +134,19 @@ class Sampler:
         statuses.append(CollectorStatus(name, time.monotonic() - started, error))
         return section
 
-    def _row(self, candidate: Candidate, names: Names, activity: Activity | None) -> ProcessRow:
-        identity = names.of(candidate.key)
+    def _say_what_is_not_seen(self, scan: ProcessScan | None) -> None:
+        """Says in the log that there are processes which can not be looked into: once, and not once for each."""
+        if scan is None or scan.unreadable == 0 or self._said_unreadable:
+            return
+        self._said_unreadable = True
+        missing = "CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would allow it; what they hold is reported as unknown"
+        if scan.unreadable is None:
+            _log.warning("/proc hides the processes of other users (hidepid). %s", missing)
+        else:
+            _log.warning("%d of %d processes can not be looked into. %s", scan.unreadable, len(scan.processes), missing)
+
+    def _row(self, candidate: Candidate, activity: Activity | None) -> ProcessRow:
+        identity = self._names.of(candidate.key)
         sockets = candidate.sockets
         detail = sockets.detail if sockets else None
         cause, evidence = diagnose(detail, activity) if detail else (None, None)
@@ -175,9 +188,10 @@ def _sockets_of(process: ProcessFds, tcp: TcpSnapshot | None, read: Collection[i
     if tcp is None:
         return None
     found = tcp.by_process.get(process.key)
-    if found is not None:
-        return found
     seen = process.readable and process.namespace in read
+    # That TIME_WAIT sockets were its own says nothing of those that it holds now.
+    if found is not None and (seen or found.total or found.close_wait):
+        return found
     return ProcessSockets(time_wait=None if tcp.time_wait is None else 0) if seen else None
 
 
@@ -189,6 +203,7 @@ def _fd_eta(fd_open: int | None, limit: int | None, detail: CloseWaitSockets | N
 
 
 def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
+    hidden = scan is not None and scan.unreadable is None
     found = set(scan.namespaces) if scan else set()
     read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
     if tcp:
@@ -201,7 +216,8 @@ def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
         processes=len(scan.processes) if scan else None,
         processes_unreadable=scan.unreadable if scan else None,
         processes_vanished=scan.vanished if scan else None,
-        namespaces=len(found) if found else None,
-        namespaces_unread=len(found - read) if found and tcp else None,
+        # Where processes are hidden, so are their namespaces.
+        namespaces=len(found) if found and not hidden else None,
+        namespaces_unread=len(found - read) if found and tcp and not hidden else None,
         dump_torn=tcp.torn if tcp else False,
     )

@@ -150,6 +150,8 @@ def _footer(sample: Sample) -> list[str]:
         lines.append(f"{_INDENT}{coverage.close_wait_uncharged:,} in CLOSE-WAIT charged to nobody")
     if (limits := sample.time_wait_limits) and limits.overflows:
         lines.append(f"{_INDENT}{limits.overflows:,} sockets since boot did not fit into TIME-WAIT and were dropped")
+    if coverage.processes_unreadable is None and coverage.processes is not None:
+        lines.append(f"{_INDENT}the processes of other users are hidden (hidepid)")
     if coverage.processes_unreadable:
         lines.append(f"{_INDENT}{coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
     by_procfs = sum(one.how == "procfs" for one in sample.namespaces)

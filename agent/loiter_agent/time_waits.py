@@ -4,7 +4,7 @@ A socket that was seen before costs a dictionary look-up. For one that was not, 
 closes, where there is one, and the connections of the last tick, for the same 4-tuple (`exact`); the listener of its
 local port (`listener`); the cgroup in which the connection was seen after its process had let go of it (`cgroup`); and
 who holds nearly all live connections to the same destination (`destination`). What none of them tells stays
-`unattributed`, and is asked about again.
+`unattributed`, and is asked about again, unless it is known that the process has ended: then nobody else is it.
 """
 
 from __future__ import annotations
@@ -50,10 +50,14 @@ class Tracer(Protocol):
 
 
 class Group(NamedTuple):
-    """What TIME_WAIT sockets have in common: their place, and whose they were."""
+    """What TIME_WAIT sockets have in common: their place, and whose they were.
+
+    `ended`: their process was found, and had ended by then. They stay unattributed.
+    """
 
     place: Place
     owner: TimeWaitOwner
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class Clues:
 
     before: Mapping[tuple[int, bytes], Place]
     process: Callable[[int], ProcessKey | None]
-    listener: Callable[[int, bytes], ProcessKey | None]
+    listeners: Callable[[int, bytes], tuple[ProcessKey, ...]]
     in_cgroup: Callable[[int], tuple[ProcessKey, ...]]
     alive: Callable[[ProcessKey], bool]
     accepted: Callable[[int, bytes], bool]
@@ -169,10 +173,9 @@ class TimeWaits:
         for cookie, new in self._new.items():
             accepted = clues.accepted(new.namespace, new.connection)
             place = place_of(new.namespace, 0, new.family, new.connection, accepted)
-            owner = self._owner(new, place, clues, traced.get(cookie))
-            if len(numbers) >= _MOST_GROUPS:
-                place = place._replace(source=b"", destination=b"", port=0)
-            group = Group(place, owner)
+            group = self._group(new, place, clues, traced.get(cookie))
+            if len(numbers) >= _MOST_GROUPS and group not in numbers:
+                group = group._replace(place=place._replace(source=b"", destination=b"", port=0))
             if group not in numbers:
                 numbers[group] = len(self._groups)
                 self._groups.append(group)
@@ -181,7 +184,7 @@ class TimeWaits:
         if self._new or len(self._group_of) != len(self._cookies):
             seen = list(map(self._group_of.__getitem__, self._cookies))
             self._group_of = dict(zip(self._cookies, seen, strict=True))
-        self._ask_again(clues.shares)
+        self._ask_again(clues)
         waiting = self._add_up(seen)
         self._drop_unused(seen)
         states = self.states
@@ -199,35 +202,42 @@ class TimeWaits:
                 traced.update(zip(cookies, tracer.closing_processes(namespace, connections), strict=True))
         return traced
 
-    def _owner(self, new: _NewSocket, place: Place, clues: Clues, closer: ProcessKey | None) -> TimeWaitOwner:
-        if closer is not None:
-            # Where it has ended since, whoever else could be found is not it.
-            return TimeWaitOwner(closer, "exact") if clues.alive(closer) else UNATTRIBUTED
+    def _group(self, new: _NewSocket, place: Place, clues: Clues, closer: ProcessKey | None) -> Group:
         before = clues.before.get((new.namespace, new.connection))
-        if before is not None:
-            key = clues.process(before.holder) or clues.process(before.former)
-            if key is not None:
-                return TimeWaitOwner(key, "exact")
+        if closer is not None:
+            key = closer if clues.alive(closer) else None
+            known = True
+        else:
+            key = (clues.process(before.holder) or clues.process(before.former)) if before is not None else None
+            known = before is not None and max(before.holder, before.former) >= 0
+        if key is not None:
+            return Group(place, TimeWaitOwner(key, "exact"))
+        if known:
+            # It has ended since: whoever else could be found is not it.
+            return Group(place, UNATTRIBUTED, ended=True)
+        return Group(place, self._owner(new, place, clues, before))
+
+    def _owner(self, new: _NewSocket, place: Place, clues: Clues, before: Place | None) -> TimeWaitOwner:
         if place.role == ROLE_ACCEPTED:
-            key = clues.listener(new.namespace, new.connection)
-            if key is not None:
-                return TimeWaitOwner(key, "listener")
+            listeners = clues.listeners(new.namespace, new.connection)
+            if listeners:
+                return TimeWaitOwner(listeners[0] if len(listeners) == 1 else None, "listener", listeners)
         if before is not None and before.cgroup is not None:
             members = clues.in_cgroup(before.cgroup)
             if members:
                 return TimeWaitOwner(members[0] if len(members) == 1 else None, "cgroup", members)
-        return self._by_destination(place, clues.shares) or UNATTRIBUTED
+        return self._by_destination(place, clues) or UNATTRIBUTED
 
-    def _by_destination(self, place: Place, shares: Shares) -> TimeWaitOwner | None:
-        if place.role != ROLE_OPENED:
+    def _by_destination(self, place: Place, clues: Clues) -> TimeWaitOwner | None:
+        if place.role != ROLE_OPENED or not place.port:
             return None
-        key = shares.owner((place.namespace, place.family, place.destination, place.port))
-        return TimeWaitOwner(key, "destination") if key is not None else None
+        key = clues.shares.owner((place.namespace, place.family, place.destination, place.port))
+        return TimeWaitOwner(key, "destination") if key is not None and clues.alive(key) else None
 
-    def _ask_again(self, shares: Shares) -> None:
+    def _ask_again(self, clues: Clues) -> None:
         for number, group in enumerate(self._groups):
-            if group.owner.how == "unattributed":
-                owner = self._by_destination(group.place, shares)
+            if group.owner.how == "unattributed" and not group.ended:
+                owner = self._by_destination(group.place, clues)
                 if owner is not None:
                     self._groups[number] = group._replace(owner=owner)
 

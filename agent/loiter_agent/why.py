@@ -26,6 +26,8 @@ def why(row: ProcessRow) -> str:
     if row.cause is None:
         return ""
     parts = [_MEANINGS[row.cause]]
+    if row.cause == "leak" and row.evidence is not None and row.evidence.fin_unread > row.evidence.eof_read:
+        parts = ["its threads wait for other things, and nobody reads or closes the connections"]
     if row.evidence is not None:
         parts[0] += f" ({', '.join(_evidence(row.evidence))})"
     if row.close_wait_age_seconds is not None:

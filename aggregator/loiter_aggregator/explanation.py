@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from loiter.durations import format_duration
 from loiter.text import printable
 from loiter.v1 import fleet_service_pb2, sample_pb2
+from loiter_aggregator.output import cells
 
 _YEAR_SECONDS: Final = 366 * 86_400.0
 _SHOWN_ROWS: Final = 3
@@ -139,8 +140,11 @@ def _verdict(facts: Facts) -> str:
         return f"It holds no CLOSE-WAIT sockets.{_other_trouble(facts)}"
     settled = facts.evidence.settled or facts.close_wait
     many = _sockets(settled)
+    read = "were read to their end, and never closed"
+    if facts.evidence.fin_unread > facts.evidence.eof_read:
+        read = "are watched by none of its threads, which all wait for other things"
     said = {
-        sample_pb2.CAUSE_LEAK: f"It leaks: {many} closed by the other side were read to their end, and never closed.",
+        sample_pb2.CAUSE_LEAK: f"It leaks: {many} closed by the other side {read}.",
         sample_pb2.CAUSE_IDLE_POOL: f"It keeps {many} in a pool that the other side has closed while they were idle.",
         sample_pb2.CAUSE_STALLED_READER: f"It does not read: {many} closed by the other side wait for its threads, "
         "which are asleep.",
@@ -206,8 +210,10 @@ def _grows(facts: Facts) -> str:
         return ""
     if not trend.HasField("growth_per_hour"):
         return "Not to be told from fewer than three samples."
+    if not trend.growth_per_hour:
+        return f"No: it is the same in all of {trend.samples:,} samples."
     fit = f", with an r² of {trend.growth_fit:.2f}" if trend.HasField("growth_fit") else ""
-    return f"By {trend.growth_per_hour:+,.1f} sockets an hour, over {trend.samples:,} samples{fit}."
+    return f"By {cells.growth(trend.growth_per_hour)} sockets an hour, over {trend.samples:,} samples{fit}."
 
 
 def _read(facts: Facts) -> str:
@@ -215,13 +221,13 @@ def _read(facts: Facts) -> str:
     if not evidence.settled:
         return ""
     classes = (
-        (evidence.eof_read, "the end was read and the socket not closed (Recv-Q 0)"),
-        (evidence.fin_unread, "only the end is unread (Recv-Q 1)"),
-        (evidence.farewell_unread, "a farewell such as a TLS close_notify is unread"),
-        (evidence.data_unread, "data is unread (Recv-Q above 1)"),
-        (evidence.never_accepted, "the connection was never accepted"),
+        (evidence.eof_read, "read to the end and not closed (Recv-Q 0)"),
+        (evidence.fin_unread, "with nothing but the end unread (Recv-Q 1)"),
+        (evidence.farewell_unread, "with a farewell unread, such as a TLS close_notify"),
+        (evidence.data_unread, "with data unread (Recv-Q above 1)"),
+        (evidence.never_accepted, "never accepted"),
     )
-    found = "; ".join(f"of {count:,} {what}" for count, what in classes if count)
+    found = "; ".join(f"{count:,} {what}" for count, what in classes if count)
     if not found:
         return ""
     opened = f" {evidence.client_side:,} were opened by this host." if evidence.HasField("client_side") else ""
@@ -232,14 +238,15 @@ def _accepts(facts: Facts) -> str:
     if not facts.evidence.HasField("accept_queue"):
         return ""
     queue = facts.evidence.accept_queue
-    return f"{queue.depth:,} connections wait in the accept queue of its listener, which has room for {queue.limit:,}."
+    room = f"; there is room for {queue.limit:,}" if queue.limit else ""
+    return f"Waiting in the accept queue of its listener: {queue.depth:,}{room}."
 
 
 def _does(facts: Facts) -> str:
     evidence = facts.evidence
     said = []
     if evidence.thread_states:
-        said.append(f"Of {evidence.threads_read:,} threads looked at: {_counts(evidence.thread_states, _state)}.")
+        said.append(f"{_counts(evidence.thread_states, _state)} (threads looked at: {evidence.threads_read:,}).")
     if evidence.wait_channels:
         said.append(f"They sleep in {_counts(evidence.wait_channels, printable)}.")
     return " ".join(said)
@@ -271,7 +278,7 @@ def _waits(facts: Facts) -> str:
     def group(one: sample_pb2.TimeWaitGroup) -> str:
         where = f"towards {printable(one.destination)}" if one.destination else f"of its port {printable(one.listener)}"
         how = f" ({_HOW[one.owner.source]})" if one.owner.source in _HOW else ""
-        return f"{one.count:,} {where}, {one.closes_per_second:,.1f} closes a second{how}"
+        return f"{one.count:,} {where}, {cells.rate(one.closes_per_second)} closes a second{how}"
 
     if not facts.time_wait:
         return ""
@@ -289,7 +296,7 @@ def _has_ports(facts: Facts) -> str:
         if one.HasField("exhausted_in_seconds"):
             said += f"; none is left in {_time(one.exhausted_in_seconds)} at the present rate"
         if one.HasField("exhausting_connects_per_second"):
-            said += f"; {one.exhausting_connects_per_second:,.0f} connections a second use them up"
+            said += f"; {cells.rate(one.exhausting_connects_per_second)} connections a second use them up"
         return said
 
     return _sentence(_listed([budget(one) for one in facts.ports]))
@@ -306,7 +313,7 @@ def _has_descriptors(facts: Facts) -> str:
     if not rank.HasField("fd_forecast"):
         return said + " They do not grow, or that can not be told."
     forecast = rank.fd_forecast
-    said += f" They grow by {forecast.growth_per_hour:,.1f} an hour and are used up in {_time(forecast.seconds)}"
+    said += f" They grow by {cells.rate(forecast.growth_per_hour)} an hour and are used up in {_time(forecast.seconds)}"
     if forecast.HasField("earliest_seconds") and forecast.HasField("latest_seconds"):
         said += f" ({_time(forecast.earliest_seconds)} to {_time(forecast.latest_seconds)} with 95 % confidence)"
     if forecast.HasField("close_wait_share"):
@@ -452,20 +459,20 @@ def _unseen(facts: Facts) -> Iterable[str]:
         elif evidence.threads > evidence.threads_read:
             unread = evidence.threads - evidence.threads_read
             yield f"What {unread:,} of its {evidence.threads:,} threads do: they were not looked at."
-        if evidence.thread_states and not evidence.wait_channels:
+        if evidence.thread_states.keys() - {"R"} and not evidence.wait_channels:
             yield "In which function of the kernel its threads sleep: /proc/PID/wchan could not be read."
         if evidence.settled and not (evidence.HasField("run_delay_share") or evidence.HasField("cpu_pressure")):
             yield "Whether it gets the processor: neither schedstat nor pressure could be read."
     if not process.HasField("fd_open") or not process.HasField("fd_limit"):
         yield "Its file descriptors or their limit."
     gaps = (
-        (coverage.sockets_unattributed, "sockets of the host whose holder was not found"),
+        (coverage.sockets_unattributed, "Sockets of the host whose holder was not found"),
         (coverage.close_wait_uncharged, "CLOSE-WAIT sockets of the host that are charged to nobody"),
         (facts.time_wait_ownerless, "TIME-WAIT sockets of the host whose owner was not found"),
-        (coverage.processes_unreadable, "processes of the host whose descriptors could not be read"),
-        (coverage.namespaces_unread, "network namespaces of the host whose sockets could not be read"),
+        (coverage.processes_unreadable, "Processes of the host whose descriptors could not be read"),
+        (coverage.namespaces_unread, "Network namespaces of the host whose sockets could not be read"),
     )
-    yield from (f"{count:,} {what}." for count, what in gaps if count)
+    yield from (f"{what}: {count:,}." for count, what in gaps if count)
     if coverage.dump_torn:
         yield "The sockets changed while they were read: counts may be slightly off."
 

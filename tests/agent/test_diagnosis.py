@@ -21,6 +21,7 @@ IDLE = Activity(
     cpu_pressure=0.0,
     io_pressure=0.0,
 )
+WAITING = replace(IDLE, wait_channels={"do_epoll_wait": 1, "poll_schedule_timeout.constprop.0": 1})
 STARVED = replace(IDLE, run_delay_share=0.95, throttled_share=0.95, cpu_pressure=0.9)
 # Beside others that compute, on a host with too few processors: see the table in diagnosis.py.
 CROWDED = replace(IDLE, run_delay_share=0.6, cpu_pressure=0.6)
@@ -221,3 +222,27 @@ def test_any_observation_has_a_verdict(
         None: 1,
     }
     assert needed[cause] > 0
+
+
+@pytest.mark.parametrize(
+    ("activity", "observed", "cause"),
+    [
+        (WAITING, sockets(fin=20), "leak"),
+        (replace(WAITING, wait_channels={"inet_csk_accept": 2}), sockets(fin=20), "leak"),
+        (IDLE, sockets(fin=20), "stalled_reader"),
+        (replace(WAITING, threads=3), sockets(fin=20), "stalled_reader"),
+        (
+            replace(WAITING, threads=100, threads_read=64, wait_channels={"ep_poll": 64}),
+            sockets(fin=20),
+            "stalled_reader",
+        ),
+        (WAITING, sockets(fin=20, client=20), "idle_pool"),
+        (WAITING, sockets(fin=20, data=1), "stalled_reader"),
+        (None, sockets(fin=20), "stalled_reader"),
+    ],
+)
+def test_accepted_connections_that_nobody_watches_are_a_leak(
+    activity: Activity | None, observed: CloseWaitSockets, cause: Cause
+) -> None:
+    """Whoever waits for events would have been told of a FIN; of a lock this is not known."""
+    assert diagnose(observed, activity)[0] == cause

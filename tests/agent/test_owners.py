@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,23 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
-from loiter_agent.inet_diag import (
-    TCP_CLOSE_WAIT,
-    TCP_ESTABLISHED,
-    TCP_LISTEN,
-    TCP_NEW_SYN_RECV,
-    TCP_SYN_RECV,
-    TCP_TIME_WAIT,
-)
+from loiter_agent.inet_diag import TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LAST_ACK, TCP_LISTEN
 from loiter_agent.owners import Charges, Owners
-from loiter_agent.sample import ProcessSockets
-from support.netlink_messages import chunks, full_socket, mini_socket
+from loiter_agent.places import ROLE_ACCEPTED, ROLE_OPENED, UNKNOWN, Place
+from loiter_agent.sample import ProcessKey
+from support.netlink_messages import End, chunks, connection, full_socket
 from support.proctree_fake import CountingProcfs, ProcTree
 
 properties = settings(derandomize=True, max_examples=40, deadline=None, database=None)
 
 Socket = tuple[int, int]  # inode, state
 
+HOST = 1  # the namespace
 SETTLED = 4  # ticks within which a charge finds its way
 
 
@@ -40,36 +37,68 @@ class Host:
         self.procfs = CountingProcfs(self.tree.root)
         self.scanner = ProcessScanner(self.procfs)
         self.owners = Owners(self.procfs)
+        self.found: dict[tuple[int, bytes], Place] = {}
 
-    def tick(self, sockets: Sequence[Socket] = (), cgroups: Sequence[int | None] = (), mini: bytes = b"") -> Charges:
+    def tick(self, sockets: Sequence[Socket] = (), cgroups: Sequence[int | None] = ()) -> Charges:
         """One tick, in which the kernel lists these sockets."""
+        return self.tick_of(messages(sockets, cgroups))
+
+    def tick_of(self, made: Sequence[bytes], wanted: Sequence[bytes] = (), accepted: bool = False) -> Charges:
+        """One tick, in which the kernel sends these messages. `found` is then where these connections were before."""
         scan = self.scanner.collect()
         self.procfs.forget()
         self.owners.begin(scan)
-        self.feed(sockets, cgroups, mini)
+        self.feed_of(made, accepted)
+        self.found = self.owners.before([(HOST, one) for one in wanted])
         return self.owners.finish()
 
-    def feed(self, sockets: Sequence[Socket], cgroups: Sequence[int | None] = (), mini: bytes = b"") -> None:
-        ids = [*cgroups, *[None] * (len(sockets) - len(cgroups))]
-        made = [full_socket(state, inode, cgroup) for (inode, state), cgroup in zip(sockets, ids, strict=True)]
-        for chunk in chunks(*made, mini):
-            self.owners.feed(chunk)
+    def feed(self, sockets: Sequence[Socket], cgroups: Sequence[int | None] = ()) -> None:
+        self.feed_of(messages(sockets, cgroups))
+
+    def feed_of(self, made: Sequence[bytes], accepted: bool = False) -> None:
+        for chunk in chunks(*made):
+            self.owners.feed(HOST, 0, chunk, chunk.states(), lambda *_: accepted)
 
     def scan(self) -> ProcessScan:
         return self.scanner.collect()
 
+    def by_pid(self, charges: Charges) -> dict[int, int]:
+        """How many sockets each pid is charged with."""
+        return {pid: states.total() for pid, states in self.states_by_pid(charges).items()}
 
-def by_pid(charges: Charges) -> dict[int, int]:
-    """How many sockets each pid is charged with."""
-    return {key.pid: sockets.total for key, sockets in charges.by_process.items()}
+    def states_by_pid(self, charges: Charges) -> dict[int, Counter[int]]:
+        """The states of the sockets that each pid is charged with."""
+        found: dict[int, Counter[int]] = {}
+        for place, states in charges.places.items():
+            key = self.owners.process(place.holder)
+            if key is not None:
+                found.setdefault(key.pid, Counter()).update(states)
+        return found
 
 
-def add_up(charges: Charges) -> None:
+def messages(sockets: Sequence[Socket], cgroups: Sequence[int | None] = ()) -> list[bytes]:
+    """The kernel's messages of sockets, each with a cookie of its own."""
+    ids = [*cgroups, *[None] * (len(sockets) - len(cgroups))]
+    return [
+        full_socket(state, inode, cgroup, cookie=1_000 + number)
+        for number, ((inode, state), cgroup) in enumerate(zip(sockets, ids, strict=True))
+    ]
+
+
+def by_state(charges: Charges) -> Counter[int]:
+    """How many sockets are in each state."""
+    found: Counter[int] = Counter()
+    for states in charges.places.values():
+        found.update(states)
+    return found
+
+
+def add_up(machine: Host, charges: Charges) -> None:
     """Every socket is counted once by state and once by who has it."""
-    total = sum(charges.states.values())
-    assert charges.attributed + charges.unattributed + charges.ownerless == total
-    assert sum(sockets.total for sockets in charges.by_process.values()) == charges.attributed
-    assert min(charges.attributed, charges.unattributed, charges.ownerless, *charges.states.values(), 0) == 0
+    states = by_state(charges)
+    assert charges.attributed + charges.unattributed + charges.ownerless == states.total()
+    assert sum(machine.by_pid(charges).values()) == charges.attributed
+    assert min(charges.attributed, charges.unattributed, charges.ownerless, *states.values(), 0) == 0
 
 
 @pytest.fixture
@@ -85,11 +114,11 @@ class TestCharging:
         charges = machine.tick(
             [(101, TCP_ESTABLISHED), (102, TCP_CLOSE_WAIT), (103, TCP_LISTEN), (201, TCP_CLOSE_WAIT)]
         )
-        assert {key.pid: sockets for key, sockets in charges.by_process.items()} == {
-            10: ProcessSockets(established=1, close_wait=1, total=3),
-            20: ProcessSockets(established=0, close_wait=1, total=1),
+        assert machine.states_by_pid(charges) == {
+            10: {TCP_ESTABLISHED: 1, TCP_CLOSE_WAIT: 1, TCP_LISTEN: 1},
+            20: {TCP_CLOSE_WAIT: 1},
         }
-        assert charges.states == {TCP_ESTABLISHED: 1, TCP_CLOSE_WAIT: 2, TCP_LISTEN: 1}
+        assert by_state(charges) == {TCP_ESTABLISHED: 1, TCP_CLOSE_WAIT: 2, TCP_LISTEN: 1}
         assert (charges.attributed, charges.unattributed, charges.ownerless) == (4, 0, 0)
 
     def test_sockets_without_a_file_have_no_owner(self, machine: Host) -> None:
@@ -99,37 +128,29 @@ class TestCharging:
         assert (charges.attributed, charges.unattributed, charges.ownerless) == (0, 0, 2)
         assert machine.procfs.folders == []
 
-    def test_mini_sockets_have_no_owner(self, machine: Host) -> None:
-        """TIME_WAIT sockets and connection requests belong to nobody, but count by state."""
-        machine.tree.add(10, fds={3: 101})
-        mini = mini_socket(TCP_TIME_WAIT) * 3 + mini_socket(TCP_SYN_RECV)
-        charges = machine.tick([(101, TCP_LISTEN)], mini=mini)
-        assert charges.states == {TCP_LISTEN: 1, TCP_TIME_WAIT: 3, TCP_NEW_SYN_RECV: 1}
-        assert (charges.attributed, charges.unattributed, charges.ownerless) == (1, 0, 4)
-
     def test_a_tick_without_sockets_yields_nothing(self, machine: Host) -> None:
         """Not even zeros."""
         machine.tree.add(10, fds={3: 101})
-        assert machine.tick() == Charges({}, {}, 0, 0, 0)
+        assert machine.tick() == Charges({}, 0, 0, 0)
 
     def test_a_shared_socket_is_charged_once_to_the_oldest(self, machine: Host) -> None:
         """A child that inherited it started later; pids say nothing about age."""
         machine.tree.add(300, start_ticks=1, fds={3: 101})
         machine.tree.add(200, start_ticks=2, fds={3: 101})
         machine.tree.add(100, start_ticks=3, fds={3: 101})
-        assert by_pid(machine.tick([(101, TCP_LISTEN)])) == {300: 1}
+        assert machine.by_pid(machine.tick([(101, TCP_LISTEN)])) == {300: 1}
 
     def test_two_descriptors_of_one_socket_are_one_socket(self, machine: Host) -> None:
         """Of dup(2)."""
         machine.tree.add(10, fds={3: 101, 4: 101})
-        assert by_pid(machine.tick([(101, TCP_ESTABLISHED)])) == {10: 1}
+        assert machine.by_pid(machine.tick([(101, TCP_ESTABLISHED)])) == {10: 1}
 
     def test_a_change_of_state_is_seen_in_the_same_tick(self, machine: Host) -> None:
         """Without any reading."""
         machine.tree.add(10, fds={3: 101})
         machine.tick([(101, TCP_ESTABLISHED)])
         charges = machine.tick([(101, TCP_CLOSE_WAIT)])
-        assert list(charges.by_process.values()) == [ProcessSockets(established=0, close_wait=1, total=1)]
+        assert machine.states_by_pid(charges) == {10: {TCP_CLOSE_WAIT: 1}}
         assert machine.procfs.links == 0
 
     def test_a_socket_that_closes_is_forgotten(self, machine: Host) -> None:
@@ -137,7 +158,7 @@ class TestCharging:
         machine.tree.add(10, fds={3: 101, 4: 102})
         machine.tick([(101, TCP_ESTABLISHED), (102, TCP_ESTABLISHED)])
         machine.tree.fds(10, {4: 102})
-        assert by_pid(machine.tick([(102, TCP_ESTABLISHED)])) == {10: 1}
+        assert machine.by_pid(machine.tick([(102, TCP_ESTABLISHED)])) == {10: 1}
 
     def test_counting_may_start_over_within_a_tick(self, machine: Host) -> None:
         """After a torn dump: what was fed before counts no more."""
@@ -149,14 +170,14 @@ class TestCharging:
         machine.owners.begin(scan)
         machine.feed([(101, TCP_ESTABLISHED), (102, TCP_CLOSE_WAIT)])
         charges = machine.owners.finish()
-        assert list(charges.by_process.values()) == [ProcessSockets(established=1, close_wait=1, total=2)]
+        assert machine.states_by_pid(charges) == {10: {TCP_ESTABLISHED: 1, TCP_CLOSE_WAIT: 1}}
         assert (charges.attributed, charges.unattributed, charges.ownerless) == (2, 0, 0)
 
     def test_a_socket_that_a_dump_lists_twice_is_counted_as_listed(self, machine: Host) -> None:
         """A table that changes under the dump can do that: the sums still agree."""
         machine.tree.add(10, fds={3: 101})
         for _ in range(3):
-            add_up(machine.tick([(101, TCP_ESTABLISHED), (101, TCP_CLOSE_WAIT)]))
+            add_up(machine, machine.tick([(101, TCP_ESTABLISHED), (101, TCP_CLOSE_WAIT)]))
 
 
 class TestReading:
@@ -178,7 +199,7 @@ class TestReading:
         table = [(101, TCP_ESTABLISHED), (102, TCP_ESTABLISHED), (201, TCP_ESTABLISHED)]
         machine.tick(table)
         machine.tree.fds(20, {3: 201, 4: 202})
-        assert by_pid(machine.tick([*table, (202, TCP_ESTABLISHED)])) == {10: 2, 20: 2}
+        assert machine.by_pid(machine.tick([*table, (202, TCP_ESTABLISHED)])) == {10: 2, 20: 2}
         assert machine.procfs.folders == [20]
         assert machine.procfs.links == 1
 
@@ -188,7 +209,7 @@ class TestReading:
             machine.tree.add(pid, fds={3: 100 + pid}, cgroup="/system.slice/old.service")
         machine.tree.add(20, fds={3: 500}, cgroup="/system.slice/web.service")
         cgroup = machine.tree.cgroup_id("/system.slice/web.service")
-        assert by_pid(machine.tick([(500, TCP_LISTEN)], cgroups=[cgroup])) == {20: 1}
+        assert machine.by_pid(machine.tick([(500, TCP_LISTEN)], cgroups=[cgroup])) == {20: 1}
         assert machine.procfs.folders == [20]
 
     def test_a_socket_outside_its_makers_cgroup_is_found_all_the_same(self, machine: Host) -> None:
@@ -196,7 +217,7 @@ class TestReading:
         machine.tree.add(10, cgroup="/system.slice/maker.service")
         machine.tree.add(20, fds={3: 500}, cgroup="/system.slice/user.service")
         cgroup = machine.tree.cgroup_id("/system.slice/maker.service")
-        assert by_pid(machine.tick([(500, TCP_LISTEN)], cgroups=[cgroup])) == {20: 1}
+        assert machine.by_pid(machine.tick([(500, TCP_LISTEN)], cgroups=[cgroup])) == {20: 1}
 
     def test_without_the_unified_hierarchy_sockets_are_found_all_the_same(self, tmp_path: Path) -> None:
         """Cgroups are a hint, no more."""
@@ -204,7 +225,7 @@ class TestReading:
         (machine.tree.root / "self/mountinfo").unlink()
         machine.owners = Owners(machine.procfs)
         machine.tree.add(20, fds={3: 500})
-        assert by_pid(machine.tick([(500, TCP_LISTEN)], cgroups=[12345])) == {20: 1}
+        assert machine.by_pid(machine.tick([(500, TCP_LISTEN)], cgroups=[12345])) == {20: 1}
 
     def test_an_inode_that_nobody_holds_is_looked_for_at_growing_gaps(self, machine: Host) -> None:
         """After 1, 2, 4, … ticks, and at least every 16."""
@@ -223,7 +244,7 @@ class TestReading:
         for _ in range(5):
             machine.tick([(666, TCP_ESTABLISHED)])
         charges = machine.tick([(666, TCP_ESTABLISHED), (101, TCP_ESTABLISHED)])
-        assert by_pid(charges) == {10: 1}
+        assert machine.by_pid(charges) == {10: 1}
         assert charges.unattributed == 1
 
     def test_a_holder_that_turns_up_late_is_found(self, machine: Host) -> None:
@@ -241,10 +262,10 @@ class TestProcessesThatEnd:
         machine.tree.add(10, fds={3: 101, 4: 102})
         machine.tree.add(20, fds={3: 101})
         table = [(101, TCP_ESTABLISHED), (102, TCP_ESTABLISHED)]
-        assert by_pid(machine.tick(table)) == {10: 2}
+        assert machine.by_pid(machine.tick(table)) == {10: 2}
         machine.tree.remove(10)
         charges = machine.tick(table[:1])
-        assert by_pid(charges) == {20: 1}
+        assert machine.by_pid(charges) == {20: 1}
         assert charges.unattributed == 0
 
     def test_a_process_that_ends_between_scan_and_search_leaves_its_sockets_unattributed(self, machine: Host) -> None:
@@ -254,7 +275,7 @@ class TestProcessesThatEnd:
         machine.tree.remove(10)
         machine.feed([(101, TCP_ESTABLISHED)])
         charges = machine.owners.finish()
-        assert (dict(charges.by_process), charges.unattributed) == ({}, 1)
+        assert (machine.by_pid(charges), charges.unattributed) == ({}, 1)
 
     def test_a_reused_pid_inherits_nothing(self, machine: Host) -> None:
         """The process is its pid and its start time."""
@@ -263,7 +284,8 @@ class TestProcessesThatEnd:
         machine.tree.remove(10)
         machine.tree.add(10, start_ticks=2, fds={3: 102})
         charges = machine.tick([(102, TCP_CLOSE_WAIT)])
-        assert [(key.start_ticks, sockets.total) for key, sockets in charges.by_process.items()] == [(2, 1)]
+        (place,) = charges.places
+        assert machine.owners.process(place.holder) == ProcessKey(10, 2)
 
 
 class TestSharedSockets:
@@ -272,53 +294,53 @@ class TestSharedSockets:
         machine.tree.add(10, fds={0: "/dev/null", 3: 101, 4: 102})
         machine.tree.add(20, fds={3: 101})
         table = [(101, TCP_CLOSE_WAIT), (102, TCP_LISTEN)]
-        assert by_pid(machine.tick(table)) == {10: 2}
+        assert machine.by_pid(machine.tick(table)) == {10: 2}
         machine.tree.fds(10, {0: "/dev/null", 4: 102})
         for _ in range(SETTLED):
             charges = machine.tick(table)
-            add_up(charges)
-        assert by_pid(charges) == {10: 1, 20: 1}
+            add_up(machine, charges)
+        assert machine.by_pid(charges) == {10: 1, 20: 1}
 
     def test_a_copy_that_is_closed_while_another_socket_is_opened_is_noticed(self, machine: Host) -> None:
         """Reading the new socket shows that the old one is gone, though the number of descriptors is the same."""
         machine.tree.add(10, fds={3: 101})
         machine.tree.add(20, fds={3: 101})
-        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        assert machine.by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
         machine.tree.fds(10, {4: 102})
         for _ in range(SETTLED):
             charges = machine.tick([(101, TCP_CLOSE_WAIT), (102, TCP_ESTABLISHED)])
-            add_up(charges)
-        assert by_pid(charges) == {10: 1, 20: 1}
-        assert {key.pid: sockets.close_wait for key, sockets in charges.by_process.items()} == {10: 0, 20: 1}
+            add_up(machine, charges)
+        assert machine.by_pid(charges) == {10: 1, 20: 1}
+        assert machine.states_by_pid(charges) == {10: {TCP_ESTABLISHED: 1}, 20: {TCP_CLOSE_WAIT: 1}}
 
     def test_a_descriptor_number_that_is_used_again_is_noticed(self, machine: Host) -> None:
         """As in a server that forks for each connection: accept gives the number that was closed just before."""
         machine.tree.add(10, fds={3: 101})
         machine.tree.add(20, fds={3: 101})
-        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        assert machine.by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
         machine.tree.fds(10, {3: 102})
         for _ in range(SETTLED):
             charges = machine.tick([(101, TCP_CLOSE_WAIT), (102, TCP_ESTABLISHED)])
-            add_up(charges)
-        assert {key.pid: sockets.close_wait for key, sockets in charges.by_process.items()} == {10: 0, 20: 1}
+            add_up(machine, charges)
+        assert machine.states_by_pid(charges) == {10: {TCP_ESTABLISHED: 1}, 20: {TCP_CLOSE_WAIT: 1}}
         assert charges.unattributed == 0
 
     def test_a_handover_that_leaves_all_numbers_alone_is_noticed_in_time(self, machine: Host) -> None:
         """The parent closes its copy and opens a file in its stead, and nothing new is looked for."""
         machine.tree.add(10, fds={3: 101})
         machine.tree.add(20, fds={3: 101})
-        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        assert machine.by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
         machine.tree.fds(10, {3: "/dev/null"})
         for _ in range(33):
             charges = machine.tick([(101, TCP_CLOSE_WAIT)])
-        assert by_pid(charges) == {20: 1}
+        assert machine.by_pid(charges) == {20: 1}
 
     def test_a_descriptor_of_a_huge_number_is_charged_like_any_other(self, machine: Host) -> None:
         """Without room being made for all those below it."""
         machine.tree.add(10, fds={3: 101, 1_000_000_000: 102})
         table = [(101, TCP_ESTABLISHED), (102, TCP_CLOSE_WAIT)]
         for _ in range(3):
-            assert by_pid(machine.tick(table)) == {10: 2}
+            assert machine.by_pid(machine.tick(table)) == {10: 2}
         (holder,) = machine.owners._holders.values()
         assert len(holder.inodes) == 4
 
@@ -328,21 +350,158 @@ class TestSharedSockets:
         machine.tree.add(20, fds={3: 101})
         for more in range(6):
             machine.tree.fds(10, {3: 101, **{4 + n: "/dev/null" for n in range(more)}})
-            assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+            assert machine.by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
 
     def test_a_doubt_about_many_descriptors_waits_until_they_may_be_read(self, machine: Host) -> None:
         """Reading again is held to a number of descriptors a tick; what is not used up is saved for the next."""
         crowd: dict[int, int | str] = dict.fromkeys(range(10, 3_010), "/dev/null")
         machine.tree.add(10, fds={3: 101, **crowd})
         machine.tree.add(20, fds={3: 101})
-        assert by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
+        assert machine.by_pid(machine.tick([(101, TCP_CLOSE_WAIT)])) == {10: 1}
         (machine.tree.root / "10/fd/3").unlink()
         reviewed = []
         for _ in range(4):
             charges = machine.tick([(101, TCP_CLOSE_WAIT)])
             reviewed.append(10 in machine.procfs.folders)
         assert reviewed[:2] == [False, True]
-        assert by_pid(charges) == {20: 1}
+        assert machine.by_pid(charges) == {20: 1}
+
+
+OURS, PEER, OTHER = ("10.0.0.1", 8080), ("10.0.0.2", 40_000), ("10.0.0.3", 40_000)
+
+
+def place(holder: int, role: int, source: str, destination: str = "", port: int = 0) -> Place:
+    """A place of IPv4."""
+    far = connection((source, 1), (destination, 1))[20:36] if destination else b""
+    return Place(HOST, holder, role, socket.AF_INET, connection((source, 1), PEER)[4:20], far, port)
+
+
+class TestPlaces:
+    def test_an_opened_connection_is_at_its_destination(self, machine: Host) -> None:
+        """Those to one destination are at one place, whatever their local ports."""
+        machine.tree.add(10, fds={3: 101, 4: 102})
+        charges = machine.tick_of(
+            [
+                full_socket(TCP_ESTABLISHED, inode, local=("10.0.0.1", port), remote=("10.0.0.2", 443))
+                for inode, port in ((101, 40_001), (102, 40_002))
+            ]
+        )
+        assert charges.places == {place(0, ROLE_OPENED, "10.0.0.1", "10.0.0.2", 443): {TCP_ESTABLISHED: 2}}
+
+    def test_an_accepted_connection_is_at_its_own_port(self, machine: Host) -> None:
+        """Whoever its peers are."""
+        machine.tree.add(10, fds={3: 101, 4: 102})
+        pair = ((101, PEER), (102, OTHER))
+        made = [full_socket(TCP_ESTABLISHED, inode, local=OURS, remote=peer) for inode, peer in pair]
+        charges = machine.tick_of(made, accepted=True)
+        assert charges.places == {place(0, ROLE_ACCEPTED, "10.0.0.1", port=8080): {TCP_ESTABLISHED: 2}}
+
+    def test_the_same_cookie_in_two_namespaces_is_two_sockets(self, machine: Host) -> None:
+        """Before Linux 5.11, each namespace counts its own."""
+        machine.owners.begin(machine.scan())
+        for namespace, offset in ((1, 0), (2, 1 << 32)):
+            for chunk in chunks(full_socket(TCP_ESTABLISHED, 0, cookie=7)):
+                machine.owners.feed(namespace, offset, chunk, chunk.states(), lambda *_: False)
+        charges = machine.owners.finish()
+        assert charges.ownerless == 2
+        assert {one.namespace for one in charges.places} == {1, 2}
+
+    def test_a_socket_that_its_process_let_go_of_keeps_who_held_it(self, machine: Host) -> None:
+        """The kernel finishes the connection on its own, and the process may live on or not."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tick_of([full_socket(TCP_CLOSE_WAIT, 101, local=OURS, remote=PEER, cookie=5)])
+        for _ in range(3):
+            charges = machine.tick_of([full_socket(TCP_LAST_ACK, 0, cgroup_id=77, local=OURS, remote=PEER, cookie=5)])
+            (found,) = charges.places
+            assert (found.former, found.cgroup) == (0, 77)
+            assert machine.owners.process(found.former) == ProcessKey(10, 10)
+        machine.tree.remove(10)
+        (found,) = machine.tick_of([full_socket(TCP_LAST_ACK, 0, 77, local=OURS, remote=PEER, cookie=5)]).places
+        assert machine.owners.process(found.former) is None
+
+
+class TestBefore:
+    def test_a_connection_of_the_last_tick_is_found_at_its_place(self, machine: Host) -> None:
+        """By both its ports and its addresses."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tick_of([full_socket(TCP_ESTABLISHED, 101, local=OURS, remote=PEER)])
+        wanted = connection(OURS, PEER)
+        machine.tick_of([], [wanted, connection(OURS, OTHER), connection(PEER, OURS)])
+        assert set(machine.found) == {(HOST, wanted)}
+        assert machine.owners.process(machine.found[HOST, wanted].holder) == ProcessKey(10, 10)
+        machine.tick_of([], [wanted])
+        assert machine.found == {}, "that was two ticks ago"
+
+    def test_a_mapped_connection_is_the_ipv4_connection_that_it_is(self, machine: Host) -> None:
+        """Of an IPv6 socket that accepts IPv4: both ends have the same place, however they are written."""
+        machine.tree.add(10, fds={3: 101, 4: 102})
+        mapped: tuple[End, End] = (("::ffff:10.0.0.1", 8080), ("::ffff:10.0.0.2", 40_000))
+        charges = machine.tick_of(
+            [
+                full_socket(TCP_ESTABLISHED, 101, local=mapped[0], remote=mapped[1]),
+                full_socket(TCP_ESTABLISHED, 102, local=OURS, remote=("10.0.0.2", 40_000)),
+            ]
+        )
+        assert charges.places == {place(0, ROLE_OPENED, "10.0.0.1", "10.0.0.2", 40_000): {TCP_ESTABLISHED: 2}}
+        wanted = [connection(*mapped), connection(OURS, PEER)]
+        machine.tick_of([], wanted)
+        assert set(machine.found) == {(HOST, one) for one in wanted}
+
+    def test_of_two_clients_on_one_port_whose_holders_differ_neither_is_told(self, machine: Host) -> None:
+        """An accepted connection's place does not tell the peer's address: rather nothing than the wrong one."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tree.add(20, fds={3: 102})
+        peers = ((101, PEER), (102, OTHER))
+        pair = [full_socket(TCP_ESTABLISHED, inode, local=OURS, remote=peer) for inode, peer in peers]
+        wanted = [connection(OURS, PEER), connection(OURS, OTHER)]
+        machine.tick_of(pair, accepted=True)
+        machine.tick_of([], wanted, accepted=True)
+        assert machine.found == {}
+        machine.tick_of(pair[:1], accepted=True)
+        machine.tick_of([], wanted[:1], accepted=True)
+        assert [machine.owners.process(found.holder) for found in machine.found.values()] == [ProcessKey(10, 10)]
+
+    def test_the_same_ports_in_another_namespace_are_another_connection(self, machine: Host) -> None:
+        """Addresses repeat from container to container."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tick_of([full_socket(TCP_ESTABLISHED, 101, local=OURS, remote=PEER)])
+        machine.owners.begin(machine.scan())
+        assert machine.owners.before([(HOST + 1, connection(OURS, PEER))]) == {}
+
+
+class TestHolders:
+    def test_holders_are_told_one_by_one_and_together(self, machine: Host) -> None:
+        """Of a socket that is not there, or that nobody holds, it is not known."""
+        machine.tree.add(10, fds={3: 101})
+        machine.tick([(101, TCP_LISTEN), (666, TCP_ESTABLISHED)])
+        inodes = (101, 666, 999, 0)
+        assert machine.owners.holders_of(inodes) == [0, UNKNOWN, UNKNOWN, UNKNOWN]
+        assert [machine.owners.holder_of(inode) for inode in inodes] == [0, UNKNOWN, UNKNOWN, UNKNOWN]
+
+    def test_the_members_of_a_cgroup_are_those_in_it(self, machine: Host) -> None:
+        """Not those of the cgroups below it."""
+        for pid, cgroup in ((10, "/a"), (20, "/a"), (30, "/a/b")):
+            machine.tree.add(pid, cgroup=cgroup)
+        machine.tick()
+        members = machine.owners.in_cgroup(machine.tree.cgroup_id("/a"))
+        assert {key.pid for key in members} == {10, 20}
+        assert machine.owners.in_cgroup(1) == ()
+
+    def test_twenty_thousand_sockets_of_one_process_are_read_once(self, machine: Host) -> None:
+        """And those that come later by themselves."""
+        inodes = range(100_000, 120_000)
+        machine.tree.add(10, fds=dict(enumerate(inodes)))
+        descriptors = machine.tree.root / "10/fd"
+        table = [(inode, TCP_CLOSE_WAIT) for inode in inodes]
+        assert machine.by_pid(machine.tick(table)) == {10: 20_000}
+        assert machine.procfs.links == 20_000
+        assert machine.by_pid(machine.tick(table)) == {10: 20_000}
+        assert machine.procfs.links == 0
+        (descriptors / "20000").symlink_to("socket:[120000]")
+        assert machine.by_pid(machine.tick([*table, (120_000, TCP_ESTABLISHED)])) == {10: 20_001}
+        assert machine.procfs.links == 1
+        (descriptors / "7").unlink()
+        assert machine.by_pid(machine.tick([*table[:7], *table[8:]])) == {10: 19_999}
 
 
 class TestProperties:
@@ -367,11 +526,10 @@ class TestProperties:
                         alive.remove(pid)
                 states = st.sampled_from((TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_LISTEN))
                 table = data.draw(st.lists(st.tuples(inodes, states), max_size=8))
-                mini = mini_socket(TCP_TIME_WAIT) * data.draw(st.integers(0, 2))
-                charges = one.tick(table, mini=mini)
-                add_up(charges)
-                assert sum(charges.states.values()) == len(table) + len(mini) // len(mini_socket(TCP_TIME_WAIT))
-                assert by_pid(charges).keys() <= alive
+                charges = one.tick(table)
+                add_up(one, charges)
+                assert by_state(charges).total() == len(table)
+                assert one.by_pid(charges).keys() <= alive
 
     @properties
     @given(st.lists(st.sets(st.integers(1, 6), max_size=6), min_size=1, max_size=4))
@@ -387,5 +545,5 @@ class TestProperties:
                 if holders:
                     expected[holders[0]] = expected.get(holders[0], 0) + 1
             charges = one.tick([(inode, TCP_ESTABLISHED) for inode in range(1, 7)])
-            assert by_pid(charges) == expected
+            assert one.by_pid(charges) == expected
             assert charges.unattributed == 6 - sum(expected.values())

@@ -192,7 +192,7 @@ def test_each_measure_can_be_asked_for(store: DuckDbStore) -> None:
             (pb.RANK_BY_TIME_WAIT, "churns"),
             (pb.RANK_BY_TIME_WAIT_MAX, "bursts"),
             (pb.RANK_BY_FD_SHARE, "opens"),
-            (pb.RANK_BY_STUCK, "holds"),
+            (pb.RANK_BY_STUCK, "bursts"),
             (pb.RANK_BY_FD_ETA, "holds"),
             (pb.RANK_BY_PORTS, "holds"),
         ):
@@ -515,11 +515,10 @@ def test_a_process_is_explained(store: DuckDbStore) -> None:
         assert "ss -tanpo state close-wait | grep 'pid=100,'" in answer.commands
         assert {step.question for step in answer.steps} > {"Who closed first?", "Do they stay?"}
         assert answer.remedies
-        # Older than the window: what is kept is explained, and nothing is said of the window.
-        old = await stub.GetHost(pb.GetHostRequest(name="web-1"))
-        assert list(old.latest.processes) == []
-        assert [budget.used for budget in old.latest.ports] == [90]
-        assert len(old.latest.time_wait) == 2
+        host = await stub.GetHost(pb.GetHostRequest(name="web-1"))
+        assert list(host.latest.processes) == []
+        assert [budget.used for budget in host.latest.ports] == [90]
+        assert len(host.latest.time_wait) == 2
 
     ask(store, scenario)
 

@@ -266,6 +266,7 @@ def test_the_largest_limit_is_none() -> None:
 def test_rates_have_tenths_where_they_are_small() -> None:
     """Closes per second, say."""
     assert (cells.rate(None), cells.rate(0.25), cells.rate(1_234.5)) == ("-", "0.2", "1,234")
+    assert cells.rate(1e308) == "1e+308"
 
 
 def test_the_wide_table_has_every_column() -> None:

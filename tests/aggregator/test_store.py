@@ -63,13 +63,14 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     reopened.close()
 
 
-def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+def test_a_store_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     """The message names both versions, and the file is left as it is."""
     open_store(tmp_path).close()
     with duckdb.connect(str(tmp_path / "loiter.duckdb")) as connection:
-        connection.execute("UPDATE store_version SET version = ?", [VERSION + 1])
+        connection.execute("UPDATE store_version SET version = ?", [version])
     for _ in range(2):
-        with pytest.raises(StoreError, match=rf"version {VERSION + 1} of the store.* version {VERSION}$"):
+        with pytest.raises(StoreError, match=rf"version {version} of the store.* version {VERSION}$"):
             open_store(tmp_path)
 
 

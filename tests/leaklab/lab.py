@@ -17,6 +17,7 @@ import argparse
 import ctypes
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -139,6 +140,16 @@ def ask(connection: socket.socket) -> bool:
         return False
 
 
+def was_closed(connection: socket.socket) -> bool:
+    """Tells whether the other side has closed an idle connection, as a pool looks before it uses one again."""
+    if not select.select([connection], [], [], 0)[0]:
+        return False
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except ConnectionError:
+        return True
+
+
 class Closes:
     """Closes connections before the other side does, and writes down whose TIME_WAIT sockets that makes."""
 
@@ -231,7 +242,7 @@ def keep_asking(port: int, connections: int, per_second: float) -> None:
     kept = deque(connect(port) for _ in range(connections))
     for _ in pace(per_second):
         connection = kept.popleft()
-        while not ask(connection):
+        while was_closed(connection) or not ask(connection):
             connection.close()
             connection = connect(port)
         kept.append(connection)

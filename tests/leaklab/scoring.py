@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,9 @@ RIGHT_WITHIN = 3
 TIME_WAIT_AT_MOST_SECONDS = 66.0
 # A socket that was closed so long ago is in TIME_WAIT for certain: the other side has had the time to close, too.
 TIME_WAIT_FOR_CERTAIN_SECONDS = (1.0, 59.0)
+# How long a connection of the programs lasts at most: the time between the end of a TIME_WAIT socket whose ports are
+# used again and the close that follows.
+CONNECTION_SECONDS = 4.0
 
 CERTAIN: frozenset[OwnerSource] = frozenset(("exact", "listener"))
 
@@ -181,7 +183,7 @@ def score_owners(truths: Sequence[Truth], observations: Sequence[Observation]) -
             if side in closes:
                 rows[side].append(row)
         for side, group in rows.items():
-            owners = {pid: _in_time_wait(times, observation) for pid, times in closes[side].items()}
+            owners = Counter(close.pid for close in closes[side] if _may_be_in_time_wait(close, observation))
             _score_group(score, group, owners, observation.alive)
         _count_missing(score, truths, rows, observation)
     return score
@@ -194,9 +196,8 @@ def _count_missing(
     seen: Counter[str] = Counter()
     for side, group in rows.items():
         seen[side.namespace] += sum(row.count for row in group)
-    least, most = TIME_WAIT_FOR_CERTAIN_SECONDS
     for truth in truths:
-        closed = sum(least <= observation.begun - close.at <= most for close in truth.closes)
+        closed = sum(_must_be_in_time_wait(close, observation) for close in truth.closes)
         score.closed += closed
         score.missing += max(0, closed - seen[truth.namespace])
 
@@ -222,13 +223,13 @@ def _score_group(
             score.certain += right
 
 
-def _closes_by_side(truths: Iterable[Truth]) -> dict[_Side, dict[int, list[float]]]:
-    """The times of the closes of each process, by either side that a sample may group them by."""
-    closes: dict[_Side, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _closes_by_side(truths: Iterable[Truth]) -> dict[_Side, list[Close]]:
+    """The closes by either side that a sample may group them by."""
+    closes: dict[_Side, list[Close]] = defaultdict(list)
     for truth in truths:
-        for close in sorted(truth.closes, key=lambda close: close.at):
+        for close in truth.closes:
             for side in _sides(truth.namespace, close):
-                closes[side][close.pid].append(close.at)
+                closes[side].append(close)
     return closes
 
 
@@ -242,9 +243,16 @@ def _side(row: TimeWaitRow) -> _Side | None:
     return _Side(row.namespace, row.listener is not None, _port(address)) if address else None
 
 
-def _in_time_wait(times: Sequence[float], observation: Observation) -> int:
-    """How many of these closes may have a socket in TIME_WAIT when the sample is taken."""
-    return bisect_right(times, observation.ended) - bisect_left(times, observation.begun - TIME_WAIT_AT_MOST_SECONDS)
+def _may_be_in_time_wait(close: Close, observation: Observation) -> bool:
+    """Whether a close may have a socket in TIME_WAIT when the sample is taken."""
+    since = observation.begun - TIME_WAIT_AT_MOST_SECONDS
+    return since <= close.at <= observation.ended and close.again >= observation.begun
+
+
+def _must_be_in_time_wait(close: Close, observation: Observation) -> bool:
+    """Whether a close has a socket in TIME_WAIT for certain when the sample is taken."""
+    least, most = TIME_WAIT_FOR_CERTAIN_SECONDS
+    return least <= observation.begun - close.at <= most and close.again >= observation.ended + CONNECTION_SECONDS
 
 
 def _port(address: str) -> int:

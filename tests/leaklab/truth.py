@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,17 @@ class FullPorts:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """A process closed a connection before the other side did, at a reading of CLOCK_MONOTONIC in seconds."""
+    """A process closed a connection before the other side did, at a reading of CLOCK_MONOTONIC in seconds.
+
+    The kernel may use a pair of ports again while it is in TIME_WAIT, on loopback after a second (net.ipv4.tcp_tw_reuse
+    in ip-sysctl): `again` is when such a connection was closed in turn.
+    """
 
     at: float
     pid: int
     local_port: int
     remote_port: int
+    again: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def parse_truth(lines: Iterable[str], closes: Iterable[str] = ()) -> Truth:
         pids=frozenset(fact["pid"] for fact in facts if "pid" in fact),
         faults=tuple(Fault(fact["pid"], fact["cause"], fact["since"]) for fact in facts if "cause" in fact),
         ports=ports[0] if ports else None,
-        closes=tuple(_parse_close(line) for line in closes),
+        closes=_noting_reuse(_parse_close(line) for line in closes),
         skipped=next((fact["skipped"] for fact in facts if "skipped" in fact), None),
     )
 
@@ -72,6 +77,16 @@ def read_truth(folder: Path) -> Truth:
 def _whole_lines(file: Path) -> list[str]:
     """The lines of a file without the last one where its writer was ended in the middle of it."""
     return file.read_text().split("\n")[:-1]
+
+
+def _noting_reuse(closes: Iterable[Close]) -> tuple[Close, ...]:
+    noted = []
+    again: dict[tuple[int, int], float] = {}
+    for close in sorted(closes, key=lambda close: close.at, reverse=True):
+        ports = (close.local_port, close.remote_port)
+        noted.append(replace(close, again=again.get(ports, close.again)))
+        again[ports] = close.at
+    return tuple(reversed(noted))
 
 
 def _parse_close(line: str) -> Close:

@@ -19,12 +19,13 @@ _LOOK_AGAIN_SCANS: Final = 30
 class ProcessScan:
     """One scan. Kernel threads and zombies are left out: they hold no descriptors.
 
-    `unreadable` counts the processes whose descriptors may not be looked into. `namespaces` maps the inode number of
-    each network namespace that could be read to the process in it that started first; it is empty where none could.
+    `unreadable` counts the processes whose descriptors may not be looked into; None where procfs hides them.
+    `namespaces` maps the inode number of each network namespace that could be read to the process in it that started
+    first; it is empty where none could.
     """
 
     processes: Mapping[ProcessKey, ProcessFds]
-    unreadable: int = 0
+    unreadable: int | None = 0
     vanished: int = 0
     namespaces: Mapping[int, ProcessKey] = field(default_factory=dict)
 
@@ -80,7 +81,10 @@ class ProcessScanner:
             except Unreadable:  # hidepid=1: not even what it is called
                 unreadable += 1
         self._looks = looks
-        return ProcessScan(processes, unreadable, vanished, _oldest_by_namespace(processes.values()))
+        hidden = not any(key.pid == 1 for key in processes) and self._procfs.hides_processes()
+        return ProcessScan(
+            processes, None if hidden else unreadable, vanished, _oldest_by_namespace(processes.values())
+        )
 
     def fd_limits(self, key: ProcessKey) -> tuple[int | None, int | None]:
         """Reads soft and hard limit of a process anew: they can be changed at any time (prlimit(2))."""

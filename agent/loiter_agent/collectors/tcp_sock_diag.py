@@ -97,7 +97,7 @@ class SockDiagTcpCollector:
             Clues(
                 before=before,
                 process=self._owners.process,
-                listener=self._listening_process,
+                listeners=self._listening_processes,
                 in_cgroup=self._owners.in_cgroup,
                 alive=scan.processes.__contains__,
                 accepted=self._accepted,
@@ -151,17 +151,29 @@ class SockDiagTcpCollector:
 
     def _feed(self, namespace: OpenNamespace) -> None:
         """Reads the sockets of one namespace. Raises OSError and TornDumpError."""
+        with_listeners: list[Chunk] = []
+        try:
+            for chunk in _sockets(namespace):
+                states = chunk.states()
+                if TCP_LISTEN in states:
+                    # Listeners come first, but in as many chunks as their messages have lengths, with connections
+                    # behind them: who accepted those is not known before the last of these chunks.
+                    self._listeners.feed(namespace.id, chunk, states)
+                    with_listeners.append(Chunk(memoryview(bytes(chunk.view)), chunk.stride, chunk.count))
+                else:
+                    self._feed_chunk(namespace, chunk, states)
+        finally:
+            for chunk in with_listeners:
+                self._feed_chunk(namespace, chunk, chunk.states())
+
+    def _feed_chunk(self, namespace: OpenNamespace, chunk: Chunk, states: bytes) -> None:
         offset = self._offset(namespace)
-        for chunk in _sockets(namespace):
-            states = chunk.states()
-            if chunk.are_mini_sockets:
-                self._time_waits.feed(namespace.id, offset, chunk, states)
-                continue
-            if TCP_LISTEN in states:
-                self._listeners.feed(namespace.id, chunk, states)
-            if TCP_CLOSE_WAIT in states:
-                self._close_waits.feed(namespace.id, offset, chunk, states)
-            self._owners.feed(namespace.id, offset, chunk, states, self._accepted)
+        if chunk.are_mini_sockets:
+            self._time_waits.feed(namespace.id, offset, chunk, states)
+            return
+        if TCP_CLOSE_WAIT in states:
+            self._close_waits.feed(namespace.id, offset, chunk, states)
+        self._owners.feed(namespace.id, offset, chunk, states, self._accepted)
 
     def _ages(self, opened: Iterable[OpenNamespace], wanted: set[int]) -> dict[int, float]:
         """Asks how long sockets have been in CLOSE_WAIT: seconds by cookie, as far as the kernel says.
@@ -197,16 +209,14 @@ class SockDiagTcpCollector:
     def _accepted(self, namespace: int, connection: bytes) -> bool:
         return self._listeners.accepted(namespace, connection, self._port_ranges.get(namespace))
 
-    def _listening_process(self, namespace: int, connection: bytes) -> ProcessKey | None:
-        listener = self._listeners.of(namespace, connection)
-        if listener is None:
-            return None
-        (holder,) = self._owners.holders_of((listener.inode,))
-        return self._owners.process(holder)
+    def _listening_processes(self, namespace: int, connection: bytes) -> tuple[ProcessKey, ...]:
+        listeners = self._listeners.all_of(namespace, connection)
+        found = {self._owners.process(self._owners.holder_of(listener.inode)) for listener in listeners}
+        return tuple(sorted((key for key in found if key is not None), key=lambda key: (key.start_ticks, key.pid)))
 
     def _live(self, charges: Charges) -> Iterable[tuple[tuple[int, int, bytes, int], ProcessKey | None, int]]:
         for place, states in charges.places.items():
-            if place.role == ROLE_OPENED:
+            if place.role == ROLE_OPENED and place.port:
                 holder = place.holder if place.holder >= 0 else place.former
                 key = (place.namespace, place.family, place.destination, place.port)
                 yield key, self._owners.process(holder), sum(states.values())
@@ -280,8 +290,14 @@ def _sockets(namespace: OpenNamespace) -> Iterator[Chunk]:
         return
     stat = namespace.sock_stat()
     if stat is not None and stat.tw >= _SPLIT_FROM_TIME_WAIT:
-        yield from namespace.dump(ALL_STATES & ~TIME_WAIT_STATES)
+        torn = None
+        try:
+            yield from namespace.dump(ALL_STATES & ~TIME_WAIT_STATES)
+        except TornDumpError as error:
+            torn = error  # of the other half, all may be there
         yield from namespace.dump(TIME_WAIT_STATES)
+        if torn:
+            raise torn
     else:
         yield from namespace.dump(ALL_STATES)
 

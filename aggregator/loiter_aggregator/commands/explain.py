@@ -95,7 +95,7 @@ def _page(answer: pb.ExplainProcessResponse, window: float) -> Group:
         parts.append(Text(f"no samples in the last {format_duration(window)}"))
     parts += [Text(), Text(cells.text(answer.verdict), style="bold"), Text()]
     for step in answer.steps:
-        parts += [Text(cells.text(step.question)), Padding(Text(cells.text(step.finding)), (0, 0, 0, 2))]
+        parts += [Text(cells.text(step.question)), Padding(Text(cells.text(step.finding)), (0, 0, 0, 2), expand=False)]
     parts += _list("What to do", answer.remedies)
     if answer.commands:
         # Never broken: they are there to be copied.

@@ -97,7 +97,10 @@ def document(answer: pb.GetHostResponse) -> Row:
         "time_wait_groups": _time_wait(latest),
         "time_wait_limits": optional_fields(latest.time_wait_limits) if latest.HasField("time_wait_limits") else None,
         "ports": port_budgets(latest.ports),
-        "namespaces": [{"id": one.id, "name": one.name, "read": one.read} for one in latest.namespaces],
+        "namespaces": [
+            {"id": one.id, "name": one.name, "read": one.read, "sampler": _SAMPLERS.get(one.sampler)}
+            for one in latest.namespaces
+        ],
         "processes": _processes(answer),
     }
 

@@ -44,6 +44,9 @@ _MAX_ROWS: Final = {
     "ports": MAX_PORT_BUDGETS,
     "namespaces": MAX_NAMESPACES,
 }
+_SAMPLERS: Final = frozenset(sample_pb2.Sampler.values())
+_CAUSES: Final = frozenset(sample_pb2.Cause.values())
+_OWNER_SOURCES: Final = frozenset(sample_pb2.OwnerSource.values())
 _PORT_RATES: Final = ("connects_per_second", "exhausting_connects_per_second", "exhausted_in_seconds")
 _EVIDENCE_SHARES: Final = ("survived", "run_delay_share", "throttled_share", "cpu_pressure", "io_pressure")
 
@@ -117,18 +120,25 @@ def _check_process(process: sample_pb2.ProcessSample) -> None:
     _check_time("start_time of a process", process.start_time)
     _check_texts(what, process, ("name", "app", "user"))
     _check_text(f"arguments of {what}", process.arguments)
-    _check(process.cause in sample_pb2.Cause.values(), f"cause of {what} is not known")
+    _check(process.cause in _CAUSES, f"cause of {what} is not known")
     _check_numbers(what, process, ("ports_share",))
-    _check_numbers(what, process.close_wait_age, ("p50_seconds", "p99_seconds", "max_seconds"))
-    _check_texts(what, process.container, ("runtime", "id", "pod"))
+    # Most processes have none of these.
+    if process.HasField("close_wait_age"):
+        _check_numbers(what, process.close_wait_age, ("p50_seconds", "p99_seconds", "max_seconds"))
+    if process.HasField("container"):
+        _check_texts(what, process.container, ("runtime", "id", "pod"))
+    if process.HasField("evidence"):
+        _check_evidence(what, process.evidence)
     _check(len(process.peers) <= MAX_PEERS, f"peers of {what} has more than {MAX_PEERS} rows")
     for peer in process.peers:
         _check_texts(f"a peer of {what}", peer, ("address",))
         _check(peer.port <= _MAX_PORT, f"port of a peer of {what} is out of range")
-    evidence = process.evidence
+
+
+def _check_evidence(what: str, evidence: sample_pb2.CloseWaitEvidence) -> None:
     _check_numbers(what, evidence, _EVIDENCE_SHARES)
-    for name, counts in (("thread_states", evidence.thread_states), ("wait_channels", evidence.wait_channels)):
-        _check_counts(f"{name} of {what}", counts)
+    _check_counts(f"thread_states of {what}", evidence.thread_states)
+    _check_counts(f"wait_channels of {what}", evidence.wait_channels)
 
 
 def _check_time_wait_group(group: sample_pb2.TimeWaitGroup) -> None:
@@ -136,7 +146,7 @@ def _check_time_wait_group(group: sample_pb2.TimeWaitGroup) -> None:
     _check_texts(what, group, ("namespace", "destination", "listener"))
     _check_numbers(what, group, ("closes_per_second",))
     owner = group.owner
-    _check(owner.source in sample_pb2.OwnerSource.values(), f"source of the owner of {what} is not known")
+    _check(owner.source in _OWNER_SOURCES, f"source of the owner of {what} is not known")
     _check(owner.pid > 0 or not owner.HasField("pid"), f"the owner of {what} has pid 0")
     if owner.HasField("start_time"):
         _check_time(f"start_time of the owner of {what}", owner.start_time)
@@ -149,19 +159,21 @@ def _check_counts(what: str, counts: Mapping[str, int]) -> None:
 
 
 def _check_sampler(what: str, sampler: int) -> None:
-    _check(sampler in sample_pb2.Sampler.values(), f"{what} is not known")
+    _check(sampler in _SAMPLERS, f"{what} is not known")
 
 
 def _check_numbers(what: str, message: Message, names: Iterable[str]) -> None:
     """Durations, rates and shares: none is negative, infinite or not a number. One that is absent reads as 0."""
     for name in names:
         value = getattr(message, name)
-        _check(math.isfinite(value) and value >= 0, f"{name} of {what} is not a finite number from 0 on")
+        if not (math.isfinite(value) and value >= 0):
+            raise Invalid(f"{name} of {what} is not a finite number from 0 on")
 
 
 def _check_texts(what: str, message: Message, names: Iterable[str]) -> None:
     for name in names:
-        _check_text(f"{name} of {what}", getattr(message, name))
+        if len(getattr(message, name)) > MAX_STRING_CHARS:
+            raise Invalid(f"{name} of {what} is longer than {MAX_STRING_CHARS} characters")
 
 
 def _check_time(what: str, stamp: Timestamp) -> None:

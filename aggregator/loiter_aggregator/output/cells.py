@@ -38,6 +38,8 @@ def growth(value: float | None) -> str:
 
 
 def _short(value: float) -> str:
+    if abs(value) >= 1e16:
+        return f"{value:.0e}"
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if abs(value) >= 10 * size:
             return f"{value / size:,.0f}{unit}"

@@ -51,7 +51,7 @@ def ports_section(budgets: Sequence[sample_pb2.PortBudget], limit: int, wide: bo
         return []
     rows = port_budgets(budgets)
     for row in rows:
-        row["share"] = row["used"] / row["available"] if row["available"] else None
+        row["share"] = min(1.0, row["used"] / row["available"]) if row["available"] else None
     return [Text(), table(_PORTS, rows[:limit], wide), *_more(len(rows) - limit)]
 
 

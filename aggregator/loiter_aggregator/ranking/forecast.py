@@ -76,7 +76,8 @@ def forecasts(ranking: Ranking, only: str = "") -> str:
             FROM fd_intervals JOIN fd_newest USING ({series}) WHERE slope > half AND slope > 0)
         SELECT {series}, identity_key, spare / slope AS fd_eta,
             row(spare / slope, spare / (slope + half), spare / (slope - half), 3600 * slope,
-                CASE WHEN close_wait_slope IS NOT NULL THEN least(1, greatest(0, close_wait_slope / slope)) END) AS forecast
+                CASE WHEN close_wait_slope IS NOT NULL THEN least(1, greatest(0, close_wait_slope / slope)) END)
+                AS forecast
         FROM fd_left"""
 
 
@@ -94,15 +95,19 @@ def process_forecasts(
     store: DuckDbStore, ranking: Ranking, series: Iterable[tuple[int, int, int]]
 ) -> dict[tuple[int, int, int], Forecast]:
     """Reads the forecasts of processes, by what names them in the store. Raises StoreError."""
-    keys = ", ".join("({}, {}, {})".format(*map(int, one)) for one in series)
-    if not keys:
+    wanted = set(series)
+    if not wanted:
         return {}
-    only = f" AND (host_key, pid, start_time) IN ({keys})"
+    # All processes of their hosts: to compare the whole key with each sample takes longer than what the others cost.
+    hosts = ", ".join(str(int(host_key)) for host_key in {host_key for host_key, _, _ in wanted})
     rows = store.read(
-        f"SELECT host_key, pid, start_time, forecast FROM ({forecasts(ranking, only)}) AS forecasts",
+        f"""
+        SELECT host_key, pid, start_time, forecast
+        FROM ({forecasts(ranking, f" AND host_key IN ({hosts})")}) AS forecasts""",
         _parameters(ranking),
     )
-    return {(key, pid, start): _forecast(forecast) for key, pid, start, forecast in rows}
+    found = {(host_key, pid, start): forecast for host_key, pid, start, forecast in rows}
+    return {key: _forecast(found[key]) for key in wanted & found.keys()}
 
 
 def host_forecasts(store: DuckDbStore, ranking: Ranking, host_keys: Iterable[int]) -> dict[int, Forecast]:
