@@ -55,6 +55,7 @@ proto: $(READY) ## Generate the code of the wire contract
 
 bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives
 	$(BIN)/python tests/bench/sampler.py
+	$(BIN)/python tests/bench/namespaces.py
 
 leaklab: $(READY) system-packages ## Score the verdicts against programs that misbehave in known ways
 	PYTHONPATH=tests $(BIN)/python -m leaklab.score

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from loiter.limits import MAX_NAMESPACES, MAX_PORT_BUDGETS, MAX_STRING_CHARS, MAX_TIME_WAIT_GROUPS
 from loiter.v1 import sample_pb2 as pb
-from loiter_agent.sample import Ages, Evidence, HostIdentity, ProcessRow, Sample, TimeWaitRow
+from loiter_agent.sample import Ages, Container, Evidence, HostIdentity, ProcessRow, Sample, TimeWaitRow
 
 _FOLDED_AT_ONCE: Final = 16
 
@@ -114,7 +114,7 @@ def _process(row: ProcessRow) -> pb.ProcessSample:
         peers=[pb.Peer(**_present(peer)) for peer in row.peers or ()],
         fd_limit_hard=row.fd_limit_hard,
         ports_share=row.ports_share,
-        container=pb.Container(**_present(row.container)) if row.container else None,
+        container=_container(row.container) if row.container else None,
         arguments=_text(row.arguments or ""),
     )
 
@@ -123,6 +123,10 @@ def _evidence(evidence: Evidence) -> pb.CloseWaitEvidence:
     figures = _present(evidence)
     queue = figures.pop("accept_queue", None)
     return pb.CloseWaitEvidence(**figures, accept_queue=pb.AcceptQueue(**_present(queue)) if queue else None)
+
+
+def _container(container: Container) -> pb.Container:
+    return pb.Container(runtime=container.runtime, id=_text(container.id), pod=_text(container.pod or ""))
 
 
 def _ages(ages: Ages) -> pb.SocketAges:

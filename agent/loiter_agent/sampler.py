@@ -206,7 +206,7 @@ def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
     hidden = scan is not None and scan.unreadable is None
     found = set(scan.namespaces) if scan else set()
     read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
-    if tcp:
+    if tcp and scan:  # without a scan, the namespaces of bind mounts are no more than some of them
         found |= {namespace.id for namespace in tcp.namespaces}
     return Coverage(
         sockets_attributed=tcp.attributed if tcp else None,

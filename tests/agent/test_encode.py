@@ -7,11 +7,24 @@ from datetime import UTC
 
 import pytest
 
-from loiter.limits import MAX_STRING_CHARS
+from loiter.limits import MAX_NAMESPACES, MAX_PORT_BUDGETS, MAX_STRING_CHARS, MAX_TIME_WAIT_GROUPS
 from loiter.v1 import sample_pb2 as pb
 from loiter_agent.encode import encode_host, encode_sample, fit
-from loiter_agent.sample import CollectorStatus, Sample, TcpStates
-from support.proctree_samples import EMPTY, FULL, HOST, ROW, TIME, UNKNOWN_ROW
+from loiter_agent.sample import Cause, CollectorStatus, Container, Namespace, OwnerRow, OwnerSource, Sample, TcpStates
+from support.proctree_samples import (
+    CRAWLER_ROW,
+    EMPTY,
+    EVIDENCE,
+    EXPLAINED,
+    EXPLAINED_ROW,
+    FULL,
+    HOST,
+    NOBODYS_ROW,
+    PORT_ROW,
+    ROW,
+    TIME,
+    UNKNOWN_ROW,
+)
 
 
 def over_the_wire(sample: Sample) -> pb.Sample:
@@ -62,10 +75,88 @@ def test_an_unknown_process_is_no_more_than_its_names() -> None:
     assert present(row) == {"pid", "start_time", "name", "app"}
 
 
-def test_time_wait_of_a_process_is_absent() -> None:
-    """The kernel keeps no owner of such a socket."""
+def test_time_wait_of_a_process_that_is_not_known_is_absent() -> None:
+    """Where nobody could tell whose they were: the kernel keeps no owner of such a socket."""
     (row,) = over_the_wire(FULL).processes
     assert not row.HasField("time_wait")
+
+
+def test_why_a_process_does_not_close_arrives() -> None:
+    """Cause, evidence, ages and peers; what of it is unknown is absent, what is 0 is not."""
+    (row,) = over_the_wire(EXPLAINED).processes
+    assert (row.cause, row.stuck, row.time_wait, row.ports_share) == (pb.CAUSE_LEAK, 1_390, 30, 0.25)
+    age = row.close_wait_age
+    assert (age.p50_seconds, age.p99_seconds, age.max_seconds) == (120.0, 3_600.5, 7_200.0)
+    assert [(peer.address, peer.port, peer.count) for peer in row.peers] == [
+        ("10.0.0.2", 0, 1_499),
+        ("10.0.0.3", 443, 1),
+    ]
+    assert [peer.HasField("port") for peer in row.peers] == [False, True]
+    assert (row.container.runtime, row.container.id, row.container.pod) == ("docker", "0123456789ab", "")
+    assert (row.fd_limit_hard, row.arguments) == (1_048_576, "gunicorn app:app")
+    evidence = row.evidence
+    known = {field.name for field in fields(EVIDENCE)} - {"throttled_share"}
+    assert present(evidence) == known
+    assert (evidence.client_side, evidence.cpu_pressure) == (0, 0.0)
+    assert (dict(evidence.thread_states), dict(evidence.wait_channels)) == ({"S": 60, "D": 4}, {"futex_do_wait": 60})
+    assert evidence.accept_queue.depth == 5
+    assert evidence.accept_queue.limit == 0
+
+
+@pytest.mark.parametrize(
+    "cause", [None, "unknown", "leak", "idle_pool", "stalled_reader", "cpu_starved", "never_accepted"]
+)
+def test_every_cause_has_a_name_on_the_wire(cause: Cause | None) -> None:
+    """None: there is nothing to explain."""
+    (row,) = over_the_wire(replace(EXPLAINED, processes=(replace(EXPLAINED_ROW, cause=cause),))).processes
+    assert pb.Cause.Name(row.cause) == f"CAUSE_{(cause or 'unspecified').upper()}"
+
+
+def test_time_wait_and_ports_and_namespaces_arrive() -> None:
+    """Row by row, with who was found and how."""
+    sample = over_the_wire(EXPLAINED)
+    first, rest = sample.time_wait
+    assert (first.namespace, first.destination, first.listener) == ("4026531840", "10.0.0.3:443", "")
+    assert (first.count, first.closes_per_second) == (2_400, 40.0)
+    assert (first.owner.pid, first.owner.name, first.owner.app) == (4_343, "crawl", "crawl.py")
+    assert first.owner.source == pb.OWNER_SOURCE_EXACT
+    assert first.owner.HasField("start_time")
+    assert present(rest.owner) == {"source"}
+    assert rest.owner.source == pb.OWNER_SOURCE_UNATTRIBUTED
+    (budget,) = sample.ports
+    assert (budget.used, budget.available, budget.pid, budget.reusable) == (2_500, 28_232, 4_343, 0)
+    assert not budget.HasField("exhausted_in_seconds")
+    limits = sample.time_wait_limits
+    assert (limits.overflows, limits.max_buckets, limits.reuse, limits.seconds) == (3, 131_072, 2, 60.0)
+    assert [(one.name, one.read, one.sampler) for one in sample.namespaces] == [
+        ("host", True, pb.SAMPLER_SOCK_DIAG),
+        ("web", True, pb.SAMPLER_PROCFS),
+        ("", False, pb.SAMPLER_UNSPECIFIED),
+    ]
+
+
+@pytest.mark.parametrize("how", ["exact", "listener", "cgroup", "destination", "unattributed"])
+def test_every_way_to_find_an_owner_has_a_name_on_the_wire(how: OwnerSource) -> None:
+    """None of them is unspecified."""
+    row = replace(NOBODYS_ROW, owner=OwnerRow(None, None, None, "app", how))
+    (sent,) = over_the_wire(replace(FULL, time_wait=(row,))).time_wait
+    assert pb.OwnerSource.Name(sent.owner.source) == f"OWNER_SOURCE_{how.upper()}"
+    assert (sent.owner.HasField("pid"), sent.owner.app) == (False, "app")
+
+
+def test_no_more_rows_are_sent_than_the_wire_allows() -> None:
+    """The aggregator would refuse all of the report."""
+    sample = over_the_wire(
+        replace(
+            FULL,
+            time_wait=(CRAWLER_ROW,) * (MAX_TIME_WAIT_GROUPS + 1),
+            ports=(PORT_ROW,) * (MAX_PORT_BUDGETS + 1),
+            namespaces=tuple(Namespace(number, "", None) for number in range(MAX_NAMESPACES + 1)),
+        )
+    )
+    assert len(sample.time_wait) == MAX_TIME_WAIT_GROUPS
+    assert len(sample.ports) == MAX_PORT_BUDGETS
+    assert len(sample.namespaces) == MAX_NAMESPACES
 
 
 def test_a_tick_in_which_everything_failed_is_sent_all_the_same() -> None:
@@ -102,6 +193,13 @@ def test_names_that_are_not_utf8_are_sent_with_marks_in_their_place(text: str) -
     assert sent.name == sent.app == sent.user == text.encode("utf-8", "replace").decode()
     assert over_the_wire(replace(FULL, collectors=(status,))).collectors[0].error == sent.name
     assert encode_host(replace(HOST, hostname=text), "1.0").hostname == sent.name
+    owner = replace(NOBODYS_ROW, owner=OwnerRow(1, None, text, text, "exact"))
+    box = replace(EXPLAINED_ROW, container=Container("docker", text, text), arguments=text)
+    named = over_the_wire(
+        replace(FULL, processes=(box,), time_wait=(owner,), namespaces=(Namespace(1, text, "sock_diag"),))
+    )
+    assert named.time_wait[0].owner.name == named.namespaces[0].name == sent.name
+    assert named.processes[0].container.id == named.processes[0].arguments == sent.name
 
 
 def test_long_texts_are_cut_to_what_the_wire_allows() -> None:

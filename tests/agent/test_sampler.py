@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -10,10 +11,22 @@ from loiter_agent import sampler as sampler_module
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
 from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import ProcessFds, ProcessKey, ProcessSockets, TcpSnapshot, TcpStates
+from loiter_agent.sample import (
+    Ages,
+    CloseWaitSockets,
+    Namespace,
+    Peer,
+    ProcessFds,
+    ProcessKey,
+    ProcessSockets,
+    TcpSnapshot,
+    TcpStates,
+)
 from loiter_agent.sampler import Bounds, Sampler
 
-HOLDER, HIDDEN, IDLE = ProcessKey(10, 1), ProcessKey(20, 2), ProcessKey(30, 3)
+# No process of this machine has such a pid.
+HOLDER, HIDDEN, IDLE, AWAY = (ProcessKey(5_000_000 + number, 1) for number in range(4))
+OWN, OTHER = 1, 2
 
 
 class FakeTcp:
@@ -41,16 +54,19 @@ SNAPSHOT = TcpSnapshot(
     unattributed=3,
     ownerless=0,
     torn=False,
+    time_wait=(),
+    namespaces=(Namespace(OWN, "host", "sock_diag"), Namespace(OTHER, "", None, AWAY)),
 )
 SCAN = ProcessScan(
     {
-        HOLDER: ProcessFds(HOLDER, "holder", 9, 1_024),
-        HIDDEN: ProcessFds(HIDDEN, "hidden", 500, 1_024, sockets_seen=False),
-        IDLE: ProcessFds(IDLE, "idle", 3, 1_024),
+        HOLDER: ProcessFds(HOLDER, "holder", 9, 1_024, namespace=OWN),
+        HIDDEN: ProcessFds(HIDDEN, "hidden", 500, 1_024, readable=False),
+        AWAY: ProcessFds(AWAY, "away", 400, 1_024, namespace=OTHER),
+        IDLE: ProcessFds(IDLE, "idle", 3, 1_024, namespace=OWN),
     },
     unreadable=1,
     vanished=0,
-    namespaces=1,
+    namespaces={OWN: HOLDER, OTHER: AWAY},
 )
 
 
@@ -62,7 +78,7 @@ def sampler_of(monkeypatch: pytest.MonkeyPatch, tcp: TcpSnapshot | None, scan: P
             raise OSError("no procfs")
         return scan
 
-    monkeypatch.setattr(sampler_module, "open_tcp_collector", lambda _: FakeTcp(tcp))
+    monkeypatch.setattr(sampler_module, "open_tcp_collector", lambda *_: FakeTcp(tcp))
     monkeypatch.setattr(ProcessScanner, "collect", collect)
     return Sampler(Procfs(), Bounds())
 
@@ -70,9 +86,59 @@ def sampler_of(monkeypatch: pytest.MonkeyPatch, tcp: TcpSnapshot | None, scan: P
 def test_a_process_whose_sockets_are_not_seen_has_an_unknown_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another user, or in a container: not 0. One that is seen and holds none has 0."""
     rows = {row.pid: row for row in sampler_of(monkeypatch, SNAPSHOT, SCAN).sample().processes}
-    assert (rows[10].close_wait, rows[10].sockets) == (5, 6)
-    assert (rows[20].close_wait, rows[20].established, rows[20].sockets, rows[20].fd_open) == (None, None, None, 500)
-    assert (rows[30].close_wait, rows[30].sockets) == (0, 0)
+    holder, hidden, away, idle = (rows[key.pid] for key in (HOLDER, HIDDEN, AWAY, IDLE))
+    assert (holder.close_wait, holder.sockets) == (5, 6)
+    for one, fd_open in ((hidden, 500), (away, 400)):
+        assert (one.close_wait, one.established, one.sockets, one.time_wait) == (None, None, None, None)
+        assert (one.stuck, one.peers, one.fd_open) == (None, None, fd_open)
+    assert (idle.close_wait, idle.sockets, idle.time_wait, idle.stuck, idle.peers) == (0, 0, 0, 0, ())
+
+
+def test_time_wait_alone_tells_nothing_of_a_process_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracer says that it closed connections: what it holds is unknown all the same."""
+    charged = {HIDDEN: ProcessSockets(time_wait=5), IDLE: ProcessSockets(time_wait=5)}
+    sample = sampler_of(monkeypatch, replace(SNAPSHOT, by_process=charged), SCAN).sample()
+    rows = {row.pid: row for row in sample.processes}
+    assert (rows[HIDDEN.pid].close_wait, rows[HIDDEN.pid].sockets) == (None, None)
+    assert (rows[IDLE.pid].close_wait, rows[IDLE.pid].sockets, rows[IDLE.pid].time_wait) == (0, 0, 5)
+
+
+def test_namespaces_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that have no name are called by what runs there."""
+    sample = sampler_of(monkeypatch, SNAPSHOT, SCAN).sample()
+    assert (sample.coverage.namespaces, sample.coverage.namespaces_unread) == (2, 1)
+    assert [(one.name, one.read) for one in sample.namespaces] == [("host", True), ("away", False)]
+
+
+def test_close_wait_sockets_come_with_a_cause_and_a_time_to_exhaustion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two a second until 1,024 descriptors are open, nine being so."""
+    detail = CloseWaitSockets(
+        count=5,
+        settled=5,
+        survived=1.0,
+        eof_read=5,
+        fin_unread=0,
+        farewell_unread=0,
+        data_unread=0,
+        never_accepted=0,
+        client_side=0,
+        stuck=4,
+        ages=Ages(70.0, 90.0, 90.0),
+        peers=(Peer("10.0.0.2", None, 5),),
+        accept_queue=None,
+        growth_per_second=2.0,
+    )
+    charged = {HOLDER: ProcessSockets(close_wait=5, total=5, detail=detail)}
+    # Limits are read anew from the real process, which is not there.
+    monkeypatch.setattr(ProcessScanner, "fd_limits", lambda *_: (1_024, 4_096))
+    sample = sampler_of(monkeypatch, replace(SNAPSHOT, by_process=charged), SCAN).sample()
+    row = next(row for row in sample.processes if row.pid == HOLDER.pid)
+    assert (row.cause, row.stuck, row.close_wait_age_seconds) == ("leak", 4, Ages(70.0, 90.0, 90.0))
+    assert row.peers == (Peer("10.0.0.2", None, 5),)
+    assert row.evidence is not None
+    assert row.evidence.eof_read == 5
+    assert row.fd_eta_seconds == (1_024 - 9) / 2
+    assert row.fd_limit_hard == 4_096
 
 
 def test_close_wait_that_nobody_is_charged_with_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +171,8 @@ def test_sockets_that_can_not_be_read_leave_unknowns(
 
 def test_psutil_counts_what_the_real_kernel_has() -> None:
     """The fallback on this machine: every socket is charged, unattributed or ownerless."""
-    snapshot = PsutilTcpCollector().collect(ProcessScanner(Procfs()).collect())
+    snapshot = PsutilTcpCollector(Procfs()).collect(ProcessScanner(Procfs()).collect())
     counted = sum(getattr(snapshot.states, name) or 0 for name in TcpStates.__slots__)
     assert snapshot.attributed + snapshot.unattributed + snapshot.ownerless == counted
+    assert snapshot.time_wait is None, "psutil can not tell whose they were"
+    assert [one.id for one in snapshot.namespaces] == [Procfs().own_network_namespace()]

@@ -39,6 +39,23 @@ def test_the_largest_are_chosen_by_each_measure() -> None:
     assert pids(select(candidates, top=1, limit=10)) == [1, 2, 3]
 
 
+def test_those_with_the_most_time_wait_are_chosen() -> None:
+    """The sockets are not theirs any more: they count neither as sockets nor as descriptors."""
+    closer = Candidate(candidate(1).process, ProcessSockets(time_wait=500))
+    slower = Candidate(candidate(2).process, ProcessSockets(time_wait=499))
+    unknown = Candidate(candidate(3).process, ProcessSockets(time_wait=None))
+    assert pids(select([slower, closer, unknown], top=1, limit=10)) == [1]
+
+
+def test_whoever_runs_out_of_ports_is_chosen() -> None:
+    """From half of them on, however small it is otherwise."""
+    half, less, unknown = (
+        Candidate(candidate(pid).process, ProcessSockets(ports_share=share))
+        for pid, share in ((1, 0.5), (2, 0.49), (3, None))
+    )
+    assert pids(select([half, less, unknown], top=0, limit=10)) == [1]
+
+
 def test_processes_without_anything_are_not_chosen() -> None:
     """There may be fewer than `top` that are worth a row."""
     assert select([candidate(1), candidate(2, fd_open=None, fd_limit=None)], top=10, limit=10) == []
