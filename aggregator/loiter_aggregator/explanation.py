@@ -315,7 +315,8 @@ def _has_descriptors(facts: Facts) -> str:
     forecast = rank.fd_forecast
     said += f" They grow by {cells.rate(forecast.growth_per_hour)} an hour and are used up in {_time(forecast.seconds)}"
     if forecast.HasField("earliest_seconds") and forecast.HasField("latest_seconds"):
-        said += f" ({_time(forecast.earliest_seconds)} to {_time(forecast.latest_seconds)} with 95 % confidence)"
+        earliest, latest = _time(forecast.earliest_seconds), _time(forecast.latest_seconds)
+        said += f" ({earliest if earliest == latest else f'{earliest} to {latest}'} with 95 % confidence)"
     if forecast.HasField("close_wait_share"):
         said += f"; CLOSE-WAIT explains {_share(forecast.close_wait_share)} of that growth"
     return said + "."

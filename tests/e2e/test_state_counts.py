@@ -50,7 +50,9 @@ def test_counts_equal_those_of_ss_and_netstat(tmp_path: Path) -> None:
         ]
         assert [holder.line() for holder in holders] == ["ready 0"] * HOLDERS
 
-        sample = json.loads(_output(inside, BIN / "loiter-agent", "sample", "-o", "json"))
+        # Where it sees no process but itself, it knows of no network namespace but its own.
+        alone = ("unshare", "--pid", "--fork", "--mount-proc")
+        sample = json.loads(_output(inside, *alone, BIN / "loiter-agent", "sample", "-o", "json"))
         ss_lines = _output(inside, "ss", "-tan").splitlines()[1:]
         netstat_lines = _output(inside, "sh", "-c", NETSTAT).splitlines()
 
