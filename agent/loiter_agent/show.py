@@ -95,8 +95,8 @@ def _time_waits(sample: Sample) -> list[str]:
     rest = sum(row.count for row in sample.time_wait[_SHOWN_GROUPS:])
     if rest:
         rows.append(("others", _count(rest), f"{rest / 60:,.1f}", "", ""))
-    title = ("TIME-WAIT, CLOSED BY THIS HOST", "SOCKETS", "CLOSES/S", "OWNER", "FOUND BY")
-    return ["", *_columns(title, rows, "<>><<")]
+    title = ("CONNECTIONS", "SOCKETS", "CLOSES/S", "OWNER", "FOUND BY")
+    return ["", "in TIME-WAIT, because this host closed first:", *_columns(title, rows, "<>><<")]
 
 
 def _ports(sample: Sample) -> list[str]:

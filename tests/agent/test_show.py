@@ -5,11 +5,90 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from loiter_agent.sample import CollectorStatus, Sample
+from loiter_agent.sample import (
+    AcceptQueue,
+    Ages,
+    CollectorStatus,
+    Evidence,
+    Namespace,
+    OwnerRow,
+    Peer,
+    PortRow,
+    Sample,
+    TimeWaitLimits,
+    TimeWaitRow,
+)
 from loiter_agent.show import as_json, as_table
 from support.proctree_samples import EMPTY, FULL, HOST, ROW, UNKNOWN_ROW
 
 ESCAPES = "\x1b[2J\x1b]0;owned\x07\r\n\x9b31m\N{RIGHT-TO-LEFT OVERRIDE}\udcff\N{LINE SEPARATOR}"
+
+EVIDENCE = Evidence(
+    settled=1_400,
+    survived=1.0,
+    eof_read=1_400,
+    fin_unread=0,
+    farewell_unread=0,
+    data_unread=0,
+    never_accepted=0,
+    client_side=1_400,
+    accept_queue=AcceptQueue(3, 128),
+    threads=2,
+    threads_read=2,
+    thread_states={"S": 2},
+    wait_channels={"do_epoll_wait": 2},
+    run_delay_share=0.0,
+    throttled_share=None,
+    cpu_pressure=None,
+    io_pressure=None,
+)
+EXPLAINED_ROW = replace(
+    ROW,
+    cause="leak",
+    evidence=EVIDENCE,
+    close_wait_age_seconds=Ages(90.0, 300.0, 310.0),
+    stuck=1_000,
+    peers=(Peer("10.0.0.9", 5432, 1_400),),
+    fd_eta_seconds=7_200.0,
+)
+TIME_WAIT = TimeWaitRow(
+    namespace="4026531840",
+    destination="10.0.0.5:443",
+    listener=None,
+    count=2_400,
+    closes_per_second=40.0,
+    owner=OwnerRow(4242, ROW.start_time, "gunicorn", "web.service", "exact"),
+)
+PORTS = PortRow(
+    namespace="4026531840",
+    source="10.0.0.1",
+    destination="10.0.0.5:443",
+    used=25_000,
+    available=28_232,
+    time_wait=2_400,
+    reusable=0,
+    connects_per_second=80.0,
+    exhausting_connects_per_second=470.5,
+    exhausted_in_seconds=40.4,
+    pid=4242,
+)
+EXPLAINED = replace(
+    FULL,
+    processes=(EXPLAINED_ROW,),
+    time_wait=(
+        TIME_WAIT,
+        replace(
+            TIME_WAIT,
+            destination=None,
+            listener="0.0.0.0:80",
+            count=600,
+            owner=OwnerRow(None, None, None, None, "unattributed"),
+        ),
+    ),
+    time_wait_limits=TimeWaitLimits(7, 131_072, 2, 60.0),
+    ports=(PORTS, replace(PORTS, destination="10.0.0.6:443", used=100)),
+    namespaces=(Namespace(4026531840, "host", "sock_diag"), Namespace(4026532007, "docker:nginx", None)),
+)
 
 
 def line_with(word: str, sample: Sample) -> str:
@@ -32,6 +111,10 @@ class TestJson:
             "coverage",
             "cost",
             "collectors",
+            "time_wait",
+            "time_wait_limits",
+            "ports",
+            "namespaces",
         ]
         assert list(document["host"]) == ["host_id", "hostname", "boot_id", "kernel_release", "labels"]
         assert list(document["tcp_states"]) == [
@@ -61,6 +144,16 @@ class TestJson:
             "sockets",
             "fd_open",
             "fd_limit",
+            "fd_limit_hard",
+            "cause",
+            "evidence",
+            "close_wait_age_seconds",
+            "stuck",
+            "peers",
+            "fd_eta_seconds",
+            "ports_share",
+            "container",
+            "arguments",
         ]
         assert list(document["other"]) == ["processes", "established", "close_wait", "sockets", "fd_open"]
         assert list(document["collectors"][0]) == ["name", "duration_seconds", "error"]
@@ -87,6 +180,48 @@ class TestJson:
         assert text.replace("\n", "").isprintable()
         assert json.loads(text)["processes"][0]["name"] == ESCAPES
 
+    def test_cause_age_and_peers_are_those_of_the_sample(self) -> None:
+        """The evidence is an object."""
+        process = json.loads(as_json(HOST, EXPLAINED))["processes"][0]
+        assert process["cause"] == "leak"
+        assert process["evidence"]["eof_read"] == 1_400
+        assert process["evidence"]["accept_queue"] == {"depth": 3, "limit": 128}
+        assert process["close_wait_age_seconds"] == {"p50": 90.0, "p99": 300.0, "max": 310.0}
+        assert process["stuck"] == 1_000
+        assert process["peers"] == [{"address": "10.0.0.9", "port": 5432, "count": 1_400}]
+        assert process["fd_eta_seconds"] == 7_200.0
+
+    def test_time_wait_ports_and_namespaces_are_lists(self) -> None:
+        """An owner that was not found has no pid, and says so."""
+        document = json.loads(as_json(HOST, EXPLAINED))
+        assert document["time_wait"][0] == {
+            "namespace": "4026531840",
+            "destination": "10.0.0.5:443",
+            "listener": None,
+            "count": 2_400,
+            "closes_per_second": 40.0,
+            "owner": {
+                "pid": 4242,
+                "start_time": "2026-03-01T06:00:00.000Z",
+                "name": "gunicorn",
+                "app": "web.service",
+                "how": "exact",
+            },
+        }
+        assert document["time_wait"][1]["owner"] == {
+            "pid": None,
+            "start_time": None,
+            "name": None,
+            "app": None,
+            "how": "unattributed",
+        }
+        assert document["ports"][0]["used"] == 25_000
+        assert document["namespaces"] == [
+            {"id": "4026531840", "name": "host", "read": True, "sampler": "sock_diag"},
+            {"id": "4026532007", "name": "docker:nginx", "read": False, "sampler": None},
+        ]
+        assert document["time_wait_limits"] == {"overflows": 7, "max_buckets": 131_072, "reuse": 2, "seconds": 60.0}
+
     def test_labels_are_an_object(self) -> None:
         """As in the settings file."""
         assert json.loads(as_json(HOST, FULL))["host"]["labels"] == {"role": "web"}
@@ -95,16 +230,44 @@ class TestJson:
 class TestTable:
     def test_a_process_is_one_line(self) -> None:
         """With its CLOSE_WAIT sockets and its share of the limit."""
-        assert line_with("gunicorn", FULL).split() == [
-            "4242",
-            "gunicorn",
-            "web.service",
-            "www-data",
-            "1,500",
-            "120",
-            "1,700",
-            "41.5",
-        ]
+        assert line_with("web.service", FULL).split() == ["4242", "web.service", "1,500", "-", "120", "1,700", "41.5"]
+        sample = replace(EXPLAINED, time_wait=None)
+        line = next(line for line in as_table(HOST, sample).splitlines() if line.lstrip().startswith("4242"))
+        assert line.split()[2:6] == ["1,500", "leak", "5m", "10s"]
+
+    def test_a_cause_is_put_in_words(self) -> None:
+        """What it rests on, since when, who is at the other end, and when it breaks."""
+        words = " ".join(as_table(HOST, EXPLAINED).split())
+        assert "leak: 4242 web.service (gunicorn): it has read the end of the stream and does not close" in words
+        assert "1,400 of 1,400 read to the end" in words
+        assert "accept queue 3 of 128" in words
+        assert "the oldest has waited for 5m 10s, 1,000 for over a minute" in words
+        assert "peers: 10.0.0.9:5432 (1,400)" in words
+        assert "no descriptors left in 2h at this pace" in words
+
+    def test_time_wait_is_shown_with_its_owner_and_how_that_was_found(self) -> None:
+        """And with who closed first."""
+        assert "because this host closed first" in as_table(HOST, EXPLAINED)
+        assert line_with("10.0.0.5:443  ", replace(EXPLAINED, ports=())).split() == [
+            "to", "10.0.0.5:443", "2,400", "40.0", "web.service", "4242", "exact",
+        ]  # fmt: skip
+        assert line_with("0.0.0.0:80", EXPLAINED).split()[-2:] == ["-", "unattributed"]
+
+    def test_only_budgets_of_ports_that_are_used_are_shown(self) -> None:
+        """With the time left; one that is hardly used is not worth a line."""
+        assert line_with("25,000", EXPLAINED).split() == [
+            "10.0.0.5:443", "10.0.0.1", "25,000", "28,232", "89", "40s",
+        ]  # fmt: skip
+        assert "10.0.0.6:443" not in as_table(HOST, EXPLAINED)
+
+    def test_sockets_that_did_not_fit_into_time_wait_are_told_of(self) -> None:
+        """The count of TIME_WAIT is then too low."""
+        assert "7 sockets since boot did not fit into TIME-WAIT" in as_table(HOST, EXPLAINED)
+
+    def test_hidden_processes_are_told_of(self) -> None:
+        """How many there are can not be known."""
+        coverage = replace(FULL.coverage, processes_unreadable=None)
+        assert "the processes of other users are hidden" in as_table(HOST, replace(FULL, coverage=coverage))
 
     def test_states_are_named_as_ss_names_them(self) -> None:
         """Those with sockets, in the kernel's order."""
@@ -124,7 +287,7 @@ class TestTable:
     def test_unknown_is_a_dash(self) -> None:
         """Never 0."""
         sample = replace(FULL, processes=(UNKNOWN_ROW,))
-        assert line_with("secretd", sample).split() == ["7", "secretd", "secretd", "-", "-", "-", "-", "-"]
+        assert line_with("secretd", sample).split() == ["7", "secretd", "-", "-", "-", "-", "-", "-"]
 
     def test_a_sample_without_sockets_read_says_so(self) -> None:
         """No states is not the same as no sockets."""
@@ -149,21 +312,25 @@ class TestTable:
 
     def test_a_usual_sample_fits_80_columns(self) -> None:
         """The width of a terminal nobody has touched."""
-        for sample in (FULL, EMPTY, replace(FULL, processes=(ROW, UNKNOWN_ROW))):
+        for sample in (FULL, EMPTY, EXPLAINED, replace(FULL, processes=(ROW, UNKNOWN_ROW))):
             assert max(len(line) for line in as_table(HOST, sample).splitlines()) <= 80
 
     def test_escape_sequences_are_inert(self) -> None:
         """Whatever other people's processes call themselves, the terminal does not act on it."""
-        row = replace(ROW, name=ESCAPES, app=ESCAPES, user=ESCAPES)
+        evidence = replace(EVIDENCE, wait_channels={ESCAPES: 1})
+        row = replace(EXPLAINED_ROW, name=ESCAPES, app=ESCAPES, user=ESCAPES, evidence=evidence)
+        owner = replace(TIME_WAIT.owner, name=ESCAPES, app=ESCAPES)
         collectors = (CollectorStatus("tcp", 0.0, ESCAPES),)
-        table = as_table(replace(HOST, hostname=ESCAPES), replace(FULL, processes=(row,), collectors=collectors))
+        table = as_table(
+            replace(HOST, hostname=ESCAPES),
+            replace(EXPLAINED, processes=(row,), collectors=collectors, time_wait=(replace(TIME_WAIT, owner=owner),)),
+        )
         assert table.replace("\n", "").isprintable()
         assert "\x1b" not in table
 
     def test_long_names_are_cut_with_a_mark(self) -> None:
         """So that no row is wider than the others."""
         line = line_with("4242", replace(FULL, processes=(replace(ROW, name="n" * 200, app="a" * 200),)))
-        assert "nnn…" in line
         assert "aaa…" in line
 
 
