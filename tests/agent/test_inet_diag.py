@@ -22,6 +22,7 @@ from loiter_agent.inet_diag import (
     TCP_CLOSE,
     TCP_CLOSE_WAIT,
     TCP_ESTABLISHED,
+    TCP_LISTEN,
     TCP_NEW_SYN_RECV,
     TCP_SYN_RECV,
     TCP_TIME_WAIT,
@@ -30,10 +31,13 @@ from loiter_agent.inet_diag import (
     SockDiagError,
     dump_request,
     parse_datagram,
+    ports_of,
 )
 from support.netlink_messages import (
     INET_DIAG_CGROUP_ID,
+    INET_DIAG_INFO,
     INET_DIAG_SHUTDOWN,
+    INET_DIAG_SKV6ONLY,
     NLMSG_DONE,
     NLMSG_ERROR,
     NLMSG_NOOP,
@@ -45,6 +49,7 @@ from support.netlink_messages import (
     inet_diag_msg,
     message,
     mini_socket,
+    tcp_info,
 )
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -156,6 +161,12 @@ class TestRequest:
         assert struct.unpack_from("=IHHII", request) == (76, 18, 0x301, 7, 0)
         assert len(request) == 76
         assert request[16:] == bytes(52) + struct.pack("=II", ALL_STATES, 0)
+
+    def test_extensions_are_asked_for_by_their_bits(self) -> None:
+        """In the fourth byte of struct inet_diag_req."""
+        request = dump_request(1 << TCP_CLOSE_WAIT, 7, 1 << (INET_DIAG_INFO - 1))
+        assert request[16:20] == bytes([0, 0, 0, 2])
+        assert request[20:] == dump_request(1 << TCP_CLOSE_WAIT, 7)[20:]
 
     def test_all_states_are_those_of_the_kernel(self) -> None:
         """Bits 1 to 13; bit 0 is no state."""
@@ -315,6 +326,69 @@ class TestDatagrams:
         (chunk,) = parse(padded + unpadded).chunks
         assert (chunk.count, chunk.stride) == (2, len(padded))
         assert chunk.states() == bytes([TCP_TIME_WAIT] * 2)
+
+
+class TestColumns:
+    """What is cut out of messages that lie one behind the other."""
+
+    def test_queues_timers_and_cookies_are_those_of_each_socket(self) -> None:
+        """One entry a message; of a cookie, the lower half names a socket for as long as anybody remembers it."""
+        full = [
+            full_socket(TCP_CLOSE_WAIT, 11, cookie=(7 << 32) + 1, receive_queue=25, write_queue=0),
+            full_socket(TCP_LISTEN, 12, cookie=2, receive_queue=3, write_queue=128),
+        ]
+        (chunk,) = parse(b"".join(full)).chunks
+        assert (chunk.receive_queues(), chunk.write_queues()) == ([25, 3], [0, 128])
+        assert chunk.cookies() == [1, 2]
+        minis = [mini_socket(TCP_TIME_WAIT, cookie=number, expires=1_000 * number) for number in (5, 60)]
+        (chunk,) = parse(b"".join(minis)).chunks
+        assert (chunk.cookies(), chunk.expires()) == ([5, 60], [5_000, 60_000])
+
+    def test_both_ends_of_a_connection_are_told(self) -> None:
+        """Ports in the order of the network; an IPv4 address takes the first four bytes of sixteen."""
+        local, remote = ("10.0.0.1", 8080), ("10.0.0.2", 40_000)
+        six = (("2001:db8::1", 443), ("2001:db8::2", 50_000))
+        made = [
+            full_socket(TCP_ESTABLISHED, 1, local=local, remote=remote),
+            full_socket(TCP_ESTABLISHED, 2, local=six[0], remote=six[1]),
+        ]
+        (chunk,) = parse(b"".join(made)).chunks
+        assert [chunk.family(index) for index in range(2)] == [socket.AF_INET, socket.AF_INET6]
+        first, second = (chunk.connection(index) for index in range(2))
+        assert struct.unpack("!HH", first[:4]) == (8080, 40_000)
+        assert first[4:20] == socket.inet_aton("10.0.0.1") + bytes(12)
+        assert first[20:] == socket.inet_aton("10.0.0.2") + bytes(12)
+        assert second[4:20] + second[20:] == b"".join(socket.inet_pton(socket.AF_INET6, end[0]) for end in six)
+        assert len(first) == inet_diag.CONNECTION_BYTES
+        words = struct.unpack("=2I", chunk.ports())
+        assert list(words) == [ports_of(first), ports_of(second)]
+
+    def test_the_other_way_round_is_another_connection(self) -> None:
+        """Both ends may be on this host."""
+        there, back = (
+            parse(full_socket(TCP_ESTABLISHED, 1, local=one, remote=other)).chunks[0].connection(0)
+            for one, other in ((("127.0.0.1", 1), ("127.0.0.1", 2)), (("127.0.0.1", 2), ("127.0.0.1", 1)))
+        )
+        assert there != back
+        assert ports_of(there) != ports_of(back)
+
+    def test_when_the_peer_was_last_heard_of_is_in_what_was_asked_for(self) -> None:
+        """Milliseconds, in struct tcp_info; wherever it stands among the attributes."""
+        (chunk,) = parse(full_socket(TCP_CLOSE_WAIT, 1, more=tcp_info(86_400_000))).chunks
+        assert chunk.last_ack_received(0) == 86_400_000
+        assert chunk.cgroup_id(0) == 1
+
+    @pytest.mark.parametrize("more", [b"", tcp_info(5, length=56)], ids=["not asked for", "of an old kernel"])
+    def test_without_it_is_not_known(self, more: bytes) -> None:
+        """Not 0."""
+        (chunk,) = parse(full_socket(TCP_CLOSE_WAIT, 1, more=more)).chunks
+        assert chunk.last_ack_received(0) is None
+
+    def test_a_listener_of_ipv6_has_a_message_of_another_length(self) -> None:
+        """INET_DIAG_SKV6ONLY: it is in a chunk of its own, behind connections that may be to it."""
+        six = full_socket(TCP_LISTEN, 2, local=("::", 80), remote=("::", 0), more=attribute(INET_DIAG_SKV6ONLY, b"\0"))
+        first, second = parse(full_socket(TCP_LISTEN, 1) + six + full_socket(TCP_ESTABLISHED, 3)).chunks
+        assert (first.inodes(), second.inodes()) == ([1, 3], [2])
 
 
 states = st.integers(0, 255)

@@ -13,6 +13,7 @@ import pytest
 
 from loiter_agent.inet_diag import (
     ALL_STATES,
+    INET_DIAG_INFO,
     TCP_CLOSE_WAIT,
     TCP_ESTABLISHED,
     TCP_FIN_WAIT1,
@@ -22,8 +23,8 @@ from loiter_agent.inet_diag import (
     TIME_WAIT_STATES,
     SockDiagError,
 )
-from loiter_agent.sock_diag import SockDiag, TornDumpError
-from support.netlink_messages import done, error, full_socket, mini_socket
+from loiter_agent.sock_diag import SockDiag, TornDumpError, new_buffer
+from support.netlink_messages import connection, done, error, full_socket, mini_socket
 
 Answer = Callable[[int], bytes] | OSError
 
@@ -151,6 +152,63 @@ class TestThisKernel:
         before = len(os.listdir("/proc/self/fd"))
         assert diag.lists_bound_inactive() in (True, False)
         assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_what_is_asked_for_comes_along(self, diag: SockDiag, listener: socket.socket) -> None:
+        """When the peer was last heard of, in milliseconds; without asking, it is not there."""
+        with socket.create_connection(listener.getsockname()) as client:
+            server, _ = listener.accept()
+            with server:
+                client.shutdown(socket.SHUT_WR)
+                assert server.recv(1) == b""
+                for extensions, known in ((1 << (INET_DIAG_INFO - 1), True), (0, False)):
+                    heard = {
+                        number: chunk.last_ack_received(index)
+                        for chunk in diag.dump(1 << TCP_CLOSE_WAIT, extensions)
+                        for index, number in enumerate(chunk.inodes())
+                    }
+                    milliseconds = heard[inode(server)]
+                    assert (milliseconds is not None) == known
+                    assert milliseconds is None or 0 <= milliseconds < 60_000
+
+    def test_the_columns_are_what_the_sockets_say_of_themselves(self, diag: SockDiag, listener: socket.socket) -> None:
+        """Ports, addresses and unread bytes, the FIN counting as one; of a listener, its queue and its backlog."""
+        with socket.create_connection(listener.getsockname()) as client:
+            server, _ = listener.accept()
+            with server, socket.create_connection(listener.getsockname()):
+                client.sendall(b"hello")
+                client.shutdown(socket.SHUT_WR)
+                server.recv(6, socket.MSG_PEEK | socket.MSG_WAITALL)
+                rows: dict[int, tuple[int, int, bytes]] = {}
+                for chunk in diag.dump(1 << TCP_CLOSE_WAIT | 1 << TCP_LISTEN):
+                    ends = [chunk.connection(index) for index in range(chunk.count)]
+                    queues = chunk.receive_queues(), chunk.write_queues()
+                    rows.update(zip(chunk.inodes(), zip(*queues, ends, strict=True), strict=True))
+                unread, _, ends_of_server = rows[inode(server)]
+                assert unread == len(b"hello") + 1
+                assert ends_of_server == connection(server.getsockname(), client.getsockname())
+                assert rows[inode(listener)][:2] == (1, 64)
+
+    def test_the_cookie_is_the_one_that_the_socket_tells(self, diag: SockDiag, listener: socket.socket) -> None:
+        """SO_COOKIE: it stays through every state, and no other socket has it."""
+        so_cookie = 57  # include/uapi/asm-generic/socket.h
+        cookie = int.from_bytes(listener.getsockopt(socket.SOL_SOCKET, so_cookie, 8), sys.byteorder)
+        cookies = {
+            number: one
+            for chunk in diag.dump(1 << TCP_LISTEN)
+            for number, one in zip(chunk.inodes(), chunk.cookies(), strict=True)
+        }
+        assert cookies[inode(listener)] == cookie & 0xFFFF_FFFF
+
+    def test_several_share_a_buffer(self, listener: socket.socket) -> None:
+        """Where they are read one after the other."""
+        buffer = new_buffer()
+        first, second = SockDiag(buffer=buffer), SockDiag(buffer=buffer)
+        try:
+            for diag in (first, second, first):
+                assert inode(listener) in found(diag, 1 << TCP_LISTEN)
+        finally:
+            first.close()
+            second.close()
 
     def test_closing_twice_is_harmless(self) -> None:
         """After that, a dump fails as any use of a closed socket does."""

@@ -73,7 +73,8 @@ def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
         done = subprocess.run(
             ["sh", "-c", f"{BIN}/loiter-agent {command} | true"], capture_output=True, text=True, check=True
         )
-        assert done.stderr == ""
+        # What could not be seen is said all the same, in a line of the log.
+        assert [line for line in done.stderr.splitlines() if " WARNING " not in line] == []
 
 
 @pytest.mark.parametrize(

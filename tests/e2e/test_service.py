@@ -127,14 +127,10 @@ def test_ticks_that_could_not_run_are_counted(tmp_path: Path) -> None:
         running(agent_command(server.server, tmp_path, interval="500ms"), tmp_path / "agent.log") as agent,
     ):
         name = str(wait_until(lambda: ask(server.server, "top", "hosts"), 20, "the agent reports")[0]["host"])
-        before = ask(server.server, "host", name)
-        assert before["cost"]["late_ticks"] == 0
+        before = ask(server.server, "host", name)["cost"]["late_ticks"]  # 0, unless this machine is overloaded
         agent.process.send_signal(signal.SIGSTOP)
         time.sleep(4)  # a process that is stopped has no fake clock
         agent.process.send_signal(signal.SIGCONT)
-        after = wait_until(
-            lambda: (found := ask(server.server, "host", name))["cost"]["late_ticks"] and found, 20, "late ticks"
-        )
-        assert after["cost"]["late_ticks"] >= 1
+        wait_until(lambda: ask(server.server, "host", name)["cost"]["late_ticks"] > before, 20, "late ticks")
         assert agent.logged().count("a tick did not run at its time") == 1
         assert "Traceback" not in agent.logged()

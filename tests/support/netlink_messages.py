@@ -37,7 +37,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def connection(local: End = HERE, remote: End = THERE) -> bytes:
-    """Ports and addresses as struct inet_diag_sockid has them. IPv6 addresses, mapped ones too, take all their bytes."""
+    """Ports and addresses as struct inet_diag_sockid has them. IPv4 addresses take the first four of sixteen bytes."""
     return struct.pack("!HH", local[1], remote[1]) + _address(local[0]) + _address(remote[0])
 
 
