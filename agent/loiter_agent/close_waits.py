@@ -31,7 +31,7 @@ _KINDS: Final[Mapping[int, int]] = {0: _EOF_READ, 1: _FIN_UNREAD} | {
 }
 _LEAST_SETTLED_SECONDS: Final = 3.0
 # With a tick every interval, a socket seen in three of them is two intervals old, less what ticks are late by.
-_SETTLED_INTERVALS: Final = 1.8
+_SETTLED_INTERVALS: Final = 1.6
 
 
 class Origin(NamedTuple):

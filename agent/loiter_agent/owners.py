@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import add
@@ -23,7 +23,17 @@ from typing import Final
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.connections import Connections
 from loiter_agent.inet_diag import TCP_BOUND_INACTIVE, TCP_CLOSE_WAIT, TCP_LISTEN, Chunk, ports_of
-from loiter_agent.places import OWNERLESS, STATES, UNKNOWN, Place, Places, place_of, same_connection
+from loiter_agent.places import (
+    MOST_PLACES,
+    OWNERLESS,
+    ROLE_NONE,
+    STATES,
+    UNKNOWN,
+    Place,
+    Places,
+    place_of,
+    same_connection,
+)
 from loiter_agent.procfs import ProcessVanished, Procfs, Unreadable, parse_unified_cgroup
 from loiter_agent.sample import ProcessFds, ProcessKey
 
@@ -193,12 +203,14 @@ class Owners:
         counts = {(code - code % STATES, code % STATES): count for code, count in codes.items()}
         self._now.settle(seen)
         self._before = self._now
-        self._forget_tick()
         charges = self._charges(counts)
         self._review(counts)
         self._fd_open_before = {key: process.fd_open for key, process in self._scan.processes.items()}
-        if len(self._places) > 2 * len({number for number, _ in counts}) + _UNUSED_PLACES:
+        self._forget_outgrown_places(counts, seen)
+        used = len({number for number, _ in counts})
+        if len(self._places) > min(2 * used + _UNUSED_PLACES, max(used, MOST_PLACES - _UNUSED_PLACES)):
             self._places.keep_only(self._place_of.values())
+        self._forget_tick()
         return charges
 
     def holders_of(self, inodes: Iterable[int]) -> list[int]:
@@ -229,6 +241,18 @@ class Owners:
                 former = known.holder if known.holder >= 0 else known.former
                 place = self._places[self._place_of[key]]._replace(former=former)
                 self._place_of[key] = self._places.number(place)
+
+    def _forget_outgrown_places(self, counts: Mapping[tuple[int, int], int], seen: Sequence[int]) -> None:
+        """Has sockets that were bound or listened, and are connections now, looked at as new ones in the next tick."""
+        outgrown = {
+            number
+            for number, state in counts
+            if self._places[number].role == ROLE_NONE and state not in (TCP_LISTEN, TCP_BOUND_INACTIVE)
+        }
+        if outgrown:
+            for key, number, state in zip(self._keys, seen, self._states, strict=True):
+                if number in outgrown and state not in (TCP_LISTEN, TCP_BOUND_INACTIVE):
+                    self._place_of.pop(key, None)
 
     def _charges(self, counts: Mapping[tuple[int, int], int]) -> Charges:
         places: dict[Place, dict[int, int]] = {}

@@ -27,7 +27,7 @@ ROLE_NONE: Final = 0
 ROLE_OPENED: Final = 1
 ROLE_ACCEPTED: Final = 2
 
-_MOST_PLACES: Final = 50_000
+MOST_PLACES: Final = 50_000
 # A port that nobody listens on any more still tells the connections that were accepted on it.
 _REMEMBERED_SECONDS: Final = 180.0
 _LISTENING: Final = bytes(state == TCP_LISTEN for state in range(256))
@@ -87,7 +87,7 @@ class Places:
 
         A host may talk to more destinations than are worth remembering: what comes late is not told apart by them.
         """
-        if len(self._places) >= _MOST_PLACES and place not in self._number_of:
+        if len(self._places) >= MOST_PLACES and place not in self._number_of:
             place = place._replace(source=b"", destination=b"", port=0)
         number = self._number_of.get(place)
         if number is None:

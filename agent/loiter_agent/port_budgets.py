@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
@@ -18,6 +19,10 @@ from loiter_agent.time_waits import Group, WaitingSockets
 _SHOWN = 20
 _FULL = 0.5
 _DEFAULT_REUSE_DELAY_MS = 1_000
+_REMEMBERED_SECONDS = 60.0
+_REMEMBERED_EVERY_SECONDS = 10.0
+# Standard deviations of a count that varies by chance alone.
+_CHANCE = 2.0
 
 # Namespace, family, local address, address and port of the other end.
 _Key = tuple[int, int, bytes, bytes, int]
@@ -30,12 +35,12 @@ class _Budget:
 
 
 class PortBudgets:
-    """Keeps how many live connections there were in the last tick, to tell how fast they come."""
+    """Keeps how many live connections there were within the last minute, to tell how fast they come."""
 
     def __init__(self) -> None:
         """Starts without any."""
         self._updated: float | None = None
-        self._live: dict[_Key, int] = {}
+        self._live: deque[tuple[float, dict[_Key, int]]] = deque()
 
     def update(
         self,
@@ -67,11 +72,25 @@ class PortBudgets:
         for position, (key, budget) in enumerate(nlargest(MAX_PORT_BUDGETS, budgets.items(), key=fullness)):
             if position >= _SHOWN and fullness((key, budget))[0] < _FULL:
                 break
-            growth = (budget.usage.live - self._live.get(key, 0)) / elapsed if elapsed else None
+            growth = self._growth(now, key, budget.usage.live)
             rows.append(_row(key, budget, available.get(key[0]), growth, elapsed, settings.get(key[0])))
         self._updated = now
-        self._live = {key: budget.usage.live for key, budget in budgets.items() if budget.usage.live}
+        self._remember(now, {key: budget.usage.live for key, budget in budgets.items() if budget.usage.live})
         return tuple(rows)
+
+    def _growth(self, now: float, key: _Key, live: int) -> float | None:
+        """By how many the live connections grow in a second. What may be chance is none: connections come and go."""
+        if not self._live or now <= self._live[0][0]:
+            return None
+        since, before = self._live[0]
+        change = live - before.get(key, 0)
+        return change / (now - since) if abs(change) > _CHANCE * math.sqrt(live) else 0.0
+
+    def _remember(self, now: float, live: dict[_Key, int]) -> None:
+        while self._live and now - self._live[0][0] > _REMEMBERED_SECONDS:
+            self._live.popleft()
+        if not self._live or now - self._live[-1][0] >= _REMEMBERED_EVERY_SECONDS:
+            self._live.append((now, live))
 
 
 def _add_up(

@@ -165,7 +165,8 @@ class ProcessSockets:
 class TimeWaitOwner:
     """The process that held a socket before TIME_WAIT, and how it was found.
 
-    Where only the cgroup is known, `key` is None unless one process is alone in it; `members` are all that are in it.
+    Where only the cgroup or the port is known, `members` are all processes that are in it or listen on it, and `key` is
+    None unless there is just one.
     """
 
     key: ProcessKey | None
@@ -236,7 +237,10 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class TcpSnapshot:
-    """What a socket collector saw: the host's states, each process's sockets, and what the charging rests on."""
+    """What a socket collector saw: the host's states, each process's sockets, and what the charging rests on.
+
+    `time_wait_nobodys` are the namespaces with TIME_WAIT sockets that may be of any process that lives in them.
+    """
 
     sampler: Sampler
     states: TcpStates
@@ -246,6 +250,7 @@ class TcpSnapshot:
     ownerless: int
     torn: bool
     time_wait: tuple[TimeWaitGroup, ...] | None = None
+    time_wait_nobodys: frozenset[int] = frozenset()
     time_wait_limits: TimeWaitLimits | None = None
     ports: tuple[PortBudget, ...] | None = None
     namespaces: tuple[Namespace, ...] = ()

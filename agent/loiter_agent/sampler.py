@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -190,9 +190,11 @@ def _sockets_of(process: ProcessFds, tcp: TcpSnapshot | None, read: Collection[i
     found = tcp.by_process.get(process.key)
     seen = process.readable and process.namespace in read
     # That TIME_WAIT sockets were its own says nothing of those that it holds now.
-    if found is not None and (seen or found.total or found.close_wait):
-        return found
-    return ProcessSockets(time_wait=None if tcp.time_wait is None else 0) if seen else None
+    if found is None or not (seen or found.total or found.close_wait):
+        found = ProcessSockets(time_wait=None if tcp.time_wait is None else 0) if seen else None
+    if found is not None and found.time_wait == 0 and process.namespace in tcp.time_wait_nobodys:
+        return replace(found, time_wait=None)  # those that are nobody's may be its
+    return found
 
 
 def _fd_eta(fd_open: int | None, limit: int | None, detail: CloseWaitSockets | None) -> float | None:

@@ -9,6 +9,8 @@ who holds nearly all live connections to the same destination (`destination`). W
 
 from __future__ import annotations
 
+import math
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +24,7 @@ from loiter_agent.sample import ProcessKey, TimeWaitOwner
 
 # TCP_TIMEWAIT_LEN of include/net/tcp.h.
 TIME_WAIT_SECONDS: Final = 60.0
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _NEW: Final = -1
 _REQUESTS: Final = (TCP_NEW_SYN_RECV, TCP_SYN_RECV)
 UNATTRIBUTED: Final = TimeWaitOwner(None, "unattributed")
@@ -65,6 +68,7 @@ class _NewSocket:
     namespace: int
     family: int
     connection: bytes
+    left: int | None  # milliseconds in TIME_WAIT; None for one that has not come to that yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,11 @@ class WaitingSockets:
 
     time_wait: array[int] = field(default_factory=lambda: array("I"))
     fin_wait2: array[int] = field(default_factory=lambda: array("I"))
+
+
+def _started(key: ProcessKey) -> float:
+    """When a process started, in seconds since boot."""
+    return key.start_ticks / _CLOCK_TICKS
 
 
 class Shares:
@@ -117,6 +126,8 @@ class Clues:
     accepted: Callable[[int, bytes], bool]
     shares: Shares
     tracer: Tracer | None
+    # Seconds since boot. A socket that was closed before a process started was not that process's.
+    now: float = math.inf
 
 
 class TimeWaits:
@@ -145,6 +156,7 @@ class TimeWaits:
         """
         self.states.update(states)
         cookies, expires = chunk.cookies(), chunk.expires()
+        chunk_states, chunk_expires = states, expires
         if offset:
             cookies = [cookie + offset for cookie in cookies]
         indexes: Iterable[int] = range(chunk.count)
@@ -160,7 +172,9 @@ class TimeWaits:
         if _NEW in groups:
             for index, cookie, group in zip(indexes, cookies, groups, strict=True):
                 if group == _NEW:
-                    self._new[cookie] = _NewSocket(namespace, chunk.family(index), chunk.connection(index))
+                    left = chunk_expires[index] if chunk_states[index] == TCP_TIME_WAIT else None
+                    connection = chunk.connection(index)
+                    self._new[cookie] = _NewSocket(namespace, chunk.family(index), connection, left)
 
     def new_connections(self) -> set[tuple[int, bytes]]:
         """The namespaces and connections of sockets that were not seen in TIME_WAIT before."""
@@ -219,7 +233,8 @@ class TimeWaits:
 
     def _owner(self, new: _NewSocket, place: Place, clues: Clues, before: Place | None) -> TimeWaitOwner:
         if place.role == ROLE_ACCEPTED:
-            listeners = clues.listeners(new.namespace, new.connection)
+            closed = clues.now - TIME_WAIT_SECONDS + (TIME_WAIT_SECONDS if new.left is None else new.left / 1_000)
+            listeners = tuple(key for key in clues.listeners(new.namespace, new.connection) if _started(key) <= closed)
             if listeners:
                 return TimeWaitOwner(listeners[0] if len(listeners) == 1 else None, "listener", listeners)
         if before is not None and before.cgroup is not None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
-from loiter_agent.inet_diag import TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LAST_ACK, TCP_LISTEN
+from loiter_agent.inet_diag import TCP_BOUND_INACTIVE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LAST_ACK, TCP_LISTEN
 from loiter_agent.owners import Charges, Owners
 from loiter_agent.places import ROLE_ACCEPTED, ROLE_OPENED, UNKNOWN, Place
 from loiter_agent.sample import ProcessKey
@@ -547,3 +547,15 @@ class TestProperties:
             charges = one.tick([(inode, TCP_ESTABLISHED) for inode in range(1, 7)])
             assert one.by_pid(charges) == expected
             assert charges.unattributed == 6 - sum(expected.values())
+
+
+def test_a_socket_that_was_bound_first_is_a_connection_once_it_is_connected(machine: Host) -> None:
+    """It keeps its inode: what it was at first sight is not what it stays."""
+    machine.tree.add(10, fds={3: 100})
+    bound, connected = (full_socket(state, 100) for state in (TCP_BOUND_INACTIVE, TCP_ESTABLISHED))
+    machine.tick_of([bound])
+    machine.tick_of([connected])
+    charges = machine.tick_of([connected])
+    assert [(place.role, machine.owners.process(place.holder)) for place in charges.places] == [
+        (ROLE_OPENED, ProcessKey(10, 10))
+    ]

@@ -80,7 +80,7 @@ class TestPlaces:
 
     def test_too_many_destinations_are_not_told_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The holder still is, and so is what was known before."""
-        monkeypatch.setattr(places_module, "_MOST_PLACES", 2)
+        monkeypatch.setattr(places_module, "MOST_PLACES", 2)
         places = Places()
         known = [Place(1, 0, ROLE_OPENED, socket.AF_INET, b"a", b"b", port) for port in (1, 2)]
         numbers = [places.number(place) for place in known]

@@ -202,3 +202,19 @@ class TestManyDestinations:
         assert [one.used for one in update(PortBudgets(), 0.0, {**quiet, **busy})] == [500] * 25
         crowd = {opened(port=1_000 + number): 500 for number in range(200)}
         assert len(update(PortBudgets(), 0.0, crowd)) == MAX_PORT_BUDGETS
+
+
+def test_live_connections_that_come_and_go_by_chance_do_not_grow() -> None:
+    """100 of them vary by ten or so; 30 more are more than chance, and count over the time in which they came."""
+    budgets = PortBudgets()
+    update(budgets, 100.0, {opened(): 100})
+    assert update(budgets, 110.0, {opened(): 115})[0].connects_per_second == 0.0
+    assert update(budgets, 120.0, {opened(): 130})[0].connects_per_second == pytest.approx(30 / 20)
+
+
+def test_growth_is_that_of_the_last_minute() -> None:
+    """What grew before is not going on."""
+    budgets = PortBudgets()
+    rates = [update(budgets, 10.0 * tick, {opened(): 20 + min(500, 100 * tick)})[0] for tick in range(14)]
+    assert rates[5].connects_per_second == pytest.approx(10.0)
+    assert rates[13].connects_per_second == 0.0

@@ -176,3 +176,15 @@ def test_psutil_counts_what_the_real_kernel_has() -> None:
     assert snapshot.attributed + snapshot.unattributed + snapshot.ownerless == counted
     assert snapshot.time_wait is None, "psutil can not tell whose they were"
     assert [one.id for one in snapshot.namespaces] == [Procfs().own_network_namespace()]
+
+
+def test_no_time_wait_is_not_said_of_a_process_while_there_are_some_that_may_be_its(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody knows whose those in its namespace were; those of another namespace are not its."""
+    charged = {HOLDER: ProcessSockets(total=6, time_wait=3), IDLE: ProcessSockets(total=1, time_wait=0)}
+    snapshot = replace(SNAPSHOT, by_process=charged)
+    for namespace, expected in ((OWN, None), (OTHER, 0)):
+        taken = sampler_of(monkeypatch, replace(snapshot, time_wait_nobodys=frozenset({namespace})), SCAN).sample()
+        rows = {row.pid: row.time_wait for row in taken.processes}
+        assert (rows[HOLDER.pid], rows[IDLE.pid]) == (3, expected)

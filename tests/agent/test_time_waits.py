@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from loiter_agent.time_waits import UNATTRIBUTED, Clues, Group, Shares, TimeWait
 from support.netlink_messages import End, chunks, connection, family_of, mini_socket
 
 HOST = 1
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 LOADER, SERVER, WORKER, OTHER = (ProcessKey(pid, pid) for pid in (10, 20, 21, 30))
 HERE: End = ("10.0.0.1", 40_000)
 THERE: End = ("10.0.0.2", 443)
@@ -32,6 +34,7 @@ class Known:
     accepted_ports: Collection[int] = (8080,)
     shares: Shares = field(default_factory=Shares)
     traced: dict[bytes, ProcessKey] | None = None
+    now: float = 1_000.0
 
     def closing_processes(self, namespace: int, connections: Sequence[bytes]) -> list[ProcessKey | None]:
         assert namespace == HOST
@@ -57,6 +60,7 @@ class Known:
             accepted=self.accepted,
             shares=self.shares,
             tracer=self if self.traced is not None else None,
+            now=self.now,
         )
 
 
@@ -66,6 +70,13 @@ class Host:
     def __init__(self) -> None:
         self.time_waits = TimeWaits()
         self.known = Known()
+
+    @classmethod
+    def of(cls, known: Known) -> Host:
+        """Another that knows the same."""
+        host = cls()
+        host.known = known
+        return host
 
     def tick(self, *made: bytes) -> dict[Group, WaitingSockets]:
         self.time_waits.begin()
@@ -91,6 +102,11 @@ def closed(
 def served(cookie: int = 1, port: int = 50_000) -> bytes:
     """A connection that was accepted."""
     return closed(cookie, ("10.0.0.1", 8080), ("10.0.0.9", port))
+
+
+def served_at(left: int) -> bytes:
+    """A connection that was accepted, and has so many milliseconds left in TIME_WAIT."""
+    return closed(1, ("10.0.0.1", 8080), ("10.0.0.9", 50_000), left)
 
 
 @pytest.fixture
@@ -154,6 +170,16 @@ class TestListener:
         """SO_REUSEPORT: one of them it was, which may be one application all the same."""
         host.known.listeners = (SERVER, WORKER)
         assert host.owner(served()) == TimeWaitOwner(None, "listener", (SERVER, WORKER))
+
+    def test_who_started_after_a_socket_was_closed_is_not_its_owner(self, host: Host) -> None:
+        """A server that took over the port of another, which closed this socket 50 s ago."""
+        old, new = (ProcessKey(40, int(seconds * CLOCK_TICKS)) for seconds in (949.0, 951.0))
+        host.known.listeners = (new,)
+        assert host.owner(served_at(10_000)) == UNATTRIBUTED
+        host.known.listeners = (old, new)
+        assert Host.of(host.known).owner(served_at(10_000)) == TimeWaitOwner(old, "listener", (old,))
+        host.known.listeners = (new,)
+        assert Host.of(host.known).owner(served_at(58_000)) == TimeWaitOwner(new, "listener", (new,))
 
 
 class TestCgroup:

@@ -103,6 +103,7 @@ class SockDiagTcpCollector:
                 accepted=self._accepted,
                 shares=self._shares,
                 tracer=self._tracer,
+                now=_boot_time(),
             )
         )
         budgets = self._budgets.update(
@@ -117,6 +118,11 @@ class SockDiagTcpCollector:
             ownerless=charges.ownerless + self._time_waits.states.total(),
             torn=torn,
             time_wait=_time_wait_groups(waiting),
+            time_wait_nobodys=frozenset(
+                group.place.namespace
+                for group, sockets in waiting.items()
+                if sockets.time_wait and group.owner.how == "unattributed" and not group.ended
+            ),
             time_wait_limits=_limits(opened[0]),
             ports=budgets,
             namespaces=tuple(
