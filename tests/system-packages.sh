@@ -1,11 +1,12 @@
 #!/bin/sh
 # Sees to it that the programs the tests compare with are there: ss and ip (iproute2), netstat (net-tools), unshare
-# (util-linux). Installs what is missing where it may.
+# (util-linux), openssl for a certificate. Installs what is missing where it may.
 set -eu
 missing=
 command -v ss >/dev/null && command -v ip >/dev/null || missing="$missing iproute2"
 command -v netstat >/dev/null || missing="$missing net-tools"
 command -v unshare >/dev/null || missing="$missing util-linux"
+command -v openssl >/dev/null || missing="$missing openssl"
 [ -n "$missing" ] || exit 0
 as_root=
 [ "$(id -u)" = 0 ] || as_root='sudo -n'

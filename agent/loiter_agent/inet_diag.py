@@ -233,7 +233,7 @@ def _uniform(data: memoryview, sequence: int) -> Chunk | None:
     step = length // 4
     # The first three words of every message: length, type and flags, sequence.
     for word in range(3):
-        if words[word::step].tolist() != [words[word]] * count:
+        if words[word::step].tobytes() != words[word : word + 1].tobytes() * count:
             return None
     return Chunk(data, length, count)
 
