@@ -30,6 +30,12 @@ _KINDS: Final[Mapping[int, int]] = {0: _EOF_READ, 1: _FIN_UNREAD} | {
     unread + 1: _FAREWELL_UNREAD for unread in _FAREWELLS
 }
 _LEAST_SETTLED_SECONDS: Final = 3.0
+_GROWTH_SECONDS: Final = 600.0
+_LEAST_GROWTH: Final = 4
+# Of the pace at which settled sockets go where none gets older than the oldest.
+_TURNOVER: Final = 0.5
+# What was observed counts this much less with every tick that came after it.
+_DECAY: Final = 0.9
 # With a tick every interval, a socket seen in three of them is two intervals old, less what ticks are late by.
 _SETTLED_INTERVALS: Final = 1.6
 
@@ -37,7 +43,8 @@ _SETTLED_INTERVALS: Final = 1.6
 class Origin(NamedTuple):
     """What does not change about a CLOSE_WAIT socket. `since` is on the clock that `finish` is given.
 
-    `address` and `port` are the peer's, `port` of an opened connection only: those of clients are many.
+    `address` and `port` are the peer's, `port` of an opened connection only: those of clients are many. Where `since`
+    is not `known`, the socket may have been in CLOSE_WAIT for longer.
     """
 
     namespace: int
@@ -46,6 +53,7 @@ class Origin(NamedTuple):
     address: bytes
     port: int
     accepted: bool
+    known: bool = True
 
 
 class _NewSocket(NamedTuple):
@@ -58,20 +66,33 @@ class _NewSocket(NamedTuple):
 _Row = tuple[Origin, int, bool, int]
 
 
+class _Watched(NamedTuple):
+    """The settled sockets of a holder, and how many of them went in how many socket-seconds, lately."""
+
+    settled: int
+    gone: float = 0.0
+    exposure: float = 0.0
+
+
 class CloseWaits:
     """Keeps since when sockets have been in CLOSE_WAIT. A tick is `begin`, `feed` for each chunk, `finish`."""
 
     def __init__(self, interval: float) -> None:
         """Takes the time between two ticks in seconds."""
-        self._settled_after = max(_LEAST_SETTLED_SECONDS, _SETTLED_INTERVALS * interval)
-        self._longest_gap = 2.5 * interval
+        self.set_interval(interval)
         self._ticked: float | None = None
         self._namespaces: set[int] = set()
         self._origins: list[Origin] = []
         self._origin_of: dict[int, int] = {}  # cookie → number of its origin
         self._connection_of: dict[int, bytes] = {}  # of sockets that nobody has accepted
         self._counts_before: Counter[int] = Counter()
+        self._watched: dict[int, _Watched] = {}
         self.begin()
+
+    def set_interval(self, interval: float) -> None:
+        """Changes the time between two ticks, in seconds."""
+        self._settled_after = max(_LEAST_SETTLED_SECONDS, _SETTLED_INTERVALS * interval)
+        self._longest_gap = 2.5 * interval
 
     def begin(self) -> None:
         """Starts a tick, or starts one over."""
@@ -119,7 +140,7 @@ class CloseWaits:
             holders_of: Finds the holders of inodes.
             listener_of: Finds the listener of a connection in a namespace.
         """
-        self._keep_origins(now, ages, accepted)
+        self._keep_origins(now, ages, self.of_unknown_age(now), accepted)
         before, self._ticked, self._namespaces = self._ticked, round(now, 1), set(namespaces)
         holders = holders_of(self._inodes)
         queues = self._charge_listeners(holders, holders_of, listener_of)
@@ -130,22 +151,29 @@ class CloseWaits:
         by_holder: dict[int, list[_Row]] = {}
         for (holder, number, kind, waits), count in counts.items():
             by_holder.setdefault(holder, []).append((self._origins[number], kind, waits, count))
+        self._watched = {holder: self._watch(now, rows, before, holder) for holder, rows in by_holder.items()}
         details = {
-            holder: self._detail(now, rows, before, self._counts_before[holder], queues.get(holder))
-            for holder, rows in by_holder.items()
+            holder: self._detail(now, rows, before, holder, queues.get(holder)) for holder, rows in by_holder.items()
         }
         self._counts_before = Counter({holder: detail.count for holder, detail in details.items()})
         self.begin()
         return details
 
-    def _keep_origins(self, now: float, ages: Mapping[int, float], accepted: Callable[[int, bytes], bool]) -> None:
+    def _keep_origins(
+        self,
+        now: float,
+        ages: Mapping[int, float],
+        not_watched: Collection[int],
+        accepted: Callable[[int, bytes], bool],
+    ) -> None:
         """Makes the map hold the sockets of this tick and no others."""
         numbers = {origin: number for number, origin in enumerate(self._origins)}
         for cookie, new in self._new.items():
             address, port = peer_of(new.connection)
             is_accepted = accepted(new.namespace, new.connection)
             since = round(now - ages.get(cookie, 0.0), 1)
-            origin = Origin(new.namespace, since, new.family, address, 0 if is_accepted else port, is_accepted)
+            known = cookie in ages or new.namespace not in not_watched
+            origin = Origin(new.namespace, since, new.family, address, 0 if is_accepted else port, is_accepted, known)
             if origin not in numbers:
                 numbers[origin] = len(self._origins)
                 self._origins.append(origin)
@@ -186,18 +214,44 @@ class CloseWaits:
                 queues[holder] = AcceptQueue(listener.depth, listener.limit or None)
         return queues
 
+    def _watch(self, now: float, rows: Iterable[_Row], before: float | None, holder: int) -> _Watched:
+        """Adds to what is known of how the settled sockets of a holder go."""
+        settled = sum(count for origin, _, _, count in rows if now - origin.since >= self._settled_after)
+        last = self._watched.get(holder)
+        if last is None or before is None:
+            return _Watched(settled)
+        still_there = sum(count for origin, _, _, count in rows if before - origin.since >= self._settled_after)
+        gone = _DECAY * last.gone + max(0, last.settled - still_there)
+        return _Watched(settled, gone, _DECAY * last.exposure + last.settled * (now - before))
+
+    def _turns_over(self, holder: int, oldest: float) -> bool:
+        """Tells whether settled sockets go at half the pace, at least, at which they would if none ever got older.
+
+        A leak closes none. Of a population that a slow program closes in the end, in each second the part goes that
+        has reached the greatest age.
+        """
+        watched = self._watched[holder]
+        if watched.gone < 1 or watched.exposure <= 0:
+            return False
+        return watched.gone / watched.exposure * (oldest - self._settled_after) >= _TURNOVER
+
     def _detail(
         self,
         now: float,
         rows: list[_Row],
         before: float | None,
-        counted_before: int,
+        holder: int,
         queue: AcceptQueue | None,
     ) -> CloseWaitSockets:
         rows.sort(key=lambda row: row[0].since, reverse=True)
+        counted_before = self._counts_before[holder]
         settled = [row for row in rows if now - row[0].since >= self._settled_after]
         survivors = sum(count for origin, _, _, count in rows if before is not None and origin.since <= before)
         ages = [(max(0.0, now - origin.since), count) for origin, _, _, count in rows]
+        # An age that is a lower bound tells enough once that is over a minute.
+        unsure = sum(
+            count for origin, _, _, count in rows if not origin.known and now - origin.since <= STUCK_AFTER_SECONDS
+        )
         kinds: Counter[int] = Counter()
         for origin, kind, waits, count in settled:
             # A client's goodbye is data to a server that expects a request.
@@ -213,11 +267,16 @@ class CloseWaits:
             data_unread=kinds[_DATA_UNREAD],
             never_accepted=kinds[-1],
             client_side=sum(count for origin, _, _, count in settled if not origin.accepted),
-            stuck=sum(count for age, count in ages if age > STUCK_AFTER_SECONDS),
-            ages=ages_of(ages),
+            stuck=None if unsure else sum(count for age, count in ages if age > STUCK_AFTER_SECONDS),
+            ages=None if unsure else ages_of(ages),
             peers=tuple(_peers(rows)),
             accept_queue=queue,
-            growth_per_second=growth_of(ages),
+            growth_per_second=growth_of(
+                [(now - origin.since, count) for origin, _, waits, count in rows if not waits and origin.known]
+            ),
+            unaccepted=sum(count for _, _, waits, count in rows if waits),
+            turns_over=self._turns_over(holder, max(age for age, _ in ages)),
+            of_unknown_age=unsure,
         )
 
 
@@ -233,15 +292,18 @@ def ages_of(ages: Iterable[tuple[float, int]]) -> Ages:
 
 
 def growth_of(ages: Iterable[tuple[float, int]]) -> float | None:
-    """How many sockets came in a second, over the younger half of the time that the oldest has been there.
+    """How many sockets a second come and stay, over the last ten minutes or since the first came.
 
-    None where that is too short to tell. A set that came at once and does not grow has no young ones.
+    None where less than a minute is known of, or where there are not about as many old ones as young ones: those that
+    came at once do not grow, and of those that come and go none gets old.
     """
     known = list(ages)
-    half = max(age for age, _ in known) / 2
-    if half < _LEAST_SETTLED_SECONDS:
+    seconds = min(max((age for age, _ in known), default=0.0), _GROWTH_SECONDS)
+    if seconds < STUCK_AFTER_SECONDS:
         return None
-    return sum(count for age, count in known if age < half) / half
+    young = sum(count for age, count in known if age < seconds / 2)
+    old = sum(count for age, count in known if seconds / 2 <= age <= seconds)
+    return (young + old) / seconds if young <= 2 * old and old <= 2 * young and young + old >= _LEAST_GROWTH else None
 
 
 def _peers(rows: Iterable[_Row]) -> Iterator[Peer]:

@@ -4,8 +4,8 @@ What a CLOSE_WAIT socket has in its receive queue tells what the program did not
 stream and did not close, which is a leak. The FIN alone, or a farewell such as a TLS close_notify: nobody looked at the
 connection since the peer hung up, as with the idle connections of a client's pool; on an accepted connection it is a
 reader that does not read, unless all threads wait for events: epoll would have told them of the FIN, so the connection
-is one that nobody watches any more, a leak. Data: a reader that does not read, either. A socket without inode waits for
-accept(2).
+is one that nobody watches any more, a leak. Data: a reader that does
+not read, either. A socket without inode waits for accept(2).
 
 Whether the program can not read or does not is told by its threads. Measured on two processors with Linux 6.18, as the
 share of time that a thread waited for a processor (its cgroup was held back by its quota):
@@ -37,15 +37,11 @@ _STAYING_OF_SURVIVORS: Final = 2 / 3
 # Of the settled sockets, a cause has to explain this share.
 _MAJORITY: Final = 0.5
 
-# Where threads sleep that wait for events, on kernels from 4.19 to 6.18; poll and select share a function.
-_EVENT_CHANNELS: Final = (
-    "ep_poll",
-    "do_epoll_wait",
-    "poll_schedule_timeout",
-    "do_poll",
-    "do_select",
-    "inet_csk_accept",
-)
+# Where threads sleep that wait for events, on kernels from 4.19 to 6.18. Not poll and select: a timeout of a blocking
+# read is made of them, too.
+_EVENT_CHANNELS: Final = ("ep_poll", "do_epoll_wait", "inet_csk_accept")
+# A share of the settled sockets that does not change the picture.
+_FEW: Final = 0.1
 
 # A thread that waits so much gets a fifth of what it asks for at most. Fair shares of a crowded host are above that.
 _STARVED_RUN_DELAY: Final = 0.8
@@ -72,11 +68,16 @@ def diagnose(sockets: CloseWaitSockets, activity: Activity | None) -> tuple[Caus
 
 
 def _cause(sockets: CloseWaitSockets, activity: Activity | None) -> Cause | None:
-    if sockets.settled == 0 or _is_churn(sockets):
+    if sockets.settled == 0:
+        return "unknown" if sockets.of_unknown_age else None
+    if _is_churn(sockets):
         return None
     classes = _classes(sockets)
-    if not sockets.data_unread and activity is not None and _waits_for_events(activity):
-        classes["leak"] += classes.pop("stalled_reader")
+    if sockets.data_unread <= _FEW * sockets.settled and activity is not None:
+        # Of those with nothing but the FIN unread it depends on the threads.
+        waiting = _waiting_for_events(activity)
+        if waiting and waiting == activity.threads == activity.threads_read:
+            classes["leak"] += classes.pop("stalled_reader")
     cause = max(classes, key=lambda cause: classes[cause])
     if classes[cause] < _MAJORITY * sockets.settled:
         cause = "unknown"
@@ -84,13 +85,14 @@ def _cause(sockets: CloseWaitSockets, activity: Activity | None) -> Cause | None
     # Who has read the end of the stream had the time to close.
     if cause != "leak" and unread > 0 and activity is not None and _is_starved(activity):
         return "cpu_starved"
-    return cause
+    # It is slow to close, but it does, and nothing gets old.
+    return None if sockets.turns_over and not sockets.stuck else cause
 
 
 def _is_churn(sockets: CloseWaitSockets) -> bool:
     """Tells whether the sockets come and go, the settled ones being no more than the slowest of them."""
     if sockets.survived is None:  # the first sample has ages alone to go by
-        return sockets.settled < sockets.count / 2 and sockets.stuck < _NOTABLE_MINORITY
+        return sockets.settled < sockets.count / 2 and (sockets.stuck or 0) < _NOTABLE_MINORITY
     if sockets.survived >= _CHURN_BELOW:
         return False
     staying = sockets.settled >= _STAYING_OF_SURVIVORS * sockets.survived * sockets.count
@@ -114,10 +116,9 @@ def _classes(sockets: CloseWaitSockets) -> dict[Cause, float]:
     }
 
 
-def _waits_for_events(activity: Activity) -> bool:
-    """Tells whether every thread waits for whatever comes: in epoll_wait(2), poll(2), select(2) or accept(2)."""
-    waiting = sum(count for channel, count in activity.wait_channels.items() if channel.startswith(_EVENT_CHANNELS))
-    return activity.threads is not None and 0 < activity.threads == activity.threads_read == waiting
+def _waiting_for_events(activity: Activity) -> int:
+    """Counts the threads that wait for whatever comes: in epoll_wait(2) or accept(2)."""
+    return sum(count for channel, count in activity.wait_channels.items() if channel.startswith(_EVENT_CHANNELS))
 
 
 def _is_starved(activity: Activity) -> bool:

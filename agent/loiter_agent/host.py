@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import re
 from pathlib import Path
@@ -50,6 +48,10 @@ def _from_machine_id(file: Path) -> str | None:
         return None
     if len(text) != 32:  # empty before the first boot, "uninitialized" during it
         return None
+    # Imported late: `run` says before by what code, and without a machine-id it takes neither.
+    import hashlib
+    import hmac
+
     return hmac.new(text.encode(), _APPLICATION_KEY, hashlib.sha256).hexdigest()[:32]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -76,6 +76,7 @@ class _Known:
     owner: int | None
     executable: str
     identity: ProcessIdentity
+    looked_up: bool = True
 
 
 class Identities:
@@ -87,12 +88,21 @@ class Identities:
         self._arguments = arguments
         self._known: dict[ProcessKey, _Known] = {}
 
+    def configure(self, arguments: bool) -> None:
+        """Changes whether command lines are part of what is found, also of processes that are known already."""
+        if arguments != self._arguments:
+            self._arguments = arguments
+            self._known = {key: replace(known, looked_up=False) for key, known in self._known.items()}
+
     def of(self, key: ProcessKey, comm: str) -> ProcessIdentity:
         """Identifies a process that is called `comm` at the moment. One that has ended keeps the name `comm`."""
         known = self._known.get(key)
         owner, executable = self._procfs.owner(key.pid), self._executable(key.pid)
-        if known is not None and (known.comm, known.owner, known.executable) == (comm, owner, executable):
-            return known.identity
+        if known is not None and known.looked_up:
+            if (known.comm, known.owner, known.executable) == (comm, owner, executable):
+                return known.identity
+            if known.comm == comm and not executable:  # it is about to end, and what it was can not be read any more
+                return known.identity
         # The start time is reckoned once, so that a clock that is set later does not make it another process.
         start_time = known.identity.start_time if known is not None else _start_time(key)
         identity = self._look_up(key, comm, executable, start_time)

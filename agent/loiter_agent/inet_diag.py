@@ -49,6 +49,7 @@ _INET_DIAG_CGROUP_ID: Final = 21
 _NLMSGHDR: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _INET_DIAG_REQ: Final = struct.Struct("=BBBB48xII")  # family, src_len, dst_len, extensions, id, states, dbs
 _RTATTR: Final = struct.Struct("=HH")  # length, type
+_CONNECTION: Final = struct.Struct("=9I")
 _ERROR: Final = struct.Struct("=i")
 
 _HEADER: Final = _NLMSGHDR.size
@@ -59,6 +60,8 @@ _CONNECTION_AT: Final = _HEADER + 4
 CONNECTION_BYTES: Final = 36
 # Columns, as numbers of 32-bit words from the start of a message.
 _PORTS: Final = 5  # source and destination
+# Both ports, and of the peer's address the word that holds it in IPv4 and the last one in IPv6.
+_IDENTIFYING: Final = (_PORTS, 10, 13)
 _COOKIE: Final = 15  # the lower half
 _EXPIRES: Final = 17
 _RQUEUE: Final = 18
@@ -120,9 +123,10 @@ class Chunk:
         """Milliseconds until each socket's timer runs out: of TIME_WAIT, how long it stays."""
         return self._words(_EXPIRES).tolist()
 
-    def ports(self) -> bytes:
-        """The ports of each socket, its own and the peer's, as 32-bit words; see `ports_of`."""
-        return self._words(_PORTS).tobytes()
+    def identifying(self) -> tuple[bytes, bytes, bytes]:
+        """Three columns of 32-bit words that tell the connections to one local address apart: `identifying_words`."""
+        ports, ipv4, ipv6 = (self._words(word).tobytes() for word in _IDENTIFYING)
+        return ports, ipv4, ipv6
 
     def connection(self, index: int) -> bytes:
         """The ports and addresses of one socket: CONNECTION_BYTES bytes, as in struct inet_diag_sockid."""
@@ -172,9 +176,10 @@ class Datagram:
     last: bool
 
 
-def ports_of(connection: bytes) -> int:
-    """The ports of a connection as `Chunk.ports` has them: one 32-bit word, in no order that means anything."""
-    return int.from_bytes(connection[:4], sys.byteorder)
+def identifying_words(connection: bytes) -> tuple[int, ...]:
+    """The words of a connection that `Chunk.identifying` gives the columns of."""
+    words = _CONNECTION.unpack(connection)
+    return tuple(words[word - _PORTS] for word in _IDENTIFYING)
 
 
 def dump_request(states: int, sequence: int, extensions: int = 0) -> bytes:

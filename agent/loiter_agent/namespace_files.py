@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _READ_BYTES: Final = 65_536
+# What the wire takes; the kernel takes negative values of some settings, too.
+_LARGEST: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +111,10 @@ def read_settings(root: str) -> NamespaceSettings:
 
 def _number(path: str) -> int | None:
     try:
-        return int(read_file(path))
+        number = int(read_file(path))
     except (OSError, ValueError):
         return None
+    return number if 0 <= number <= _LARGEST else None
 
 
 def read_file(path: str) -> bytes:

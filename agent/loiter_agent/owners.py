@@ -22,7 +22,7 @@ from typing import Final
 
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.connections import Connections
-from loiter_agent.inet_diag import TCP_BOUND_INACTIVE, TCP_CLOSE_WAIT, TCP_LISTEN, Chunk, ports_of
+from loiter_agent.inet_diag import TCP_BOUND_INACTIVE, TCP_CLOSE_WAIT, TCP_LISTEN, Chunk
 from loiter_agent.places import (
     MOST_PLACES,
     OWNERLESS,
@@ -42,7 +42,9 @@ _NEW: Final = -1
 
 # How many descriptors may be read in a tick only to see whether what is known still holds: 10 ms at 5 µs each.
 _REVIEW_FDS_PER_TICK: Final = 2_000
-# How many descriptors may be read anew in a tick to find a socket that nobody seems to hold.
+# How many descriptors may be read anew in a tick to find a socket that nobody seems to hold; what is not used is saved
+# up. An agent without rights meets such sockets in every tick.
+_DISTRUST_FDS_PER_TICK: Final = 2_000
 _DISTRUST_FDS: Final = 20_000
 # A charge of CLOSE_WAIT sockets is verified after so many ticks: five minutes at 10 s.
 _VERIFY_AFTER_TICKS: Final = 30
@@ -85,6 +87,8 @@ class Charges:
     attributed: int
     unattributed: int
     ownerless: int
+    # Of the places, the sockets that were not there in the last tick. None of a namespace that was not read then.
+    fresh: Mapping[Place, int]
 
 
 class Owners:
@@ -106,6 +110,7 @@ class Owners:
         self._retries: dict[int, tuple[int, int]] = {}  # inode → tick of the next try, ticks to wait after it
         self._fd_open_before: dict[ProcessKey, int | None] = {}
         self._review_credit = 0
+        self._distrust_credit = _DISTRUST_FDS
         self._before = Connections()
         self._forget_tick()
 
@@ -115,6 +120,7 @@ class Owners:
         self._states = bytearray()
         self._new = False
         self._new_inodes: dict[int, int | None] = {}  # → cgroup id
+        self._fresh: list[int] = []
         self._orphans: dict[int, tuple[int, bytes]] = {}  # key → namespace, connection
         self._now = Connections()
 
@@ -145,6 +151,8 @@ class Owners:
         places = list(map(self._place_of.get, keys, repeat(_NEW)))
         if _NEW in places:
             self._new = True
+            if namespace in self._before:
+                self._fresh += [key for key, place in zip(keys, places, strict=True) if place == _NEW]
             for index, place in enumerate(places):
                 if place == _NEW:
                     places[index] = self._place_new(namespace, keys[index], chunk, index, states[index], accepted)
@@ -180,7 +188,7 @@ class Owners:
         found = self._before.find(wanted)
         places: dict[tuple[int, bytes], Place] = {}
         for namespace, connection in wanted:
-            numbers = found.get((namespace, ports_of(connection)), ())
+            numbers = found.get((namespace, connection), ())
             same = [place for place in map(self._places.get, numbers) if place and same_connection(place, connection)]
             if len({(place.holder, place.former, place.cgroup) for place in same}) == 1:
                 places[namespace, connection] = same[0]
@@ -189,6 +197,7 @@ class Owners:
     def finish(self) -> Charges:
         """Ends a tick: finds who holds what is not known yet, and adds up."""
         self._tick += 1
+        self._distrust_credit = min(_DISTRUST_FDS, self._distrust_credit + _DISTRUST_FDS_PER_TICK)
         seen = self._seen
         if self._new or self._unknown or len(self._keys) != len(self._place_of):
             # From here on the map holds the sockets of this tick and no others.
@@ -203,7 +212,8 @@ class Owners:
         counts = {(code - code % STATES, code % STATES): count for code, count in codes.items()}
         self._now.settle(seen)
         self._before = self._now
-        charges = self._charges(counts)
+        fresh = Counter(self._place_of[key] for key in self._fresh)
+        charges = self._charges(counts, fresh)
         self._review(counts)
         self._fd_open_before = {key: process.fd_open for key, process in self._scan.processes.items()}
         self._forget_outgrown_places(counts, seen)
@@ -254,7 +264,7 @@ class Owners:
                 if number in outgrown and state not in (TCP_LISTEN, TCP_BOUND_INACTIVE):
                     self._place_of.pop(key, None)
 
-    def _charges(self, counts: Mapping[tuple[int, int], int]) -> Charges:
+    def _charges(self, counts: Mapping[tuple[int, int], int], fresh: Mapping[int, int]) -> Charges:
         places: dict[Place, dict[int, int]] = {}
         by_holder: Counter[int] = Counter()
         for (number, state), count in counts.items():
@@ -262,7 +272,13 @@ class Owners:
             places.setdefault(place, {})[state] = count
             by_holder[place.holder] += count
         unattributed, ownerless = by_holder[UNKNOWN], by_holder[OWNERLESS]
-        return Charges(places, by_holder.total() - unattributed - ownerless, unattributed, ownerless)
+        return Charges(
+            places=places,
+            attributed=by_holder.total() - unattributed - ownerless,
+            unattributed=unattributed,
+            ownerless=ownerless,
+            fresh={self._places[number]: count for number, count in fresh.items()},
+        )
 
     def _charge(self, inode: int, holder: int) -> None:
         self._place_of[inode] = self._places.with_holder(self._place_of[inode], holder)
@@ -292,24 +308,26 @@ class Owners:
         A descriptor may have been closed and its number used again while a child keeps the socket open that it
         referred to: as a server does that forks for each connection.
         """
-        budget = _DISTRUST_FDS
         for process in order:
             if not wanted:
                 return
             fd_open = process.fd_open or 0
-            if process.key in self._index_of and fd_open <= budget:
-                budget -= fd_open
+            if process.key in self._index_of and fd_open <= self._distrust_credit:
+                self._distrust_credit -= fd_open
                 self._read(process.key, wanted, trust=False)
 
     def _in_search_order(self, cgroups: Iterable[int | None]) -> list[ProcessFds]:
-        """Orders the processes: of the sockets' cgroups first, then whose descriptors changed, then by age."""
+        """Orders the processes: of the sockets' cgroups first, then whose descriptors changed, then by age.
+
+        The first process of the host is the last resort: it keeps the listeners of others (socket activation).
+        """
         likely = set(cgroups) - {None}
 
-        def order(process: ProcessFds) -> tuple[bool, bool, int, int]:
+        def order(process: ProcessFds) -> tuple[bool, bool, bool, int, int]:
             key = process.key
             elsewhere = not likely or self._cgroups.of(key) not in likely
             unchanged = self._fd_open_before.get(key, -1) == process.fd_open
-            return elsewhere, unchanged, key.start_ticks, key.pid
+            return key.pid == 1, elsewhere, unchanged, key.start_ticks, key.pid
 
         self._cgroups.forget_all_but(self._scan.processes)
         return sorted(self._scan.processes.values(), key=order)

@@ -171,9 +171,12 @@ class Listeners:
         port, _ = _PORTS.unpack_from(connection)
         listeners = self._now.get((namespace, port), ())
         address = connection[4:20]
-        exact = [listener for listener in listeners if listener.address == address]
+        # An IPv4 address takes the first four of sixteen bytes; no IPv6 address has so many zeros at both ends.
+        family = socket.AF_INET if not any(address[4:]) and not any(connection[24:36]) else socket.AF_INET6
+        exact = [listener for listener in listeners if listener.family == family and listener.address == address]
         wildcard = [listener for listener in listeners if not any(listener.address)]
-        return exact or wildcard or listeners
+        same_family = [listener for listener in wildcard if listener.family == family]
+        return exact or same_family or wildcard or listeners
 
 
 def place_of(
@@ -207,6 +210,12 @@ def _plain(family: int, source: bytes, destination: bytes) -> tuple[int, bytes, 
 def peer_of(connection: bytes) -> tuple[bytes, int]:
     """The address and port of the other end."""
     return connection[20:36], _PORTS.unpack_from(connection)[1]
+
+
+def local_port(connection: bytes) -> int:
+    """The port of this end."""
+    port: int = _PORTS.unpack_from(connection)[0]
+    return port
 
 
 def is_loopback(family: int, address: bytes) -> bool:

@@ -206,11 +206,11 @@ def parse_cgroup_mount(mountinfo: bytes, controller: str | None = None) -> Cgrou
     """Finds the v1 hierarchy that has a controller, or with None the v2 hierarchy, in /proc/PID/mountinfo."""
     for line in mountinfo.splitlines():
         left, _, right = line.partition(b" - ")
-        file_system, _, *options = right.split()
+        file_system, *options = right.split() or [b""]
         if controller is None:
             found = file_system == b"cgroup2"
         else:
-            found = file_system == b"cgroup" and controller.encode() in options[-1].split(b",")
+            found = file_system == b"cgroup" and controller.encode() in b",".join(options).split(b",")
         if found:
             root, point = (_unescaped(field) for field in left.split()[3:5])
             return CgroupMount(Path(point), root)
@@ -225,9 +225,9 @@ def parse_hidepid(mountinfo: bytes, root: str) -> bool:
     hides = False
     for line in mountinfo.splitlines():  # of several at one place, the last is on top
         left, _, right = line.partition(b" - ")
-        file_system, _, *options = right.split()
+        file_system, *options = right.split() or [b""]
         if file_system == b"proc" and _unescaped(left.split()[4]) == root:
-            hides = re.search(rb"\bhidepid=(2|4|invisible|ptraceable)\b", options[-1]) is not None
+            hides = re.search(rb"\bhidepid=(2|4|invisible|ptraceable)\b", b" ".join(options)) is not None
     return hides
 
 

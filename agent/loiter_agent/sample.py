@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal, get_args
 
 Sampler = Literal["sock_diag", "psutil", "procfs"]
 Cause = Literal["leak", "idle_pool", "stalled_reader", "cpu_starved", "never_accepted", "unknown"]
 OwnerSource = Literal["exact", "listener", "cgroup", "destination", "unattributed"]
+OWNER_SOURCES: Final[tuple[OwnerSource, ...]] = get_args(OwnerSource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,9 @@ class CloseWaitSockets:
 
     A socket is settled when it has been so for longer than ordinary handling accounts for. The classes from `eof_read`
     to `never_accepted` are of the settled ones and add up to `settled`; see CloseWaitEvidence in sample.proto.
+    `unaccepted` are those of all that nobody has accepted, `turns_over` tells that the settled ones go as fast as they
+    come, and `of_unknown_age` counts those of which nobody knows since when they are in CLOSE_WAIT: `ages` and `stuck`
+    are then None.
     """
 
     count: int
@@ -93,11 +97,14 @@ class CloseWaitSockets:
     data_unread: int
     never_accepted: int
     client_side: int
-    stuck: int
-    ages: Ages
+    stuck: int | None
+    ages: Ages | None
     peers: tuple[Peer, ...]
     accept_queue: AcceptQueue | None
     growth_per_second: float | None
+    unaccepted: int = 0
+    turns_over: bool = False
+    of_unknown_age: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +387,7 @@ class Coverage:
     namespaces: int | None
     namespaces_unread: int | None
     dump_torn: bool
+    namespaces_by_procfs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

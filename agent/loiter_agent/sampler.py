@@ -74,7 +74,8 @@ class Sampler:
         self._tcp = open_tcp_collector(procfs, interval, trace_closes)
         self._activity = ActivityCollector(procfs)
         self._host_fds = HostFdsCollector(procfs)
-        self._names = Names(Identities(procfs, arguments))
+        self._identities = Identities(procfs, arguments)
+        self._names = Names(self._identities)
         self._failing: set[str] = set()
         self._said_unreadable = False
 
@@ -116,6 +117,12 @@ class Sampler:
             namespaces=tuple(names.namespace(namespace) for namespace in tcp.namespaces) if tcp else (),
         )
 
+    def configure(self, bounds: Bounds, interval: float, arguments: bool) -> None:
+        """Changes settings between two samples. What is known of sockets and processes is kept."""
+        self.bounds = bounds
+        self._tcp.set_interval(interval)
+        self._identities.configure(arguments)
+
     def close(self) -> None:
         """Lets go of what the collectors hold open."""
         self._tcp.close()
@@ -126,10 +133,11 @@ class Sampler:
         try:
             section = collect()
             self._failing.discard(name)
-        except (OSError, ValueError) as failure:  # refused by the kernel, or a file in a form we do not know
-            error = str(failure)
+        except Exception as failure:  # refused by the kernel, a file in a form we do not know, or a mistake of ours
+            error = str(failure) or type(failure).__name__
             if name not in self._failing:  # said once, not on every tick
-                _log.error("collector %s failed: %s", name, error)
+                known = isinstance(failure, (OSError, ValueError))
+                _log.error("collector %s failed: %s", name, error, exc_info=None if known else failure)
                 self._failing.add(name)
         statuses.append(CollectorStatus(name, time.monotonic() - started, error))
         return section
@@ -143,7 +151,12 @@ class Sampler:
         if scan.unreadable is None:
             _log.warning("/proc hides the processes of other users (hidepid). %s", missing)
         else:
-            _log.warning("%d of %d processes can not be looked into. %s", scan.unreadable, len(scan.processes), missing)
+            _log.warning(
+                "%d of %d processes can not be looked into. %s",
+                scan.unreadable,
+                len(scan.processes) + scan.unlisted,
+                missing,
+            )
 
     def _row(self, candidate: Candidate, activity: Activity | None) -> ProcessRow:
         identity = self._names.of(candidate.key)
@@ -205,7 +218,7 @@ def _fd_eta(fd_open: int | None, limit: int | None, detail: CloseWaitSockets | N
 
 
 def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
-    hidden = scan is not None and scan.unreadable is None
+    hidden = scan is not None and (scan.unreadable is None or 2 * scan.unreadable > len(scan.processes))
     found = set(scan.namespaces) if scan else set()
     read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
     if tcp and scan:  # without a scan, the namespaces of bind mounts are no more than some of them
@@ -215,9 +228,10 @@ def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
         sockets_unattributed=tcp.unattributed if tcp else None,
         sockets_ownerless=tcp.ownerless if tcp else None,
         close_wait_uncharged=tcp.close_wait_uncharged if tcp else None,
-        processes=len(scan.processes) if scan else None,
+        processes=len(scan.processes) + scan.unlisted if scan else None,
         processes_unreadable=scan.unreadable if scan else None,
         processes_vanished=scan.vanished if scan else None,
+        namespaces_by_procfs=sum(namespace.how == "procfs" for namespace in tcp.namespaces) if tcp else None,
         # Where processes are hidden, so are their namespaces.
         namespaces=len(found) if found and not hidden else None,
         namespaces_unread=len(found - read) if found and tcp and not hidden else None,

@@ -107,7 +107,9 @@ class Agent:
 
     async def _tick(self) -> None:
         async with self._tick_running:
+            settings = self._settings
             try:
+                self._sampler.configure(_bounds(settings), settings.interval, settings.processes.arguments)
                 sample = await asyncio.to_thread(self._sampler.sample)
                 self._spool.append(encode_sample(sample, self._late_ticks, self._spool.dropped))
             except Exception as error:  # a mistake of ours: the next tick may fare better, and it must be heard of
@@ -145,7 +147,8 @@ class Agent:
         if identity.host_id != self._spool.host_id:
             _log.warning("a change of host_id takes effect at the next start")
             identity = replace(identity, host_id=self._spool.host_id)
-        self._sampler.bounds = _bounds(settings)
+        if settings.trace_closes != self._settings.trace_closes:
+            _log.warning("a change of trace_closes takes effect at the next start")
         self._spool.limit = settings.spool.reports
         if settings.interval != self._settings.interval:
             trigger = IntervalTrigger(seconds=settings.interval, timezone=UTC)

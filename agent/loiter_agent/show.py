@@ -61,10 +61,13 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
             "><><>>>>",
         )
     if other := sample.other:
+        unseen = sample.coverage.processes_unreadable != 0
         lines.append(
             f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
             f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
         )
+        if unseen:
+            lines.append("(of those that can be read)")
     lines += _reasons(sample)
     lines += _time_waits(sample)
     lines += _ports(sample)
@@ -89,7 +92,13 @@ def _time_waits(sample: Sample) -> list[str]:
         return []
     shown = sample.time_wait[:_SHOWN_GROUPS]
     rows: list[tuple[str, ...]] = [
-        (_other_end(row), _count(row.count), f"{row.closes_per_second:,.1f}", _owner(row.owner), row.owner.how)
+        (
+            _other_end(row) + _inside(row.namespace, sample),
+            _count(row.count),
+            f"{row.closes_per_second:,.1f}",
+            _owner(row.owner),
+            row.owner.how,
+        )
         for row in shown
     ]
     rest = sum(row.count for row in sample.time_wait[_SHOWN_GROUPS:])
@@ -102,7 +111,7 @@ def _time_waits(sample: Sample) -> list[str]:
 def _ports(sample: Sample) -> list[str]:
     rows = [
         (
-            printable(row.destination),
+            printable(row.destination) + _inside(row.namespace, sample),
             printable(row.source),
             _count(row.used),
             _count(row.available),
@@ -115,6 +124,14 @@ def _ports(sample: Sample) -> list[str]:
     if not rows:
         return []
     return ["", *_columns(("EPHEMERAL PORTS TO", "FROM", "USED", "OF", "%", "NONE LEFT IN"), rows, "<<>>>>")]
+
+
+def _inside(namespace: str, sample: Sample) -> str:
+    """Names the network namespace of a row, unless it is the agent's own, which comes first."""
+    for position, one in enumerate(sample.namespaces):
+        if str(one.id) == namespace:
+            return f" in {printable(one.name) or namespace}" if position else ""
+    return ""
 
 
 def _other_end(row: TimeWaitRow) -> str:
@@ -154,11 +171,10 @@ def _footer(sample: Sample) -> list[str]:
         lines.append(f"{_INDENT}the processes of other users are hidden (hidepid)")
     if coverage.processes_unreadable:
         lines.append(f"{_INDENT}{coverage.processes_unreadable} of {_count(coverage.processes)} processes unreadable")
-    by_procfs = sum(one.how == "procfs" for one in sample.namespaces)
-    if by_procfs:
+    if coverage.namespaces_by_procfs:
         lines.append(
-            f"{_INDENT}{by_procfs} of {_count(coverage.namespaces)} network namespaces read by /proc/PID/net/tcp, "
-            "which tells less"
+            f"{_INDENT}{coverage.namespaces_by_procfs} of {_count(coverage.namespaces)} network namespaces read by "
+            "/proc/PID/net/tcp, which tells less"
         )
     if coverage.namespaces_unread:
         lines.append(

@@ -51,6 +51,9 @@ class Tracer(Protocol):
     def closing_processes(self, namespace: int, connections: Sequence[bytes]) -> list[ProcessKey | None]:
         """Returns the process that closed each connection, or None."""
 
+    def close(self) -> None:
+        """Stops tracing."""
+
 
 class Group(NamedTuple):
     """What TIME_WAIT sockets have in common: their place, and whose they were.

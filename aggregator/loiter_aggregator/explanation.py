@@ -20,6 +20,9 @@ from loiter_aggregator.output import cells
 
 _YEAR_SECONDS: Final = 366 * 86_400.0
 _SHOWN_ROWS: Final = 3
+# A line that fits so well, through so many samples, is growth: what a pool does while it fills or shrinks is not.
+_STEADY_FIT: Final = 0.9
+_STEADY_SAMPLES: Final = 6
 # A budget of ports that is worth a word although the process is fine otherwise, and the time in which descriptors run
 # out that is.
 _PORTS_SHARE: Final = 0.7
@@ -88,6 +91,24 @@ class Facts:
         return self.process.evidence
 
     @property
+    def exhausted(self) -> bool:
+        """It has as many file descriptors open as its limit allows, or more."""
+        known = self.process.HasField("fd_open") and self.process.HasField("fd_limit")
+        return known and self.process.fd_open >= self.process.fd_limit
+
+    @property
+    def stopped(self) -> bool:
+        """Most of its threads are stopped by a signal: state T of proc_pid_stat(5)."""
+        states = self.evidence.thread_states
+        return 2 * states.get("T", 0) > sum(states.values())
+
+    @property
+    def grows_steadily(self) -> bool:
+        """Its CLOSE_WAIT sockets become more and more, in a line."""
+        trend = self.rank.close_wait
+        return trend.growth_per_hour >= 1 and trend.growth_fit >= _STEADY_FIT and trend.samples >= _STEADY_SAMPLES
+
+    @property
     def fullest(self) -> sample_pb2.PortBudget | None:
         """The budget of ports of which the largest share is used."""
         known = [budget for budget in self.ports if budget.available]
@@ -102,8 +123,9 @@ def facts_of(
         process=process,
         rank=rank,
         time_wait=tuple(group for group in sample.time_wait if _owned(group.owner, process)),
+        # Not those without a pid: a row that folds the rest has none, and yet its owners were found.
         time_wait_ownerless=sum(
-            group.count for group in sample.time_wait if not group.owner.HasField("pid") and not group.owner.app
+            group.count for group in sample.time_wait if group.owner.source == sample_pb2.OWNER_SOURCE_UNATTRIBUTED
         ),
         time_wait_limits=sample.time_wait_limits,
         ports=tuple(budget for budget in sample.ports if budget.HasField("pid") and budget.pid == process.pid),
@@ -134,6 +156,23 @@ def _owned(owner: sample_pb2.TimeWaitOwner, process: sample_pb2.ProcessSample) -
 
 
 def _verdict(facts: Facts) -> str:
+    return " ".join(filter(None, (_stopped(facts), _why(facts), _exhausted(facts))))
+
+
+def _stopped(facts: Facts) -> str:
+    if not facts.stopped:
+        return ""
+    states = facts.evidence.thread_states
+    return f"It is stopped, by a signal: so are {states['T']:,} of the {sum(states.values()):,} threads looked at."
+
+
+def _exhausted(facts: Facts) -> str:
+    if not facts.exhausted:
+        return ""
+    return f"It has no file descriptor left: {_descriptors(facts.process)}. So accept() and open() fail (EMFILE)."
+
+
+def _why(facts: Facts) -> str:
     if facts.close_wait is None:
         return "How many CLOSE-WAIT sockets it holds is unknown."
     if not facts.close_wait:
@@ -143,15 +182,22 @@ def _verdict(facts: Facts) -> str:
     read = "were read to their end, and never closed"
     if facts.evidence.fin_unread > facts.evidence.eof_read:
         read = "are watched by none of its threads, which all wait for other things"
+    pool = ""
+    if facts.grows_steadily:
+        hourly = cells.growth(facts.rank.close_wait.growth_per_hour)
+        pool = f" But they grow steadily, by {hourly} an hour: connections are dropped and not closed, which is a leak."
+    threads = f" ({_counts(facts.evidence.thread_states, _state)})" if facts.evidence.thread_states else ""
+    unknown = "" if facts.stopped else "; what could be read does not tell why"
     said = {
         sample_pb2.CAUSE_LEAK: f"It leaks: {many} closed by the other side {read}.",
-        sample_pb2.CAUSE_IDLE_POOL: f"It keeps {many} in a pool that the other side has closed while they were idle.",
-        sample_pb2.CAUSE_STALLED_READER: f"It does not read: {many} closed by the other side wait for its threads, "
-        "which are asleep.",
+        sample_pb2.CAUSE_IDLE_POOL: f"It keeps {many} in a pool that the other side has closed while they were idle."
+        + pool,
+        sample_pb2.CAUSE_STALLED_READER: f"It does not read: {many} closed by the other side wait for its threads"
+        f"{threads}.",
         sample_pb2.CAUSE_CPU_STARVED: f"It gets too little processor time to close {many} that the other side closed.",
         sample_pb2.CAUSE_NEVER_ACCEPTED: f"It does not accept: {many} closed by the other side still wait in the queue "
         "of its listener.",
-        sample_pb2.CAUSE_UNKNOWN: f"It keeps {many} in CLOSE-WAIT; what could be read does not tell why.",
+        sample_pb2.CAUSE_UNKNOWN: f"It keeps {many} in CLOSE-WAIT{unknown}.",
     }
     fine = f"Its {_sockets(facts.close_wait)} in CLOSE-WAIT have not been so for long: there is nothing to explain yet."
     return said.get(facts.process.cause, fine + _other_trouble(facts))
@@ -162,7 +208,8 @@ def _other_trouble(facts: Facts) -> str:
     budget = facts.fullest
     if budget is not None and budget.used >= _PORTS_SHARE * budget.available:
         trouble.append("uses up the ephemeral ports towards a destination")
-    if facts.rank.HasField("fd_forecast") and facts.rank.fd_forecast.seconds < _SOON_SECONDS:
+    forecast = facts.rank.HasField("fd_forecast") and not facts.exhausted  # which is said in any case
+    if forecast and facts.rank.fd_forecast.seconds < _SOON_SECONDS:
         trouble.append("runs out of file descriptors")
     return f" But it {' and '.join(trouble)}." if trouble else ""
 
@@ -174,7 +221,8 @@ def _holds(facts: Facts) -> str:
     if facts.close_wait is None:
         return "Unknown: its sockets could not be read."
     said = f"{_sockets(facts.close_wait)}" if facts.close_wait else "None"
-    if facts.process.HasField("sockets"):
+    # Of the sockets of the kernel, that is; figures that were read one after the other need not add up.
+    if facts.process.HasField("sockets") and facts.process.sockets >= facts.close_wait:
         said += f" of its {facts.process.sockets:,}"
     if facts.rank.close_wait.HasField("maximum") and facts.rank.close_wait.maximum > facts.close_wait:
         said += f"; {facts.rank.close_wait.maximum:,} at most in the window"
@@ -206,6 +254,8 @@ def _stays(facts: Facts) -> str:
 
 def _grows(facts: Facts) -> str:
     trend = facts.rank.close_wait
+    if facts.close_wait and not trend.samples:
+        return "Not to be told: none of its samples is of the window."
     if not trend.maximum:
         return ""
     if not trend.HasField("growth_per_hour"):
@@ -306,10 +356,12 @@ def _has_descriptors(facts: Facts) -> str:
     process, rank = facts.process, facts.rank
     if not process.HasField("fd_open"):
         return ""
-    limit = f" of {process.fd_limit:,}" if process.HasField("fd_limit") and process.fd_limit < 2**63 else ""
-    said = f"{process.fd_open:,}{limit} are open."
-    if process.HasField("sockets") and process.fd_open:
+    said = f"{_descriptors(process)}."
+    # What was never accepted is a socket of the process without a descriptor.
+    if process.HasField("sockets") and process.sockets <= process.fd_open and not facts.evidence.never_accepted:
         said += f" {process.sockets:,} of them are TCP sockets."
+    if facts.exhausted:
+        return "None: " + said
     if not rank.HasField("fd_forecast"):
         return said + " They do not grow, or that can not be told."
     forecast = rank.fd_forecast
@@ -320,6 +372,14 @@ def _has_descriptors(facts: Facts) -> str:
     if forecast.HasField("close_wait_share"):
         said += f"; CLOSE-WAIT explains {_share(forecast.close_wait_share)} of that growth"
     return said + "."
+
+
+def _descriptors(process: sample_pb2.ProcessSample) -> str:
+    if not process.HasField("fd_limit") or process.fd_limit >= 2**63:
+        return f"{process.fd_open:,} are open"
+    if process.fd_open > process.fd_limit:
+        return f"{process.fd_open:,} are open, and no more than {process.fd_limit:,} may be"
+    return f"{process.fd_open:,} of {process.fd_limit:,} are open"
 
 
 _QUESTIONS: Final[Sequence[tuple[str, Callable[[Facts], str]]]] = (
@@ -353,7 +413,7 @@ def _commands(facts: Facts) -> Iterable[str]:
     if facts.process.cause in (sample_pb2.CAUSE_STALLED_READER, sample_pb2.CAUSE_NEVER_ACCEPTED):
         yield f"ps -L -o tid,stat,wchan:32,comm -p {pid}"
     if facts.process.cause == sample_pb2.CAUSE_CPU_STARVED:
-        yield f"cat /proc/{pid}/schedstat /proc/pressure/cpu"
+        yield f"cat /proc/{pid}/task/*/schedstat /proc/pressure/cpu"
     for group in facts.time_wait[:_SHOWN_ROWS]:
         if (condition := _condition(group)) is not None:
             yield f"{ss} -Htan state time-wait {condition} | wc -l"
@@ -407,8 +467,7 @@ _REMEDIES: Final[Mapping[int, Sequence[str]]] = {
         "Have it do less at once: fewer threads or workers than there are processors for.",
     ),
     sample_pb2.CAUSE_NEVER_ACCEPTED: (
-        "Find out why it does not call accept(): the thread that does may be blocked or have ended, or accept() fails "
-        "for want of file descriptors (EMFILE).",
+        "Find out why it does not call accept(): the thread that does may be blocked or have ended.",
         "Do not raise the backlog: it only lets more connections wait for an answer that does not come.",
     ),
     sample_pb2.CAUSE_UNKNOWN: (
@@ -420,7 +479,19 @@ _REMEDIES: Final[Mapping[int, Sequence[str]]] = {
 
 def _remedies(facts: Facts) -> Iterable[str]:
     process, evidence = facts.process, facts.evidence
-    yield from _REMEDIES.get(process.cause, ())
+    if facts.stopped:
+        yield f"kill -CONT {process.pid} lets it go on. Find out who stopped it: SIGSTOP, or Ctrl-Z on its terminal."
+    if facts.exhausted:
+        yield from _more_descriptors(process)
+    if process.cause == sample_pb2.CAUSE_IDLE_POOL and facts.grows_steadily:
+        yield (
+            "Find where a client, a session or a pool is made for each request and dropped: keep one, or close each. "
+            "The program opened these connections: the fault is on this side."
+        )
+    # Who is stopped, or has no descriptor to accept with, needs no other remedy: but a leak does.
+    told = facts.stopped or (facts.exhausted and process.cause == sample_pb2.CAUSE_NEVER_ACCEPTED)
+    if not told or process.cause == sample_pb2.CAUSE_LEAK:
+        yield from _REMEDIES.get(process.cause, ())
     if process.cause == sample_pb2.CAUSE_LEAK and evidence.HasField("client_side") and evidence.settled:
         if evidence.client_side * 2 > evidence.settled:
             yield "It opened most of these connections: look at its clients. A response that is not read keeps its own."
@@ -434,11 +505,23 @@ def _remedies(facts: Facts) -> Iterable[str]:
         )
         if facts.time_wait_limits.HasField("reuse") and facts.time_wait_limits.reuse != 1:
             yield "net.ipv4.tcp_tw_reuse=1 lets the kernel use ports in TIME-WAIT again, where timestamps are on."
-    if facts.rank.HasField("fd_forecast") and process.fd_limit < process.fd_limit_hard:
+    forecast = facts.rank.HasField("fd_forecast") and not facts.exhausted
+    if forecast and process.fd_limit < process.fd_limit_hard:
         yield (
             f"Its soft limit of {process.fd_limit:,} descriptors may be raised up to the hard one, "
             f"{_limit(process.fd_limit_hard)} (LimitNOFILE= of its unit); that moves the time, not the cause."
         )
+
+
+def _more_descriptors(process: sample_pb2.ProcessSample) -> Iterable[str]:
+    if process.HasField("fd_limit_hard") and process.fd_limit < process.fd_limit_hard < 2**63:
+        yield (
+            f"prlimit --pid {process.pid} --nofile={process.fd_limit_hard}: raises its limit up to the hard one while "
+            "it runs; that buys time, and no more."
+        )
+    else:
+        yield "A restart frees its descriptors; a higher limit (LimitNOFILE= of its unit) buys time, and no more."
+    yield f"Find out what it keeps open: ls -l /proc/{process.pid}/fd. Sockets that are never closed are the usual reason."
 
 
 # What could not be seen.
@@ -472,6 +555,7 @@ def _unseen(facts: Facts) -> Iterable[str]:
         (facts.time_wait_ownerless, "TIME-WAIT sockets of the host whose owner was not found"),
         (coverage.processes_unreadable, "Processes of the host whose descriptors could not be read"),
         (coverage.namespaces_unread, "Network namespaces of the host whose sockets could not be read"),
+        (coverage.namespaces_by_procfs, "Network namespaces of the host that were read from /proc/PID/net/tcp alone"),
     )
     yield from (f"{what}: {count:,}." for count, what in gaps if count)
     if coverage.dump_torn:

@@ -19,7 +19,7 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
 from loiter.version import version
-from loiter_aggregator.clock import Clock, from_duration, to_duration, to_timestamp
+from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_duration, to_timestamp
 from loiter_aggregator.explanation import explain, facts_of
 from loiter_aggregator.host_detail import HostDetail, find_host, known_names
 from loiter_aggregator.ingest.counters import Counters
@@ -59,6 +59,8 @@ _BY: Final[Mapping[int, By]] = {
     pb.RANK_BY_FD_ETA: "fd_eta",
     pb.RANK_BY_PORTS: "ports",
 }
+# Of a process, what stands in its latest sample as in a ranking.
+_OF_LATEST: Final = ("established", "fd_open", "fd_limit", "fd_limit_hard", "sockets", "stuck", "ports_share")
 
 
 class InvalidRequest(ValueError):
@@ -165,7 +167,8 @@ class FleetService(FleetServiceServicer):
                 f"process {request.pid} is not in the latest sample of {printable(detail.host.hostname)}; "
                 f"agents report the holders of CLOSE_WAIT sockets and the largest others"
             )
-        rows = [row for row in rank_processes(self._store, ranking, detail.host_key) if row.pid == request.pid]
+        series = (detail.host_key, process.pid, from_timestamp(process.start_time))
+        rows = [row for row in rank_processes(self._store, ranking, detail.host_key) if row.series == series]
         rank = self._process_ranks(ranking, rows)[0] if rows else _unranked(detail, process, ranking)
         facts = facts_of(sample, process, rank)
         found = explain(facts)
@@ -236,6 +239,7 @@ class FleetService(FleetServiceServicer):
             sockets_unattributed=coverage.sockets_unattributed,
             processes_unreadable=coverage.processes_unreadable,
             namespaces_unread=coverage.namespaces_unread,
+            namespaces_by_procfs=coverage.namespaces_by_procfs,
             close_wait_uncharged=coverage.close_wait_uncharged,
         )
 
@@ -345,7 +349,9 @@ def _app_rank(row: AppRow, ranking: Ranking, trend: Trend, forecast: Forecast | 
 
 
 def _unranked(detail: HostDetail, process: sample_pb2.ProcessSample, ranking: Ranking) -> pb.ProcessRank:
-    """A process whose latest sample is older than the window: nothing is known of it over the window."""
+    """A process whose latest sample is older than the window: all that is known is what that sample says."""
+    known = {name: getattr(process, name) for name in _OF_LATEST if process.HasField(name)}
+    fd_open, fd_limit = known.get("fd_open"), known.get("fd_limit")
     return pb.ProcessRank(
         host_id=detail.host.host_id,
         hostname=detail.host.hostname,
@@ -356,6 +362,13 @@ def _unranked(detail: HostDetail, process: sample_pb2.ProcessSample, ranking: Ra
         user=process.user,
         last_sample_time=detail.latest.sample_time if detail.latest else None,
         silent=is_silent(detail.last_seen, detail.interval_ms, ranking.now),
+        close_wait=pb.CloseWaitTrend(current=process.close_wait if process.HasField("close_wait") else None),
+        time_wait=pb.TimeWaitVolume(current=process.time_wait) if process.HasField("time_wait") else None,
+        fd_share=fd_open / fd_limit if fd_open is not None and fd_limit else None,
+        cause=process.cause,
+        fd_forecast=pb.FdForecast() if fd_open is not None and fd_limit is not None and fd_open >= fd_limit else None,
+        close_wait_age=process.close_wait_age if process.HasField("close_wait_age") else None,
+        **known,
     )
 
 

@@ -18,6 +18,12 @@ SERVER: End = ("10.0.0.1", 8080)
 CLIENT: End = ("10.0.0.2", 40_000)
 
 
+def known_ages(detail: CloseWaitSockets) -> Ages:
+    """The ages of sockets of which it is known since when they are in CLOSE_WAIT."""
+    assert detail.ages is not None
+    return detail.ages
+
+
 class Sockets:
     """A host's CLOSE_WAIT sockets. Those of inode 100 to 199 are of holder 1, of 200 to 299 of holder 2, and so on."""
 
@@ -100,8 +106,8 @@ class TestAges:
         sockets.tick(1_000.0, [waiting(1)], {1: 7.0})
         found = sockets.tick(1_300.0, [waiting(1), waiting(2)], {1: 1.0, 2: 200.0})
         assert sockets.asked == {HOST}
-        assert found[1].ages.max == 307.0
-        assert found[1].ages.p50 == 200.0
+        assert known_ages(found[1]).max == 307.0
+        assert known_ages(found[1]).p50 == 200.0
         sockets.tick(1_325.0, [waiting(1), waiting(2), waiting(3)])
         assert sockets.asked == set(), "one tick that was skipped is no gap"
 
@@ -119,10 +125,13 @@ class TestAges:
         sockets.end(1_020.0, namespaces=(HOST, 2))
         assert sockets.asked == set()
 
-    def test_an_age_that_the_kernel_does_not_tell_counts_from_now_on(self, sockets: Sockets) -> None:
-        """In a namespace that is read by procfs."""
-        assert sockets.tick(1_000.0, [waiting(1)])[1].ages == Ages(0.0, 0.0, 0.0)
-        assert sockets.tick(1_010.0, [waiting(1)])[1].ages == Ages(10.0, 10.0, 10.0)
+    def test_an_age_that_the_kernel_does_not_tell_is_unknown_for_a_minute(self, sockets: Sockets) -> None:
+        """In a namespace that is read by procfs: from then on it is a lower bound that says enough."""
+        for now in (1_000.0, 1_060.0):
+            found = sockets.tick(now, [waiting(1)])[1]
+            assert (found.ages, found.stuck, found.of_unknown_age) == (None, None, 1)
+        found = sockets.tick(1_061.0, [waiting(1)])[1]
+        assert (found.ages, found.stuck, found.of_unknown_age) == (Ages(61.0, 61.0, 61.0), 1, 0)
 
     def test_quantiles_are_those_of_the_nearest_rank(self) -> None:
         """By hand: of 100 sockets the 50th and the 99th; of one, that one."""
@@ -132,11 +141,41 @@ class TestAges:
         assert ages_of([(9.0, 2), (1.0, 98)]) == Ages(1.0, 9.0, 9.0)
         assert ages_of([(1.0, 1), (2.0, 1)]) == Ages(1.0, 2.0, 2.0)
 
-    def test_growth_is_what_came_in_the_younger_half(self) -> None:
-        """One a second for 100 s; a set that came at once does not grow; what is too young does not tell."""
-        assert growth_of([(float(age), 1) for age in range(101)]) == 1.0
-        assert growth_of([(100.0, 50)]) == 0.0
-        assert growth_of([(5.9, 1), (0.0, 9)]) is None
+    def test_growth_is_what_came_and_stays(self) -> None:
+        """One a second for 100 s, and for an hour, with one that is older than all others."""
+        assert growth_of([(float(age), 1) for age in range(100)]) == pytest.approx(1.0, rel=0.02)
+        ages = [(float(age), 1) for age in range(3_600)]
+        assert growth_of([*ages, (2_592_000.0, 1)]) == pytest.approx(1.0, rel=0.02)
+
+    @pytest.mark.parametrize(
+        "ages",
+        [
+            pytest.param([], id="none"),
+            pytest.param([(100.0, 50)], id="came at once"),
+            pytest.param([(55.0, 1), (0.0, 9)], id="too young to tell"),
+            pytest.param([(float(age), 10) for age in range(8)], id="come and go"),
+            pytest.param([*((float(age), 10) for age in range(8)), (300.0, 1)], id="come and go beside a straggler"),
+        ],
+    )
+    def test_what_does_not_stay_does_not_grow(self, ages: list[tuple[float, int]]) -> None:
+        """Arrivals alone are no growth: others may leave."""
+        assert growth_of(ages) is None
+
+    def test_those_that_nobody_accepted_take_no_descriptor(self, sockets: Sockets) -> None:
+        """However many come."""
+        for second in range(0, 121, 10):
+            found = sockets.tick(1_000.0 + second, [waiting(n, inode=0) for n in range(second + 1)])
+        (detail,) = found.values()
+        assert detail.growth_per_second is None
+        assert detail.unaccepted == 121
+
+    def test_a_population_that_is_closed_in_the_end_turns_over(self, sockets: Sockets) -> None:
+        """Each socket is closed 50 s after it came; a leak beside it closes none."""
+        for second in range(0, 301, 10):
+            alive = [waiting(n, 100) for n in range(max(0, second - 50), second)]
+            found = sockets.tick(1_000.0 + second, alive + [waiting(1_000 + n, 200) for n in range(second)])
+            if second >= 80:
+                assert (found[1].turns_over, found[2].turns_over) == (True, False), second
 
 
 class TestSurvival:
@@ -278,7 +317,7 @@ class TestNeverAccepted:
         sockets.tick(1_000.0, [waiting(1, 0)], {1: 100.0})
         found = sockets.tick(1_010.0, [waiting(1, 600)])
         assert set(found) == {6}
-        assert (found[6].never_accepted, found[6].eof_read, found[6].ages.max) == (0, 1, 110.0)
+        assert (found[6].never_accepted, found[6].eof_read, known_ages(found[6]).max) == (0, 1, 110.0)
         assert found[6].accept_queue is None
 
     def test_holders_are_looked_up_for_all_of_them_at_once(self, sockets: Sockets) -> None:

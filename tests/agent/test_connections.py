@@ -1,9 +1,11 @@
-"""Connections of the last tick, found by their ports."""
+"""Connections of the last tick, found by their ends."""
 
 from __future__ import annotations
 
+import pytest
+
 from loiter_agent.connections import Connections
-from loiter_agent.inet_diag import TCP_ESTABLISHED, ports_of
+from loiter_agent.inet_diag import TCP_ESTABLISHED
 from support.netlink_messages import chunks, connection, full_socket
 
 
@@ -17,29 +19,34 @@ def fed(*namespaces: int) -> Connections:
     return connections
 
 
-def wanted(namespace: int, port: int) -> tuple[int, bytes]:
-    return namespace, connection(remote=("10.0.0.9", port))
+def wanted(namespace: int, port: int, address: str = "10.0.0.2") -> tuple[int, bytes]:
+    return namespace, connection(remote=(address, port))
 
 
-def test_sockets_are_found_at_their_places_by_namespace_and_ports() -> None:
-    """In whatever order they came; addresses are not looked at."""
-    ports = {port: ports_of(connection(remote=("10.0.0.9", port))) for port in (3, 10)}
-    found = fed(7, 5).find([wanted(7, 3), wanted(5, 3), wanted(5, 10)])
-    assert found == {(7, ports[3]): {102}, (5, ports[3]): {112}, (5, ports[10]): {119}}
+def test_sockets_are_found_at_their_places_by_namespace_and_peer() -> None:
+    """In whatever order they came."""
+    asked = [wanted(7, 3), wanted(5, 3), wanted(5, 10)]
+    assert fed(7, 5).find(asked) == dict(zip(asked, ({102}, {112}, {119}), strict=True))
 
 
 def test_what_was_not_there_is_not_found() -> None:
-    """Another port, the ports the other way round, a namespace that was not read, and nothing at all."""
+    """Another port, another peer, the ports the other way round, a namespace that was not read, and nothing at all."""
     turned = (7, connection(("127.0.0.1", 3), ("10.0.0.2", 8080)))
-    assert fed(7).find([wanted(7, 99), wanted(5, 3), turned]) == {}
+    assert fed(7).find([wanted(7, 99), wanted(7, 3, "10.0.0.3"), wanted(5, 3), turned]) == {}
     assert fed(7).find([]) == {}
     assert Connections().find([wanted(7, 3)]) == {}
 
 
-def test_all_places_with_the_same_ports_are_found() -> None:
-    """Two clients may have one port at different addresses."""
+@pytest.mark.parametrize("network", ["10.0.0.", "2001:db8::"])
+def test_clients_with_one_port_at_different_addresses_are_told_apart(network: str) -> None:
+    """A stranger's connection is no evidence."""
+    local = ("::1", 8080) if ":" in network else ("127.0.0.1", 8080)
     connections = Connections()
-    for chunk in chunks(*(full_socket(TCP_ESTABLISHED, n, remote=(f"10.0.0.{n}", 40_000)) for n in (1, 2, 3))):
+    peers = [(f"{network}{n}", 40_000) for n in (1, 2, 3)]
+    for chunk in chunks(
+        *(full_socket(TCP_ESTABLISHED, n, local=local, remote=peer) for n, peer in enumerate(peers, 1))
+    ):
         connections.add(7, chunk)
-    connections.settle([16, 32, 16])
-    assert list(connections.find([wanted(7, 40_000)]).values()) == [{16, 32}]
+    connections.settle([16, 32, 48])
+    asked = (7, connection(local, peers[1]))
+    assert connections.find([asked]) == {asked: {32}}

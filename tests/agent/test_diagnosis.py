@@ -21,7 +21,7 @@ IDLE = Activity(
     cpu_pressure=0.0,
     io_pressure=0.0,
 )
-WAITING = replace(IDLE, wait_channels={"do_epoll_wait": 1, "poll_schedule_timeout.constprop.0": 1})
+WAITING = replace(IDLE, wait_channels={"do_epoll_wait": 1, "inet_csk_accept": 1})
 STARVED = replace(IDLE, run_delay_share=0.95, throttled_share=0.95, cpu_pressure=0.9)
 # Beside others that compute, on a host with too few processors: see the table in diagnosis.py.
 CROWDED = replace(IDLE, run_delay_share=0.6, cpu_pressure=0.6)
@@ -237,7 +237,8 @@ def test_any_observation_has_a_verdict(
             "stalled_reader",
         ),
         (WAITING, sockets(fin=20, client=20), "idle_pool"),
-        (WAITING, sockets(fin=20, data=1), "stalled_reader"),
+        (WAITING, sockets(fin=20, data=1), "leak"),
+        (WAITING, sockets(fin=20, data=5), "stalled_reader"),
         (None, sockets(fin=20), "stalled_reader"),
     ],
 )
@@ -246,3 +247,24 @@ def test_accepted_connections_that_nobody_watches_are_a_leak(
 ) -> None:
     """Whoever waits for events would have been told of a FIN; of a lock this is not known."""
     assert diagnose(observed, activity)[0] == cause
+
+
+def test_a_read_with_a_timeout_is_no_wait_for_events() -> None:
+    """Python and others wait with poll for one socket: that thread is a reader, and busy with something else."""
+    activity = replace(IDLE, wait_channels={"poll_schedule_timeout.constprop.0": 2})
+    assert diagnose(sockets(fin=20), activity)[0] == "stalled_reader"
+
+
+def test_sockets_that_turn_over_need_no_explanation() -> None:
+    """It is slow to close, but it does; unless some are older than a minute, or it is held back."""
+    slow = replace(sockets(fin=20), turns_over=True)
+    assert diagnose(slow, IDLE)[0] is None
+    assert diagnose(replace(slow, stuck=1), IDLE)[0] == "stalled_reader"
+    assert diagnose(slow, STARVED)[0] == "cpu_starved"
+
+
+def test_sockets_of_unknown_age_have_an_unknown_cause() -> None:
+    """They may have been there for long: none is known to be settled, and that is not churn."""
+    unsure = replace(sockets(churning=5), of_unknown_age=5, ages=None)
+    assert diagnose(unsure, IDLE)[0] == "unknown"
+    assert diagnose(sockets(churning=5), IDLE)[0] is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,20 @@ def test_the_derivation_never_changes(tmp_path: Path, procfs: Procfs) -> None:
     """Another key or hash would make every host a new one."""
     host = identify_host(procfs, machine_id=machine_id(tmp_path, MACHINE_ID))
     assert host.host_id == "65b2be6f0756fa221a84ddf961e32320"
+
+
+def test_the_derivation_is_the_same_without_openssl(tmp_path: Path) -> None:
+    """`run` does not load it: hashlib and hmac have code of their own."""
+    program = (
+        "import sys; sys.modules['_hashlib'] = None\n"
+        "from pathlib import Path\n"
+        "from loiter_agent.host import identify_host\n"
+        "from loiter_agent.procfs import Procfs\n"
+        f"print(identify_host(Procfs(), machine_id=Path({str(machine_id(tmp_path, MACHINE_ID))!r})).host_id)\n"
+        "print(any('libcrypto' in line for line in open('/proc/self/maps')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["65b2be6f0756fa221a84ddf961e32320", "False"]
 
 
 def test_what_is_given_is_taken_as_it_is(tmp_path: Path, procfs: Procfs) -> None:

@@ -30,8 +30,8 @@ from loiter_agent.inet_diag import (
     Datagram,
     SockDiagError,
     dump_request,
+    identifying_words,
     parse_datagram,
-    ports_of,
 )
 from support.netlink_messages import (
     INET_DIAG_CGROUP_ID,
@@ -360,8 +360,8 @@ class TestColumns:
         assert first[20:] == socket.inet_aton("10.0.0.2") + bytes(12)
         assert second[4:20] + second[20:] == b"".join(socket.inet_pton(socket.AF_INET6, end[0]) for end in six)
         assert len(first) == inet_diag.CONNECTION_BYTES
-        words = struct.unpack("=2I", chunk.ports())
-        assert list(words) == [ports_of(first), ports_of(second)]
+        columns = (struct.unpack("=2I", column) for column in chunk.identifying())
+        assert list(zip(*columns, strict=True)) == [identifying_words(first), identifying_words(second)]
 
     def test_the_other_way_round_is_another_connection(self) -> None:
         """Both ends may be on this host."""
@@ -370,7 +370,7 @@ class TestColumns:
             for one, other in ((("127.0.0.1", 1), ("127.0.0.1", 2)), (("127.0.0.1", 2), ("127.0.0.1", 1)))
         )
         assert there != back
-        assert ports_of(there) != ports_of(back)
+        assert identifying_words(there) != identifying_words(back)
 
     def test_when_the_peer_was_last_heard_of_is_in_what_was_asked_for(self) -> None:
         """Milliseconds, in struct tcp_info; wherever it stands among the attributes."""

@@ -363,6 +363,18 @@ class TestFiles:
         host.tree.write("sys/net/ipv4/ip_local_port_range", "1\n")
         assert read_settings(str(host.tree.root)) == NamespaceSettings(None, None, 2, None, None)
 
+    @pytest.mark.parametrize("value", ["-1", "4294967296"])
+    def test_a_setting_that_no_message_can_hold_is_unknown(self, host: Host, value: str) -> None:
+        """The kernel takes -1 for tcp_max_tw_buckets. A report that could not be made would be lost whole."""
+        for name in ("tcp_max_tw_buckets", "tcp_tw_reuse", "tcp_tw_reuse_delay"):
+            host.tree.write(f"sys/net/ipv4/{name}", f"{value}\n")
+        assert read_settings(str(host.tree.root)) == NamespaceSettings(None, None, None, None, None)
+
+    def test_the_largest_setting_that_the_kernel_takes_is_read(self, host: Host) -> None:
+        """It is an int there."""
+        host.tree.write("sys/net/ipv4/tcp_max_tw_buckets", "2147483647\n")
+        assert read_settings(str(host.tree.root)).max_tw_buckets == 2_147_483_647
+
 
 def test_an_unknown_namespace_is_read_by_nobody(tmp_path: Path) -> None:
     """Before it is located it can not be read."""

@@ -131,7 +131,7 @@ class TestCharging:
     def test_a_tick_without_sockets_yields_nothing(self, machine: Host) -> None:
         """Not even zeros."""
         machine.tree.add(10, fds={3: 101})
-        assert machine.tick() == Charges({}, 0, 0, 0)
+        assert machine.tick() == Charges({}, 0, 0, 0, {})
 
     def test_a_shared_socket_is_charged_once_to_the_oldest(self, machine: Host) -> None:
         """A child that inherited it started later; pids say nothing about age."""
@@ -447,8 +447,8 @@ class TestBefore:
         machine.tick_of([], wanted)
         assert set(machine.found) == {(HOST, one) for one in wanted}
 
-    def test_of_two_clients_on_one_port_whose_holders_differ_neither_is_told(self, machine: Host) -> None:
-        """An accepted connection's place does not tell the peer's address: rather nothing than the wrong one."""
+    def test_two_clients_on_one_port_are_told_apart(self, machine: Host) -> None:
+        """By their addresses: another's connection is no evidence."""
         machine.tree.add(10, fds={3: 101})
         machine.tree.add(20, fds={3: 102})
         peers = ((101, PEER), (102, OTHER))
@@ -456,10 +456,13 @@ class TestBefore:
         wanted = [connection(OURS, PEER), connection(OURS, OTHER)]
         machine.tick_of(pair, accepted=True)
         machine.tick_of([], wanted, accepted=True)
-        assert machine.found == {}
+        assert [machine.owners.process(machine.found[HOST, one].holder) for one in wanted] == [
+            ProcessKey(10, 10),
+            ProcessKey(20, 20),
+        ]
         machine.tick_of(pair[:1], accepted=True)
-        machine.tick_of([], wanted[:1], accepted=True)
-        assert [machine.owners.process(found.holder) for found in machine.found.values()] == [ProcessKey(10, 10)]
+        machine.tick_of([], wanted[1:], accepted=True)
+        assert machine.found == {}
 
     def test_the_same_ports_in_another_namespace_are_another_connection(self, machine: Host) -> None:
         """Addresses repeat from container to container."""
@@ -537,11 +540,11 @@ class TestProperties:
         """Every socket that is held is charged to its oldest holder, every other one to nobody."""
         with TemporaryDirectory() as folder:
             one = Host(Path(folder))
-            for pid, inodes in enumerate(held, start=1):
+            for pid, inodes in enumerate(held, start=2):
                 one.tree.add(pid, fds=dict(enumerate(sorted(inodes))))
             expected: dict[int, int] = {}
             for inode in range(1, 7):
-                holders = [pid for pid, inodes in enumerate(held, start=1) if inode in inodes]
+                holders = [pid for pid, inodes in enumerate(held, start=2) if inode in inodes]
                 if holders:
                     expected[holders[0]] = expected.get(holders[0], 0) + 1
             charges = one.tick([(inode, TCP_ESTABLISHED) for inode in range(1, 7)])
@@ -559,3 +562,20 @@ def test_a_socket_that_was_bound_first_is_a_connection_once_it_is_connected(mach
     assert [(place.role, machine.owners.process(place.holder)) for place in charges.places] == [
         (ROLE_OPENED, ProcessKey(10, 10))
     ]
+
+
+def test_the_first_process_is_charged_only_with_what_nobody_else_holds(machine: Host) -> None:
+    """It keeps the listeners of services that are started on demand."""
+    machine.tree.add(1, start_ticks=1, fds={3: 100, 4: 101})
+    machine.tree.add(20, start_ticks=900, fds={3: 100})
+    charges = machine.tick([(100, TCP_LISTEN), (101, TCP_LISTEN)])
+    assert machine.by_pid(charges) == {1: 1, 20: 1}
+
+
+def test_sockets_that_were_not_there_before_are_fresh(machine: Host) -> None:
+    """Not those of the first tick: since when they are there is not known."""
+    machine.tree.add(10, fds={3: 100, 4: 101})
+    assert machine.tick([(100, TCP_ESTABLISHED)]).fresh == {}
+    charges = machine.tick([(100, TCP_ESTABLISHED), (101, TCP_ESTABLISHED)])
+    assert sum(charges.fresh.values()) == 1
+    assert machine.tick([(100, TCP_ESTABLISHED), (101, TCP_ESTABLISHED)]).fresh == {}

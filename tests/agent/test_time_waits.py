@@ -41,6 +41,9 @@ class Known:
         assert self.traced is not None
         return [self.traced.get(one) for one in connections]
 
+    def close(self) -> None:
+        """Holds nothing."""
+
     def accepted(self, _: int, one: bytes) -> bool:
         return int.from_bytes(one[:2], "big") in self.accepted_ports
 

@@ -26,7 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from loiter_agent.inet_diag import ALL_STATES, TIME_WAIT_STATES
+from loiter_agent.collectors.tcp_sock_diag import _sockets as sockets_of
+from loiter_agent.inet_diag import ALL_STATES
 from loiter_agent.namespaces import Namespaces, OpenNamespace
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import ProcessFds
@@ -40,7 +41,6 @@ BUSY = 5
 BUSY_SOCKETS = ("--established", "1000", "--close-wait", "250", "--time-wait", "1000")
 CROWD_SOCKETS = ("--established", "9990")
 LISTENERS = 4
-SPLIT_FROM_TIME_WAIT = 2_000  # as the collector does
 GOAL_SECONDS = 0.25
 
 CLONE_NEWNET = 0x4000_0000
@@ -82,13 +82,7 @@ def idle_namespaces(count: int) -> Iterator[None]:
 
 def read(one: OpenNamespace) -> int:
     """Reads one namespace as the collector does, and returns how many sockets it has."""
-    sockets = one.idle_sockets()
-    if sockets is not None:
-        return sum(len(chunk.states()) for chunk in sockets)
-    stat = one.sock_stat()
-    split = stat is not None and stat.tw >= SPLIT_FROM_TIME_WAIT
-    masks = (ALL_STATES & ~TIME_WAIT_STATES, TIME_WAIT_STATES) if split else (ALL_STATES,)
-    return sum(len(chunk.states()) for mask in masks for chunk in one.dump(mask))
+    return sum(len(chunk.states()) for chunk in sockets_of(one))
 
 
 def steady_pass(namespaces: Namespaces, scanned: list[ProcessFds], leave_out: frozenset[int] = frozenset()) -> int:

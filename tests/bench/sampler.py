@@ -1,8 +1,11 @@
 """Measures what one steady tick of the agent costs on a host with many sockets, beside the alternatives.
 
-Runs in a network namespace of its own. Several processes hold the sockets, because one may not hold so many; then each
-contender is run in turn, several rounds over, so that a change in the machine's speed meets all of them. Figures are
-CPU time (user and system) and medians; compare the ratios, not the seconds. Prints a Markdown table.
+Runs in a network namespace and a pid namespace of its own, with a /proc of its own: what else runs on the machine, and
+the namespaces that it has made, have no part in it. Nor has the tracer of closes, which needs the host's pids.
+
+Several processes hold the sockets, because one may not hold so many; then each contender is run in turn, several rounds
+over, so that a change in the machine's speed meets all of them. Figures are CPU time (user and system) and medians;
+compare the ratios, not the seconds. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -150,7 +153,8 @@ def main() -> None:
     if not options.inside:
         if os.geteuid() != 0:
             sys.exit("the benchmark needs root: a network namespace, and the descriptors of all processes")
-        os.execvp("unshare", ["unshare", "--net", sys.executable, __file__, *sys.argv[1:], "--inside"])
+        isolated = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        os.execvp("unshare", [*isolated, sys.executable, __file__, *sys.argv[1:], "--inside"])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
     with ExitStack() as stack:

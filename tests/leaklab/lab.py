@@ -7,6 +7,7 @@ a JSON object, the truth as the program knows it:
     {"namespace": "4026531840"}                                  the inode number of its network namespace
     {"pid": 7}                                                   a process of the program, healthy unless told otherwise
     {"pid": 7, "cause": "leak", "since": 81.5}                   it misbehaves, since this reading of CLOCK_MONOTONIC
+    {"pid": 7, "closes": 0}                                      it never closes a connection first: no TIME_WAIT is its
     {"pid": 7, "ports": 9000, "share": 0.8, "since": 81.5}       of the ports towards port 9000 this share is in use
     {"skipped": "no cpu controller"}                             the program can not be run here
 """
@@ -44,6 +45,11 @@ def say(**facts: object) -> None:
 def misbehaves(cause: str, pid: int | None = None) -> None:
     """Tells that a process, this one unless another is named, misbehaves from now on."""
     say(pid=pid or os.getpid(), cause=cause, since=time.monotonic())
+
+
+def closes_nothing() -> None:
+    """Tells that no TIME_WAIT socket will ever be this process's."""
+    say(pid=os.getpid(), closes=0)
 
 
 def start(role: Callable[[], None]) -> int:

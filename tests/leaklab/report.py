@@ -35,10 +35,19 @@ def goals(score: Score, tracer: bool) -> list[Goal]:
         Goal("right verdict, samples after onset", _slowest(score, late), f"≤ {RIGHT_WITHIN}", not late),
         Goal("false alarms", str(score.false_alarms), "0", score.false_alarms == 0),
         Goal(
+            "descriptors or ports said to run out that do not", str(score.false_warnings), "0", not score.false_warnings
+        ),
+        Goal(
             "TIME_WAIT, wrong owner",
             f"{score.owners.wrong_share:.4f}",
             f"≤ {MAX_WRONG_OWNERS}",
             score.owners.wrong_share <= MAX_WRONG_OWNERS,
+        ),
+        Goal(
+            "TIME_WAIT, charged to one who closes nothing",
+            str(score.owners.of_bystanders),
+            "0",
+            score.owners.of_bystanders == 0,
         ),
         Goal(
             "TIME_WAIT, sockets in no row",

@@ -89,16 +89,25 @@ def observe(sampler: Sampler, samples: int, interval: float) -> list[Observation
 
 
 def measure(entries: Sequence[Entry], samples: int, interval: float, tracer: bool) -> Score:
-    """Runs programs and samples them. The sampler is there first, as an agent is before what goes wrong later."""
+    """Runs programs and samples them.
+
+    The sampler is there first, as an agent is before what goes wrong later; but for the programs with a warm-up, which
+    are there before it.
+    """
     with (
         closing(Sampler(Procfs(), Bounds(top=50, limit=500), interval=interval, trace_closes=tracer)) as sampler,
         tempfile.TemporaryDirectory(prefix="loiter-leaklab.") as folder,
     ):
-        before = observe(sampler, 1, interval)
         with ExitStack() as stack:
-            programs = [
-                stack.enter_context(running(entry, Path(folder) / str(number))) for number, entry in enumerate(entries)
-            ]
+
+            def start(early: bool) -> list[Running]:
+                chosen = [entry for entry in entries if (entry.warm_up > 0) == early]
+                return [stack.enter_context(running(entry, Path(folder) / entry.name)) for entry in chosen]
+
+            programs = start(early=True)
+            time.sleep(max((entry.warm_up for entry in entries), default=0.0))
+            before = observe(sampler, 1, interval)
+            programs += start(early=False)
             observations = before + observe(sampler, samples, interval)
         return score(((program.entry, program.truth()) for program in programs), observations)
 

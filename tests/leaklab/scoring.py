@@ -21,6 +21,9 @@ TIME_WAIT_FOR_CERTAIN_SECONDS = (1.0, 59.0)
 # used again and the close that follows.
 CONNECTION_SECONDS = 4.0
 
+# A budget of ports of which more than this share is in use is a warning.
+FULL_PORTS = 0.8
+
 CERTAIN: frozenset[OwnerSource] = frozenset(("exact", "listener"))
 
 
@@ -45,6 +48,7 @@ class ProgramScore:
 
     `due` are those in which a fault had to be told, `right` those of them in which it was. `wrong` are the causes that
     were told and are not so: another one when the right one was due, and any of a process that did nothing wrong.
+    `false_warnings` are the other warnings of a healthy program: descriptors or ports that are said to run out.
     """
 
     entry: Entry
@@ -53,6 +57,7 @@ class ProgramScore:
     right: int = 0
     wrong: int = 0
     false_alarms: int = 0
+    false_warnings: int = 0
     samples_until_right: int | None = None
     verdicts: Counter[str] = field(default_factory=Counter)
 
@@ -69,7 +74,11 @@ def score_program(entry: Entry, truth: Truth, observations: Sequence[Observation
     score = ProgramScore(entry, truth.skipped)
     for fault in truth.faults:
         _score_fault(score, fault, observations)
-    _score_health(score, truth, observations)
+    # Of what was there before the sampler, it has to learn first whether it stays.
+    judged = observations[RIGHT_WITHIN - 1 :] if entry.warm_up else observations
+    _score_health(score, truth, judged)
+    if entry.expected is None:
+        _count_false_warnings(score, truth, judged)
     if truth.ports is not None:
         _score_ports(score, truth, observations)
     if entry.expected is not None and truth.skipped is None and score.due == 0:
@@ -105,19 +114,31 @@ def _score_health(score: ProgramScore, truth: Truth, observations: Sequence[Obse
     score.wrong += score.false_alarms
 
 
+def _count_false_warnings(score: ProgramScore, truth: Truth, observations: Iterable[Observation]) -> None:
+    """Nothing of a healthy program runs out."""
+    for observation in observations:
+        rows = [row for row in observation.sample.processes if row.pid in truth.pids]
+        running_out = sum(row.fd_eta_seconds is not None for row in rows)
+        full = sum(share > FULL_PORTS for share in _port_shares(truth, observation))
+        score.verdicts.update({"false fd-eta": running_out} if running_out else {})
+        score.verdicts.update({"false ports": full} if full else {})
+        score.false_warnings += running_out + full
+
+
+def _port_shares(truth: Truth, observation: Observation, port: int | None = None) -> list[float]:
+    """The shares of ports in use in the program's namespace, towards a port or towards any."""
+    return [
+        row.used / row.available
+        for row in observation.sample.ports or ()
+        if row.available and row.namespace == truth.namespace and port in (None, _port(row.destination))
+    ]
+
+
 def _score_ports(score: ProgramScore, truth: Truth, observations: Sequence[Observation]) -> None:
     assert truth.ports is not None
     after = [observation for observation in observations if observation.begun >= truth.ports.since]
     for number, observation in enumerate(after, start=1):
-        share = max(
-            (
-                row.used / row.available
-                for row in observation.sample.ports or ()
-                if row.available and row.namespace == truth.namespace and _port(row.destination) == truth.ports.port
-            ),
-            default=0.0,
-        )
-        right = share >= truth.ports.share
+        right = max(_port_shares(truth, observation, truth.ports.port), default=0.0) >= truth.ports.share
         if right and score.samples_until_right is None:
             score.samples_until_right = number
         if number >= RIGHT_WITHIN:
@@ -132,6 +153,7 @@ class OwnerScore:
 
     `living` are the sockets of processes that lived, `certain` those of them that were rightly charged as `exact` or
     `listener`. `missing` are those that should have been in a sample and are in none of its rows, of `closed`.
+    `of_bystanders` are those that were charged to a process that closes nothing.
     """
 
     right: Counter[OwnerSource] = field(default_factory=Counter)
@@ -141,6 +163,7 @@ class OwnerScore:
     certain: float = 0.0
     closed: int = 0
     missing: int = 0
+    of_bystanders: int = 0
 
     @property
     def missing_share(self) -> float:
@@ -175,10 +198,13 @@ class _Side:
 def score_owners(truths: Sequence[Truth], observations: Sequence[Observation]) -> OwnerScore:
     """Scores the owners of TIME_WAIT sockets of those programs that wrote down what they closed."""
     closes = _closes_by_side(truths)
+    bystanders = frozenset[int]().union(*(truth.bystanders for truth in truths))
     score = OwnerScore()
     for observation in observations:
+        time_wait = observation.sample.time_wait or ()
+        score.of_bystanders += sum(row.count for row in time_wait if row.owner.pid in bystanders)
         rows: dict[_Side, list[TimeWaitRow]] = defaultdict(list)
-        for row in observation.sample.time_wait or ():
+        for row in time_wait:
             side = _side(row)
             if side in closes:
                 rows[side].append(row)
@@ -285,6 +311,11 @@ class Score:
     def false_alarms(self) -> int:
         """Verdicts on processes that did nothing wrong."""
         return sum(one.false_alarms for one in self.programs)
+
+    @property
+    def false_warnings(self) -> int:
+        """Descriptors or ports of a healthy program that were said to run out."""
+        return sum(one.false_warnings for one in self.programs)
 
 
 def score(lab: Iterable[tuple[Entry, Truth]], observations: Sequence[Observation]) -> Score:

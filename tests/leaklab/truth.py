@@ -44,13 +44,17 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Everything that one program knows. `namespace` is the inode number of its network namespace."""
+    """Everything that one program knows.
+
+    `namespace` is the inode number of its network namespace. `bystanders` are processes that close nothing first.
+    """
 
     namespace: str = ""
     pids: frozenset[int] = frozenset()
     faults: tuple[Fault, ...] = ()
     ports: FullPorts | None = None
     closes: tuple[Close, ...] = ()
+    bystanders: frozenset[int] = frozenset()
     skipped: str | None = None
 
 
@@ -64,6 +68,7 @@ def parse_truth(lines: Iterable[str], closes: Iterable[str] = ()) -> Truth:
         faults=tuple(Fault(fact["pid"], fact["cause"], fact["since"]) for fact in facts if "cause" in fact),
         ports=ports[0] if ports else None,
         closes=_noting_reuse(_parse_close(line) for line in closes),
+        bystanders=frozenset(fact["pid"] for fact in facts if fact.get("closes") == 0),
         skipped=next((fact["skipped"] for fact in facts if "skipped" in fact), None),
     )
 

@@ -21,13 +21,15 @@ class ProcessScan:
 
     `unreadable` counts the processes whose descriptors may not be looked into; None where procfs hides them.
     `namespaces` maps the inode number of each network namespace that could be read to the process in it that started
-    first; it is empty where none could.
+    first; it is empty where none could. `unlisted` are the unreadable ones of which not even the name could be read:
+    they are not among `processes`.
     """
 
     processes: Mapping[ProcessKey, ProcessFds]
     unreadable: int | None = 0
     vanished: int = 0
     namespaces: Mapping[int, ProcessKey] = field(default_factory=dict)
+    unlisted: int = 0
 
     def by_pid(self) -> dict[int, ProcessKey]:
         """Maps pids to processes."""
@@ -61,7 +63,7 @@ class ProcessScanner:
         """Scans. Processes that end meanwhile are counted and left out. Raises OSError where there is no procfs."""
         processes: dict[ProcessKey, ProcessFds] = {}
         looks: dict[ProcessKey, _Look] = {}
-        unreadable = vanished = 0
+        unreadable = unlisted = vanished = 0
         self._scans += 1
         for pid in self._procfs.pids():
             try:
@@ -80,10 +82,11 @@ class ProcessScanner:
                 vanished += 1
             except Unreadable:  # hidepid=1: not even what it is called
                 unreadable += 1
+                unlisted += 1
         self._looks = looks
         hidden = not any(key.pid == 1 for key in processes) and self._procfs.hides_processes()
         return ProcessScan(
-            processes, None if hidden else unreadable, vanished, _oldest_by_namespace(processes.values())
+            processes, None if hidden else unreadable, vanished, _oldest_by_namespace(processes.values()), unlisted
         )
 
     def fd_limits(self, key: ProcessKey) -> tuple[int | None, int | None]:

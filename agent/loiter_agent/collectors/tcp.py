@@ -23,6 +23,9 @@ class TcpCollector(Protocol):
     def collect(self, scan: ProcessScan) -> TcpSnapshot:
         """Takes one. Raises OSError where the sockets can not be read."""
 
+    def set_interval(self, interval: float) -> None:
+        """Changes the time between two snapshots, in seconds."""
+
     def close(self) -> None:
         """Lets go of what it holds open."""
 
@@ -30,10 +33,14 @@ class TcpCollector(Protocol):
 def open_tcp_collector(procfs: Procfs, interval: float, trace_closes: bool) -> TcpCollector:
     """Opens the best collector this host allows, and says in the log when that is not sock_diag."""
     try:
-        return SockDiagTcpCollector(procfs, interval, _open_tracer() if trace_closes else None)
+        return SockDiagTcpCollector(procfs, interval, _open_tracer if trace_closes else _no_tracer)
     except OSError as error:
         _log.warning("sock_diag is not to be had (%s); reading sockets by psutil, at a higher cost", error)
         return PsutilTcpCollector(procfs)
+
+
+def _no_tracer() -> Tracer | None:
+    return None
 
 
 def _open_tracer() -> Tracer | None:

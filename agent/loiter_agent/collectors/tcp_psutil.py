@@ -66,6 +66,9 @@ class PsutilTcpCollector:
             namespaces=(Namespace(own, "", "psutil"),) if (own := self._procfs.own_network_namespace()) else (),
         )
 
+    def set_interval(self, interval: float) -> None:
+        """Keeps nothing from one snapshot to the next."""
+
     def close(self) -> None:
         """Holds nothing open."""
 

@@ -10,15 +10,17 @@ from typing import Final
 
 from loiter.limits import MAX_TIME_WAIT_GROUPS
 from loiter_agent import inet_diag
+from loiter_agent.acceptors import Acceptors
 from loiter_agent.close_waits import CloseWaits
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.inet_diag import ALL_STATES, INET_DIAG_INFO, TCP_CLOSE_WAIT, TCP_LISTEN, TIME_WAIT_STATES, Chunk
 from loiter_agent.namespaces import Namespaces, OpenNamespace
 from loiter_agent.owners import Charges, Owners
-from loiter_agent.places import ROLE_ACCEPTED, ROLE_OPENED, Listeners, Place, destination_text
+from loiter_agent.places import ROLE_ACCEPTED, ROLE_OPENED, Listeners, Place, destination_text, local_port
 from loiter_agent.port_budgets import PortBudgets
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import (
+    OWNER_SOURCES,
     CloseWaitSockets,
     Namespace,
     PortBudget,
@@ -36,6 +38,8 @@ from loiter_agent.time_waits import TIME_WAIT_SECONDS, Clues, Group, Shares, Tim
 _ATTEMPTS: Final = 3
 # From so many TIME_WAIT sockets on, a dump of their own is cheaper: messages of one length are parsed as columns.
 _SPLIT_FROM_TIME_WAIT: Final = 2_000
+# So many groups of TIME_WAIT sockets are told apart by their other end, the rest by their owner alone.
+_TOLD_APART: Final = 70
 _WITH_INFO: Final = 1 << (INET_DIAG_INFO - 1)
 
 
@@ -52,7 +56,7 @@ class SockDiagTcpCollector:
         self,
         procfs: Procfs,
         interval: float,
-        tracer: Tracer | None = None,
+        open_tracer: Callable[[], Tracer | None] = lambda: None,
         clock: Callable[[], float] = _boot_time,
     ) -> None:
         """Opens what it needs. Raises OSError where the kernel refuses sock_diag in the agent's own namespace.
@@ -60,13 +64,14 @@ class SockDiagTcpCollector:
         `interval` is the time between two snapshots in seconds, `clock` one that never steps.
         """
         self._clock = clock
-        self._tracer = tracer
         self._namespaces = Namespaces(procfs)
+        self._tracer = open_tracer()
         self._owners = Owners(procfs)
         self._listeners = Listeners()
         self._close_waits = CloseWaits(interval)
         self._time_waits = TimeWaits()
         self._shares = Shares()
+        self._acceptors = Acceptors()
         self._budgets = PortBudgets()
         self._port_ranges: dict[int, tuple[int, int] | None] = {}
         self._read_ids: set[int] = set()
@@ -92,7 +97,8 @@ class SockDiagTcpCollector:
         details = self._close_waits.finish(
             now, self._read_ids, ages, self._accepted, self._owners.holders_of, self._listeners.of
         )
-        self._shares.update(self._live(charges))
+        self._shares.update(self._fresh(charges))
+        self._acceptors.update(now, charges.places, self._owners.process)
         waiting = self._time_waits.finish(
             Clues(
                 before=before,
@@ -130,9 +136,15 @@ class SockDiagTcpCollector:
             ),
         )
 
+    def set_interval(self, interval: float) -> None:
+        """Changes the time between two snapshots, in seconds."""
+        self._close_waits.set_interval(interval)
+
     def close(self) -> None:
         """Closes what it holds open."""
         self._namespaces.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     def _read(self, scan: ProcessScan, opened: Iterable[OpenNamespace]) -> bool:
         """Reads all sockets once. Returns whether a dump was torn."""
@@ -216,16 +228,25 @@ class SockDiagTcpCollector:
         return self._listeners.accepted(namespace, connection, self._port_ranges.get(namespace))
 
     def _listening_processes(self, namespace: int, connection: bytes) -> tuple[ProcessKey, ...]:
+        """The processes that a connection may have been accepted by.
+
+        Of those that share a listener, one alone is charged with it, which may be a parent or a manager that leaves
+        accepting to others: who was seen with accepted connections is more likely.
+        """
         listeners = self._listeners.all_of(namespace, connection)
         found = {self._owners.process(self._owners.holder_of(listener.inode)) for listener in listeners}
+        if found:
+            accepting = self._acceptors.of(namespace, local_port(connection))
+            found = (found & accepting) or accepting or found
         return tuple(sorted((key for key in found if key is not None), key=lambda key: (key.start_ticks, key.pid)))
 
-    def _live(self, charges: Charges) -> Iterable[tuple[tuple[int, int, bytes, int], ProcessKey | None, int]]:
-        for place, states in charges.places.items():
+    def _fresh(self, charges: Charges) -> Iterable[tuple[tuple[int, int, bytes, int], ProcessKey | None, int]]:
+        """New connections to each destination, and whose they are. Those that stand still close nothing."""
+        for place, count in charges.fresh.items():
             if place.role == ROLE_OPENED and place.port:
                 holder = place.holder if place.holder >= 0 else place.former
                 key = (place.namespace, place.family, place.destination, place.port)
-                yield key, self._owners.process(holder), sum(states.values())
+                yield key, self._owners.process(holder), count
 
     def _by_process(
         self,
@@ -242,6 +263,10 @@ class SockDiagTcpCollector:
                 totals[key] += sum(states.values())
                 established[key] += states.get(inet_diag.TCP_ESTABLISHED, 0)
         close_waits = {self._owners.process(holder): detail for holder, detail in details.items()}
+        for holder, detail in details.items():
+            key = self._owners.process(holder)
+            if key is not None:
+                totals[key] += detail.unaccepted  # which no place is charged with to it
         time_wait: Counter[ProcessKey] = Counter()
         for group, sockets in waiting.items():
             if group.owner.key is not None:
@@ -326,12 +351,18 @@ def _time_wait_groups(waiting: Mapping[Group, WaitingSockets]) -> tuple[TimeWait
             source = group.place.source if group.place.role == ROLE_ACCEPTED else b""
             counts[group.place._replace(source=source), group.owner] += len(sockets.time_wait)
     ordered = counts.most_common()
-    shown, rest = ordered[: MAX_TIME_WAIT_GROUPS - 5], ordered[MAX_TIME_WAIT_GROUPS - 5 :]
-    groups = [_group(place, owner, count) for (place, owner), count in shown]
+    shown, rest = ordered[:_TOLD_APART], ordered[_TOLD_APART:]
+    groups = [_group(place, owner, number) for (place, owner), number in shown]
     folded: Counter[TimeWaitOwner] = Counter()
-    for (_, owner), count in rest:
-        folded[TimeWaitOwner(None, owner.how)] += count
-    return (*groups, *(TimeWaitGroup(0, None, None, n, n / TIME_WAIT_SECONDS, owner) for owner, n in folded.items()))
+    for (_, owner), number in rest:
+        folded[owner] += number
+    by_owner = folded.most_common()
+    room = MAX_TIME_WAIT_GROUPS - len(groups) - len(OWNER_SOURCES)
+    unnamed: Counter[TimeWaitOwner] = Counter()
+    for owner, number in by_owner[room:]:
+        unnamed[TimeWaitOwner(None, owner.how)] += number
+    others = [*by_owner[:room], *unnamed.items()]
+    return (*groups, *(TimeWaitGroup(0, None, None, n, n / TIME_WAIT_SECONDS, owner) for owner, n in others))
 
 
 def _group(place: Place, owner: TimeWaitOwner, count: int) -> TimeWaitGroup:

@@ -15,7 +15,6 @@ from loiter.durations import format_duration
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import connect
 from loiter_aggregator.commands.options import query_duration, server_option, window_option
-from loiter_aggregator.commands.watch import show
 from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_json
 from loiter_aggregator.output.rows import (
@@ -27,6 +26,7 @@ from loiter_aggregator.output.rows import (
     time,
     time_wait_groups,
 )
+from loiter_aggregator.output.tables import console
 
 # The largest that Linux gives (PID_MAX_LIMIT of include/linux/threads.h).
 _MAX_PID: Final = 4_194_304
@@ -53,7 +53,8 @@ def explain(host: str, pid: int, window: float, output: str, server: str) -> Non
     if output == "json":
         click.echo(as_json(document(answer)))
     else:
-        show(lambda: _page(answer, window), wide=False, watch=False)
+        # Not cropped: commands are there to be copied, however long they are.
+        console(wide=False).print(_page(answer, window), crop=False)
 
 
 def document(answer: pb.ExplainProcessResponse) -> Row:
@@ -91,8 +92,8 @@ def _page(answer: pb.ExplainProcessResponse, window: float) -> Group:
     ]
     if latest.HasField("container"):
         parts.append(Text(f"in {cells.text(latest.container.runtime)} container {cells.text(latest.container.id)}"))
-    if not rank.close_wait.samples:
-        parts.append(Text(f"no samples in the last {format_duration(window)}"))
+    if latest.HasField("close_wait") and not rank.close_wait.samples:
+        parts.append(Text(f"no samples in the last {format_duration(window)}: all of this is of its latest one"))
     parts += [Text(), Text(cells.text(answer.verdict), style="bold"), Text()]
     for step in answer.steps:
         parts += [Text(cells.text(step.question)), Padding(Text(cells.text(step.finding)), (0, 0, 0, 2), expand=False)]

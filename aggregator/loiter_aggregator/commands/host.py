@@ -158,10 +158,10 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
     rows = _processes(answer)
     columns = by_measure(HOST_PROCESSES, by)
     parts.append(table(columns, rows, wide) if rows else Text("no process was reported"))
-    parts += time_wait_section(latest.time_wait, _SECTION_ROWS, wide)
+    parts += time_wait_section(latest.time_wait, latest.namespaces, _SECTION_ROWS, wide)
     if latest.HasField("time_wait_limits"):
         parts.append(Text(limits_line(latest.time_wait_limits), style="dim"))
-    parts += ports_section(latest.ports, _SECTION_ROWS, wide)
+    parts += ports_section(latest.ports, latest.namespaces, _SECTION_ROWS, wide)
     parts.append(Text())
     parts.append(Text(_coverage(latest), style="dim"))
     return Group(*parts)
@@ -180,6 +180,10 @@ def _coverage(latest: sample_pb2.Sample) -> str:
     ]
     if latest.coverage.close_wait_uncharged:
         lines.append(f"{known['close_wait_uncharged']} in CLOSE-WAIT charged to nobody")
+    if latest.coverage.namespaces_by_procfs:
+        lines.append(
+            f"{known['namespaces_by_procfs']} network namespaces read from /proc/PID/net/tcp, which tells less"
+        )
     if unread := unread_line(latest.namespaces, _SECTION_ROWS):
         lines.append(unread)
     lines += [f"collector {cells.text(one.name)} failed: {cells.text(one.error)}" for one in _failed(latest)]

@@ -176,13 +176,15 @@ def _owner(owner: sample_pb2.TimeWaitOwner) -> Row:
 
 def _causes(row: pb.HostRank | pb.ProcessRank | pb.AppRank) -> Row:
     known = row.HasField("fd_forecast")
+    # A process with no descriptors left may have too few samples for a line: then there is no interval, either.
+    grows = row.fd_forecast.HasField("earliest_seconds")
     return {
         "cause": cause_name(row.cause),
         "stuck": value(row, "stuck"),
         "fd_eta_seconds": row.fd_forecast.seconds if known else None,
         "fd_eta_earliest_seconds": value(row.fd_forecast, "earliest_seconds"),
         "fd_eta_latest_seconds": value(row.fd_forecast, "latest_seconds"),
-        "fd_growth_per_hour": row.fd_forecast.growth_per_hour if known else None,
+        "fd_growth_per_hour": row.fd_forecast.growth_per_hour if grows else None,
         "fd_growth_close_wait_share": value(row.fd_forecast, "close_wait_share"),
         "ports_share": value(row, "ports_share"),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from rich.text import Text
@@ -12,6 +13,7 @@ from loiter_aggregator.output import cells
 from loiter_aggregator.output.rows import Row, optional_fields, port_budgets, time_wait_groups
 from loiter_aggregator.output.tables import Column, table
 
+_NAMESPACE: Final = Column("NAMESPACE", "namespace", cells.text, right=False, min_width=8, wide_only=True)
 _TIME_WAIT: Final = (
     Column("TIME-WAIT", "count", cells.count),
     Column("CLOSES/s", "closes_per_second", cells.rate),
@@ -19,7 +21,7 @@ _TIME_WAIT: Final = (
     Column("OWNER", "who", cells.text, right=False, min_width=8),
     Column("PID", "pid", cells.text),
     Column("FOUND BY", "how", cells.text, right=False, fixed=True),
-    Column("NAMESPACE", "namespace", cells.text, right=False, wide_only=True),
+    _NAMESPACE,
 )
 _PORTS: Final = (
     Column("PORTS", "used", cells.count),
@@ -33,26 +35,25 @@ _PORTS: Final = (
     Column("CONN/s", "connects_per_second", cells.rate, wide_only=True),
     Column("LIMIT/s", "exhausting_connects_per_second", cells.rate, wide_only=True),
     Column("REUSABLE", "reusable", cells.count, wide_only=True),
-    Column("NAMESPACE", "namespace", cells.text, right=False, wide_only=True),
+    _NAMESPACE,
 )
 
 
-def time_wait_section(groups: Sequence[sample_pb2.TimeWaitGroup], limit: int, wide: bool) -> list[Any]:
+Namespaces = Sequence[sample_pb2.NetworkNamespace]
+
+
+def time_wait_section(
+    groups: Sequence[sample_pb2.TimeWaitGroup], namespaces: Namespaces, limit: int, wide: bool
+) -> list[Any]:
     """TIME_WAIT by destination and listener, with owners; nothing where there is none."""
-    if not groups:
-        return []
-    rows = [_time_wait_row(row) for row in time_wait_groups(groups)]
-    return [Text(), table(_TIME_WAIT, rows[:limit], wide), *_more(len(rows) - limit)]
+    return _section(_TIME_WAIT, [_time_wait_row(row) for row in time_wait_groups(groups)], namespaces, limit, wide)
 
 
-def ports_section(budgets: Sequence[sample_pb2.PortBudget], limit: int, wide: bool) -> list[Any]:
+def ports_section(
+    budgets: Sequence[sample_pb2.PortBudget], namespaces: Namespaces, limit: int, wide: bool
+) -> list[Any]:
     """Budgets of ephemeral ports, fullest first; nothing where there is none."""
-    if not budgets:
-        return []
-    rows = port_budgets(budgets)
-    for row in rows:
-        row["share"] = min(1.0, row["used"] / row["available"]) if row["available"] else None
-    return [Text(), table(_PORTS, rows[:limit], wide), *_more(len(rows) - limit)]
+    return _section(_PORTS, [_ports_row(row) for row in port_budgets(budgets)], namespaces, limit, wide)
 
 
 def limits_line(limits: sample_pb2.TimeWaitLimits) -> str:
@@ -66,7 +67,7 @@ def limits_line(limits: sample_pb2.TimeWaitLimits) -> str:
     )
 
 
-def unread_line(namespaces: Sequence[sample_pb2.NetworkNamespace], limit: int) -> str:
+def unread_line(namespaces: Namespaces, limit: int) -> str:
     """The network namespaces whose sockets are not in the sample; empty where there is none."""
     names = [cells.text(one.name or one.id) for one in namespaces if not one.read]
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
@@ -77,6 +78,23 @@ def _time_wait_row(row: Row) -> Row:
     owner = row["owner"]
     of = row["destination"] or (f"port {row['listener']}" if row["listener"] else "the rest")
     return {**row, "of": of, "who": owner["app"] or owner["name"], "pid": owner["pid"], "how": owner["how"]}
+
+
+def _ports_row(row: Row) -> Row:
+    return {**row, "share": min(1.0, row["used"] / row["available"]) if row["available"] else None}
+
+
+def _section(
+    columns: Sequence[Column], rows: Sequence[Row], namespaces: Namespaces, limit: int, wide: bool
+) -> list[Any]:
+    """A table of rows that each are of a network namespace, which is named where there are several."""
+    if not rows:
+        return []
+    names = {one.id: one.name or one.id for one in namespaces}
+    several = len(names.keys() | {row["namespace"] for row in rows if row["namespace"]}) > 1
+    shown = [replace(column, wide_only=not several) if column is _NAMESPACE else column for column in columns]
+    named = [{**row, "namespace": names.get(row["namespace"], row["namespace"])} for row in rows[:limit]]
+    return [Text(), table(shown, named, wide), *_more(len(rows) - limit)]
 
 
 def _more(hidden: int) -> list[Text]:

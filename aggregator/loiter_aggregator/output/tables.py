@@ -195,6 +195,7 @@ def coverage_line(coverage: pb.FleetCoverage) -> str:
         (coverage.close_wait_uncharged, "CLOSE-WAIT charged to nobody"),
         (coverage.processes_unreadable, "processes unreadable"),
         (coverage.namespaces_unread, "namespaces unread"),
+        (coverage.namespaces_by_procfs, "namespaces read by procfs"),
         (coverage.hosts_unknown, "hosts with gaps unknown"),
     )
     return "; ".join(parts + [f"{what}: {number:,}" for number, what in gaps if number])

@@ -26,6 +26,7 @@ _COVERAGE = (
     "sockets_unattributed",
     "processes_unreadable",
     "namespaces_unread",
+    "namespaces_by_procfs",
     "close_wait_uncharged",
 )
 
@@ -44,6 +45,7 @@ class Coverage:
     sockets_unattributed: int | None
     processes_unreadable: int | None
     namespaces_unread: int | None
+    namespaces_by_procfs: int | None
     close_wait_uncharged: int | None
 
 

@@ -5,6 +5,12 @@ residuals of n samples, its standard error is s = √(Σe² / (n - 2)) / √S(tt
 being the 0.975 quantile of Student's t with n - 2 degrees of freedom. The samples are taken for independent of each
 other. There is no forecast with fewer than three samples, where the lower end of the interval is no growth, and where
 there is no limit.
+
+Nor is there one where the growth is over, as after a ramp at start-up: the line through all of the window is sure of
+itself for long after. So the line through the last third of the series, by time, has to rise, too; with ten samples in
+that third or more, the lower end of its own interval has to be above zero.
+
+A process that has as many descriptors open as its limit allows, or more, has no time left, however that came to be.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from loiter_aggregator.store.duckdb_store import DuckDbStore
 
 # RLIM_INFINITY is 2^64 - 1 (getrlimit(2)); no kernel has room for as many descriptors as half of that.
 _UNLIMITED: Final = 2**63
+# From so many samples on, the last third of a series has to rise beyond doubt.
+_ENOUGH: Final = 10
 
 # From six degrees of freedom on, the quantile by its expansion around that of the normal distribution, z: Abramowitz
 # and Stegun, 26.7.5. It is off by less than 0.002 there. Below, by table.
@@ -27,15 +35,29 @@ QUANTILE: Final = (
     "ELSE 1.95996 + (2.37227 + (2.8225 + 2.55585 / (n - 2)) / (n - 2)) / (n - 2) END"
 )
 
+_SUMS: Final = """
+    count(*) AS n, sum(t) AS st, sum(t * t) AS stt, sum(y) AS sy, sum(t * y) AS sty, sum(y * y) AS syy,
+    min(y) AS y_min, max(y) AS y_max"""
+# Of a count that does not vary, exactly nothing: sums of large numbers leave a rest.
+_SLOPE: Final = "CASE WHEN y_min = y_max THEN 0 ELSE (n * sty - st * sy) / (n * stt - st * st) END"
+_ERROR: Final = """
+    sqrt(greatest(0, n * syy - sy * sy - (n * sty - st * sy) * (n * sty - st * sy) / (n * stt - st * st))
+        / ((n - 2) * (n * stt - st * st)))"""
+_CLOSE_WAIT_SHARE: Final = """
+    CASE WHEN close_wait_slope IS NOT NULL THEN least(1, greatest(0, close_wait_slope / slope)) END"""
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """When a process has no file descriptors left; see the message FdForecast."""
+    """When a process has no file descriptors left; see the message FdForecast.
+
+    There is no growth, and no interval, where none is left already and there are fewer than three samples.
+    """
 
     seconds: float
-    earliest_seconds: float
-    latest_seconds: float
-    growth_per_hour: float
+    earliest_seconds: float | None
+    latest_seconds: float | None
+    growth_per_hour: float | None
     close_wait_share: float | None
 
 
@@ -54,31 +76,44 @@ def forecasts(ranking: Ranking, only: str = "") -> str:
             SELECT {series}, max(identity_key) AS identity_key, max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
             FROM process_sample JOIN fd_hosts USING (host_key)
             WHERE ts = latest AND fd_open IS NOT NULL AND fd_limit < {_UNLIMITED}{only} GROUP BY {series}),
+        fd_points AS (
+            SELECT {series}, (ts - $now) / 1000.0 AS t, CAST(fd_open AS DOUBLE) AS y,
+                CAST(close_wait AS DOUBLE) AS close_wait
+            FROM process_sample WHERE {hosts} AND fd_open IS NOT NULL{only}),
         fd_sums AS (
-            SELECT {series}, count(*) AS n, sum(t) AS st, sum(t * t) AS stt, sum(y) AS sy, sum(t * y) AS sty,
-                sum(y * y) AS syy, count(close_wait) AS close_wait_n, sum(close_wait) AS close_wait_sy,
+            SELECT {series}, {_SUMS}, max(t) - (max(t) - min(t)) / 3 AS last_third,
+                count(close_wait) AS close_wait_n, sum(close_wait) AS close_wait_sy,
                 sum(t * close_wait) AS close_wait_sty
-            FROM (
-                SELECT {series}, (ts - $now) / 1000.0 AS t, CAST(fd_open AS DOUBLE) AS y,
-                    CAST(close_wait AS DOUBLE) AS close_wait
-                FROM process_sample WHERE {hosts} AND fd_open IS NOT NULL{only})
-            GROUP BY {series} HAVING min(y) < max(y)),
+            FROM fd_points GROUP BY {series}),
         fd_lines AS (
-            SELECT *, (n * sty - st * sy) / (n * stt - st * st) AS slope,
-                sqrt(greatest(0, n * syy - sy * sy - (n * sty - st * sy) * (n * sty - st * sy) / (n * stt - st * st))
-                    / ((n - 2) * (n * stt - st * st))) AS error,
+            SELECT *, {_SLOPE} AS slope, {_ERROR} AS error,
                 CASE WHEN close_wait_n = n
                     THEN (n * close_wait_sty - st * close_wait_sy) / (n * stt - st * st) END AS close_wait_slope
             FROM fd_sums WHERE n > 2 AND n * stt - st * st > 0),
         fd_intervals AS (SELECT *, {QUANTILE} * error AS half FROM fd_lines),
-        fd_left AS (
-            SELECT *, CASE WHEN fd_limit > fd_open THEN CAST(fd_limit - fd_open AS DOUBLE) ELSE 0 END AS spare
-            FROM fd_intervals JOIN fd_newest USING ({series}) WHERE slope > half AND slope > 0)
+        fd_rising AS (SELECT * FROM fd_intervals WHERE slope > half AND slope > 0),
+        -- Few are left by now: only of these the samples are read a second time.
+        fd_thirds AS (
+            SELECT {series}, {_SUMS} FROM fd_points JOIN (SELECT {series}, last_third FROM fd_rising) AS rising
+                USING ({series})
+            WHERE t >= last_third GROUP BY {series}),
+        fd_over AS (
+            SELECT {series} FROM (
+                SELECT *, {_SLOPE} AS slope, CASE WHEN n >= {_ENOUGH} THEN {QUANTILE} * {_ERROR} ELSE 0 END AS half
+                FROM fd_thirds WHERE n > 1 AND n * stt - st * st > 0) AS third_lines
+            WHERE slope <= half OR slope <= 0)
+        SELECT {series}, identity_key, 0.0 AS fd_eta,
+            row(0.0, CASE WHEN slope IS NOT NULL THEN 0.0 END, CASE WHEN slope IS NOT NULL THEN 0.0 END, 3600 * slope,
+                CASE WHEN slope > half THEN {_CLOSE_WAIT_SHARE} END) AS forecast
+        FROM fd_newest LEFT JOIN fd_intervals USING ({series}) WHERE fd_open >= fd_limit
+        UNION ALL
         SELECT {series}, identity_key, spare / slope AS fd_eta,
-            row(spare / slope, spare / (slope + half), spare / (slope - half), 3600 * slope,
-                CASE WHEN close_wait_slope IS NOT NULL THEN least(1, greatest(0, close_wait_slope / slope)) END)
+            row(spare / slope, spare / (slope + half), spare / (slope - half), 3600 * slope, {_CLOSE_WAIT_SHARE})
                 AS forecast
-        FROM fd_left"""
+        FROM (
+            SELECT *, CAST(fd_limit - fd_open AS DOUBLE) AS spare
+            FROM fd_rising JOIN fd_newest USING ({series})
+            WHERE fd_open < fd_limit AND ({series}) NOT IN (SELECT ({series}) FROM fd_over)) AS fd_left"""
 
 
 def forecast_join(ranking: Ranking, by: str) -> str:

@@ -25,6 +25,7 @@ _COVERAGE = (
     "processes_vanished",
     "namespaces",
     "namespaces_unread",
+    "namespaces_by_procfs",
 )
 _OTHER = ("processes", "established", "close_wait", "sockets", "fd_open")
 _COST = (

@@ -151,21 +151,18 @@ class DuckDbStore:
             return
         records = list(hosts.values())
         texts = ("host_id", "hostname", "boot_id", "agent_version", "kernel_release")
-        self._connection.register(
-            "incoming",
-            {
-                "host_key": np.array([record.host_key for record in records], dtype="u8"),
-                **{name: np.array([getattr(record, name) for record in records], dtype=object) for name in texts},
-                "interval_ms": np.array([record.interval_ms for record in records], dtype="i8"),
-            },
-        )
-        self._connection.execute(
-            "INSERT INTO host SELECT *, NULL FROM incoming ON CONFLICT (host_key) DO UPDATE SET "
-            "hostname = excluded.hostname, boot_id = excluded.boot_id, interval_ms = excluded.interval_ms, "
-            "agent_version = excluded.agent_version, kernel_release = excluded.kernel_release"
-        )
-        self._connection.execute("DELETE FROM host_label WHERE host_key IN (SELECT host_key FROM incoming)")
-        self._connection.unregister("incoming")
+        said = {
+            "host_key": np.array([record.host_key for record in records], dtype="u8"),
+            **{name: np.array([getattr(record, name) for record in records], dtype=object) for name in texts},
+            "interval_ms": np.array([record.interval_ms for record in records], dtype="i8"),
+        }
+        with self._incoming(said):
+            self._connection.execute(
+                "INSERT INTO host SELECT *, NULL FROM incoming ON CONFLICT (host_key) DO UPDATE SET "
+                "hostname = excluded.hostname, boot_id = excluded.boot_id, interval_ms = excluded.interval_ms, "
+                "agent_version = excluded.agent_version, kernel_release = excluded.kernel_release"
+            )
+            self._connection.execute("DELETE FROM host_label WHERE host_key IN (SELECT host_key FROM incoming)")
         labels = [(record.host_key, name, value) for record in records for name, value in record.labels.items()]
         if labels:
             keys, names, values = zip(*labels, strict=True)
@@ -181,22 +178,18 @@ class DuckDbStore:
     def _insert(self, table: str, columns: Mapping[str, Any] | None) -> None:
         if columns is None:
             return
-        self._connection.register("incoming", columns)
-        try:
+        with self._incoming(columns):
             self._connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")
-        finally:
-            self._connection.unregister("incoming")
 
     def _replace_latest(self, batch: Batch) -> None:
         """Keeps the latest sample of each host: an older one that comes late does not take its place."""
         if not batch.latest:
             return
-        self._connection.register("incoming", batch.latest_columns())
-        self._connection.execute(
-            "INSERT INTO host_latest SELECT * FROM incoming ON CONFLICT (host_key) "
-            "DO UPDATE SET ts = excluded.ts, sample = excluded.sample WHERE excluded.ts >= host_latest.ts"
-        )
-        self._connection.unregister("incoming")
+        with self._incoming(batch.latest_columns()):
+            self._connection.execute(
+                "INSERT INTO host_latest SELECT * FROM incoming ON CONFLICT (host_key) "
+                "DO UPDATE SET ts = excluded.ts, sample = excluded.sample WHERE excluded.ts >= host_latest.ts"
+            )
 
     def _write_marks(self, batch: Batch) -> None:
         if not batch.last_seen:
@@ -211,16 +204,24 @@ class DuckDbStore:
             "sequence": np.array(list(batch.high_water.values()), dtype="u8"),
             "updated": np.array([batch.last_seen[host_key] for host_key, _ in batch.high_water], dtype="i8"),
         }
-        self._connection.register("incoming", marks)
-        self._connection.execute(
-            "INSERT INTO high_water SELECT * FROM incoming ON CONFLICT (host_key, spool_epoch) "
-            "DO UPDATE SET sequence = excluded.sequence, updated = excluded.updated"
-        )
-        self._connection.register("incoming", seen)
-        self._connection.execute(
-            "UPDATE host SET last_seen = incoming.received FROM incoming WHERE host.host_key = incoming.host_key"
-        )
-        self._connection.unregister("incoming")
+        with self._incoming(marks):
+            self._connection.execute(
+                "INSERT INTO high_water SELECT * FROM incoming ON CONFLICT (host_key, spool_epoch) "
+                "DO UPDATE SET sequence = excluded.sequence, updated = excluded.updated"
+            )
+        with self._incoming(seen):
+            self._connection.execute(
+                "UPDATE host SET last_seen = incoming.received FROM incoming WHERE host.host_key = incoming.host_key"
+            )
+
+    @contextmanager
+    def _incoming(self, columns: Mapping[str, Any]) -> Iterator[None]:
+        """Has columns as the table `incoming` for the block, and for no longer: a batch is not kept alive by it."""
+        self._connection.register("incoming", columns)
+        try:
+            yield
+        finally:
+            self._connection.unregister("incoming")
 
 
 def _identity_columns(identities: Mapping[int, tuple[str, str, str]]) -> dict[str, Any] | None:

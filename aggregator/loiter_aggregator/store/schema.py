@@ -12,7 +12,7 @@ from typing import Final
 
 from loiter.v1 import sample_pb2 as pb
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 TCP_STATES: Final = tuple(field.name for field in pb.TcpStateCounts.DESCRIPTOR.fields)
 
@@ -35,6 +35,7 @@ HOST_SAMPLE: Final = {
     "processes_vanished": ("UINTEGER", "u4"),
     "namespaces": ("UINTEGER", "u4"),
     "namespaces_unread": ("UINTEGER", "u4"),
+    "namespaces_by_procfs": ("UINTEGER", "u4"),
     "dump_torn": ("BOOLEAN", "?"),
     "other_processes": ("UINTEGER", "u4"),
     "other_established": ("UINTEGER", "u4"),

@@ -1153,6 +1153,7 @@ class FleetCoverage(_message.Message):
     NAMESPACES_UNREAD_FIELD_NUMBER: _builtins.int
     HOSTS_UNKNOWN_FIELD_NUMBER: _builtins.int
     CLOSE_WAIT_UNCHARGED_FIELD_NUMBER: _builtins.int
+    NAMESPACES_BY_PROCFS_FIELD_NUMBER: _builtins.int
     hosts: _builtins.int
     """Hosts that ever delivered a report and match the labels."""
     hosts_reporting: _builtins.int
@@ -1173,6 +1174,8 @@ class FleetCoverage(_message.Message):
     """Reporting hosts that do not know one of these figures."""
     close_wait_uncharged: _builtins.int
     """Over the reporting hosts: sockets in CLOSE_WAIT that no process is charged with."""
+    namespaces_by_procfs: _builtins.int
+    """Over the reporting hosts: network namespaces whose sockets were read from /proc/PID/net/tcp of a process."""
     def __init__(
         self,
         *,
@@ -1185,13 +1188,16 @@ class FleetCoverage(_message.Message):
         namespaces_unread: _builtins.int | None = ...,
         hosts_unknown: _builtins.int = ...,
         close_wait_uncharged: _builtins.int | None = ...,
+        namespaces_by_procfs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "hosts", b"hosts", "hosts_reporting", b"hosts_reporting", "hosts_silent", b"hosts_silent", "hosts_unknown", b"hosts_unknown", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "hosts", b"hosts", "hosts_reporting", b"hosts_reporting", "hosts_silent", b"hosts_silent", "hosts_unknown", b"hosts_unknown", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__close_wait_uncharged: _TypeAlias = _typing.Literal["close_wait_uncharged"]  # noqa: Y015
     _WhichOneofArgType__close_wait_uncharged: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged"]  # noqa: Y015
+    _WhichOneofReturnType__namespaces_by_procfs: _TypeAlias = _typing.Literal["namespaces_by_procfs"]  # noqa: Y015
+    _WhichOneofArgType__namespaces_by_procfs: _TypeAlias = _typing.Literal["_namespaces_by_procfs", b"_namespaces_by_procfs"]  # noqa: Y015
     _WhichOneofReturnType__namespaces_unread: _TypeAlias = _typing.Literal["namespaces_unread"]  # noqa: Y015
     _WhichOneofArgType__namespaces_unread: _TypeAlias = _typing.Literal["_namespaces_unread", b"_namespaces_unread"]  # noqa: Y015
     _WhichOneofReturnType__processes_unreadable: _TypeAlias = _typing.Literal["processes_unreadable"]  # noqa: Y015
@@ -1202,6 +1208,8 @@ class FleetCoverage(_message.Message):
     _WhichOneofArgType__sockets_unattributed: _TypeAlias = _typing.Literal["_sockets_unattributed", b"_sockets_unattributed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__close_wait_uncharged) -> _WhichOneofReturnType__close_wait_uncharged | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces_by_procfs) -> _WhichOneofReturnType__namespaces_by_procfs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces_unread) -> _WhichOneofReturnType__namespaces_unread | None: ...
     @_typing.overload

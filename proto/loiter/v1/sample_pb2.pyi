@@ -1224,6 +1224,7 @@ class Coverage(_message.Message):
     NAMESPACES_UNREAD_FIELD_NUMBER: _builtins.int
     DUMP_TORN_FIELD_NUMBER: _builtins.int
     CLOSE_WAIT_UNCHARGED_FIELD_NUMBER: _builtins.int
+    NAMESPACES_BY_PROCFS_FIELD_NUMBER: _builtins.int
     sockets_attributed: _builtins.int
     """Sockets that were charged to a process."""
     sockets_unattributed: _builtins.int
@@ -1248,6 +1249,10 @@ class Coverage(_message.Message):
     """
     close_wait_uncharged: _builtins.int
     """Sockets in CLOSE_WAIT that no process is charged with: they were never accepted, or their holder was not found."""
+    namespaces_by_procfs: _builtins.int
+    """Network namespaces whose sockets were read from /proc/PID/net/tcp of a process, which tells less: no ages before
+    the first sample, no cgroups, no settings.
+    """
     def __init__(
         self,
         *,
@@ -1261,15 +1266,18 @@ class Coverage(_message.Message):
         namespaces_unread: _builtins.int | None = ...,
         dump_torn: _builtins.bool = ...,
         close_wait_uncharged: _builtins.int | None = ...,
+        namespaces_by_procfs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces", b"_namespaces", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces", b"namespaces", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces", b"_namespaces", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces", b"namespaces", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces", b"_namespaces", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "dump_torn", b"dump_torn", "namespaces", b"namespaces", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces", b"_namespaces", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes", b"_processes", "_processes_unreadable", b"_processes_unreadable", "_processes_vanished", b"_processes_vanished", "_sockets_attributed", b"_sockets_attributed", "_sockets_ownerless", b"_sockets_ownerless", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "dump_torn", b"dump_torn", "namespaces", b"namespaces", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes", b"processes", "processes_unreadable", b"processes_unreadable", "processes_vanished", b"processes_vanished", "sockets_attributed", b"sockets_attributed", "sockets_ownerless", b"sockets_ownerless", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__close_wait_uncharged: _TypeAlias = _typing.Literal["close_wait_uncharged"]  # noqa: Y015
     _WhichOneofArgType__close_wait_uncharged: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged"]  # noqa: Y015
     _WhichOneofReturnType__namespaces: _TypeAlias = _typing.Literal["namespaces"]  # noqa: Y015
     _WhichOneofArgType__namespaces: _TypeAlias = _typing.Literal["_namespaces", b"_namespaces"]  # noqa: Y015
+    _WhichOneofReturnType__namespaces_by_procfs: _TypeAlias = _typing.Literal["namespaces_by_procfs"]  # noqa: Y015
+    _WhichOneofArgType__namespaces_by_procfs: _TypeAlias = _typing.Literal["_namespaces_by_procfs", b"_namespaces_by_procfs"]  # noqa: Y015
     _WhichOneofReturnType__namespaces_unread: _TypeAlias = _typing.Literal["namespaces_unread"]  # noqa: Y015
     _WhichOneofArgType__namespaces_unread: _TypeAlias = _typing.Literal["_namespaces_unread", b"_namespaces_unread"]  # noqa: Y015
     _WhichOneofReturnType__processes: _TypeAlias = _typing.Literal["processes"]  # noqa: Y015
@@ -1288,6 +1296,8 @@ class Coverage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__close_wait_uncharged) -> _WhichOneofReturnType__close_wait_uncharged | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces) -> _WhichOneofReturnType__namespaces | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces_by_procfs) -> _WhichOneofReturnType__namespaces_by_procfs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces_unread) -> _WhichOneofReturnType__namespaces_unread | None: ...
     @_typing.overload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 from leaklab.lab import Closes, arguments, ask, connect, free_port, pace, serve, start, supervise, visit
@@ -25,19 +26,20 @@ def linger(port: int, per_second: float, seconds: float, folder: Path | None) ->
 def main() -> None:
     """Starts the server and the crawlers."""
     parser = arguments(__doc__)
-    parser.add_argument("--per-second", type=float, default=100.0, help="connections of each crawler")
-    parser.add_argument("--crawlers", type=int, default=1)
+    parser.add_argument(
+        "--per-second", type=float, nargs="+", default=[100.0], help="connections of each crawler, one or several"
+    )
     parser.add_argument("--keep-alive", type=float, default=0.0, help="seconds that a connection is kept")
     options = parser.parse_args()
     port = free_port()
 
-    def crawl() -> None:
+    def crawl(per_second: float) -> None:
         if options.keep_alive:
-            linger(port, options.per_second, options.keep_alive, options.closes)
+            linger(port, per_second, options.keep_alive, options.closes)
         else:
-            visit(port, options.per_second, options.closes)
+            visit(port, per_second, options.closes)
 
-    supervise(start(lambda: serve(port)), *(start(crawl) for _ in range(options.crawlers)))
+    supervise(start(lambda: serve(port)), *(start(partial(crawl, rate)) for rate in options.per_second))
 
 
 if __name__ == "__main__":
