@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -247,6 +248,21 @@ class TestIdentities:
         tree.program(os.getpid(), "/usr/bin/tail", "tail", "x" * 5_000)
         arguments = Identities(Procfs(tree.root), arguments=True).of(key, "tail").arguments
         assert arguments == "tail " + "x" * 251
+
+    def test_what_was_sent_is_not_sent_any_more_once_that_is_configured(self) -> None:
+        """Also of a process that is known already; it stays the same process."""
+        with subprocess.Popen(["sleep", "100"]) as process:
+            try:
+                key = ProcessKey(process.pid, 1)
+                identities = Identities(Procfs(), arguments=True)
+                first = identities.of(key, "sleep")
+                assert first.arguments == "sleep 100"
+                identities.configure(arguments=False)
+                assert identities.of(key, "sleep") == replace(first, arguments=None)
+                identities.configure(arguments=True)
+                assert identities.of(key, "sleep") == first
+            finally:
+                process.kill()
 
     def test_a_process_without_arguments_has_none(self, tmp_path: Path) -> None:
         """It may have none, or they may not be read."""

@@ -10,6 +10,7 @@ import pytest
 from loiter_agent import sampler as sampler_module
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
 from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
+from loiter_agent.identity import Identities
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import (
     Ages,
@@ -41,6 +42,9 @@ class FakeTcp:
         if self.snapshot is None:
             raise OSError("Operation not permitted")
         return self.snapshot
+
+    def set_interval(self, interval: float) -> None:
+        """Keeps nothing."""
 
     def close(self) -> None:
         """Holds nothing."""
@@ -188,3 +192,26 @@ def test_no_time_wait_is_not_said_of_a_process_while_there_are_some_that_may_be_
         taken = sampler_of(monkeypatch, replace(snapshot, time_wait_nobodys=frozenset({namespace})), SCAN).sample()
         rows = {row.pid: row.time_wait for row in taken.processes}
         assert (rows[HOLDER.pid], rows[IDLE.pid]) == (3, expected)
+
+
+def test_settings_can_be_changed_between_two_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was told to be sent is not sent any more, and the interval reaches what depends on it."""
+    one = sampler_of(monkeypatch, SNAPSHOT, SCAN)
+    intervals: list[float] = []
+    monkeypatch.setattr(FakeTcp, "set_interval", lambda _, interval: intervals.append(interval))
+    told: list[bool] = []
+    monkeypatch.setattr(Identities, "configure", lambda _, arguments: told.append(arguments))
+    one.configure(Bounds(top=1, limit=2), 60.0, arguments=True)
+    assert (one.bounds, intervals, told) == (Bounds(1, 2), [60.0], [True])
+
+
+def test_a_mistake_of_ours_in_one_collector_does_not_end_the_sample(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, with where it happened, and the other sections are there."""
+    one = sampler_of(monkeypatch, SNAPSHOT, SCAN)
+    monkeypatch.setattr(FakeTcp, "collect", lambda *_: [][1])
+    sample = one.sample()
+    assert [status.name for status in sample.collectors if status.error] == ["tcp"]
+    assert sample.host_fds is not None
+    assert "IndexError" in caplog.text

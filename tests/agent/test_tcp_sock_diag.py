@@ -178,7 +178,7 @@ class TestCloseWait:
                 finally:
                     late.collector.close()
 
-            wait_until(lambda: seen_late().ages.p50 >= 0.5, 20, "half a second old")
+            wait_until(lambda: known_ages(seen_late()).p50 >= 0.5, 20, "half a second old")
             detail = seen_late()
             assert 0.5 <= known_ages(detail).p50 <= known_ages(detail).max < 60
             assert (detail.count, detail.survived) == (5, None)
