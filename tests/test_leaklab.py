@@ -22,6 +22,7 @@ from support.proctree_samples import EMPTY, ROW
 LEAK = Entry("a leak", "leak", "leak")
 HEALTHY = Entry("healthy", None, "healthy")
 PORTS = Entry("ports", "ports", "ports")
+WARM = Entry("there before", None, "healthy", warm_up=15.0)
 
 STARTED = datetime(2026, 3, 1, tzinfo=UTC)
 NS = "4026532000"
@@ -108,6 +109,35 @@ def test_a_cause_for_a_process_that_does_nothing_wrong_is_a_false_alarm(pid: int
     assert (result.false_alarms, result.precision) == (1, 0.0)
 
 
+def test_what_was_there_before_is_judged_from_the_third_sample_on() -> None:
+    """One sample can not tell whether a population turns over."""
+    truth = Truth(NS, frozenset({1}))
+    observations = [_observe(at, {1: "leak"}) for at in (1.0, 3.0)] + [_observe(5.0, {1: None})]
+    assert score([(WARM, truth)], observations).false_alarms == 0
+    assert score([(WARM, truth)], [*observations, _observe(7.0, {1: "unknown"})]).false_alarms == 1
+    assert score([(HEALTHY, truth)], observations).false_alarms == 2
+
+
+def test_descriptors_of_a_healthy_program_that_are_said_to_run_out_are_a_false_warning() -> None:
+    """Of one that leaks, they do."""
+    sample = dataclasses.replace(EMPTY, processes=(dataclasses.replace(ROW, pid=1, fd_eta_seconds=3_600.0),))
+    observations = [Observation(11.0, 11.1, sample, frozenset({1}))]
+    truth = Truth(NS, frozenset({1}), (Fault(1, "leak", 10.0),))
+    result = score([(HEALTHY, Truth(NS, frozenset({1})))], observations)
+    assert (result.false_warnings, result.programs[0].verdicts) == (1, {"false fd-eta": 1})
+    assert "| descriptors or ports said to run out that do not | 1 | 0 | **no** |" in markdown(result, tracer=True)
+    assert score([(LEAK, truth)], observations).false_warnings == 0
+
+
+def test_ports_of_a_healthy_program_that_are_said_to_be_nearly_used_up_are_a_false_warning() -> None:
+    """In its own namespace, towards whatever destination."""
+    truth = Truth(NS, frozenset({1}))
+    full = [_observe(11.0, ports=(_port_row(161),))]
+    fine = [_observe(11.0, ports=(_port_row(160), _port_row(200, namespace="1")))]
+    assert score([(HEALTHY, truth)], full).false_warnings == 1
+    assert score([(HEALTHY, truth)], fine).false_warnings == 0
+
+
 def test_processes_of_others_are_not_scored() -> None:
     """The machine may have leaks of its own."""
     result = score([(HEALTHY, Truth(NS, frozenset({1})))], [_observe(9.0, {1: None, 4711: "leak"})])
@@ -153,6 +183,26 @@ def test_more_sockets_than_a_process_closed_are_not_its_own() -> None:
     rows = (_time_wait(40, 1, "exact", destination="127.0.0.1:80"),)
     owners = score([(HEALTHY, truth)], [_observe(101.0, time_wait=rows)]).owners
     assert (owners.right["exact"], owners.wrong["exact"]) == (30, 10)
+
+
+def test_owners_that_were_taken_for_each_other_are_wrong() -> None:
+    """Their rates differ, so their numbers do."""
+    truth = Truth(NS, frozenset({1, 2}), closes=_closes(1, 10) + _closes(2, 60))
+    rows = tuple(_time_wait(count, pid, "exact", destination="127.0.0.1:80") for count, pid in ((60, 1), (10, 2)))
+    owners = score([(HEALTHY, truth)], [_observe(101.0, time_wait=rows)]).owners
+    assert (owners.right["exact"], owners.wrong["exact"]) == (20, 50)
+
+
+def test_sockets_of_who_closes_nothing_are_counted_by_themselves() -> None:
+    """They are few among those of the whole lab, and yet none may be."""
+    truth = parse_truth(
+        [f'{{"namespace": "{NS}"}}', '{"pid": 1}', '{"pid": 2}', '{"pid": 2, "closes": 0}'],
+        ["100.0 1 40000 80", "100.0 1 40001 80"],
+    )
+    rows = tuple(_time_wait(1, pid, "destination", destination="127.0.0.1:80") for pid in (1, 2))
+    result = score([(HEALTHY, truth)], [_observe(101.0, time_wait=rows)])
+    assert (result.owners.of_bystanders, result.owners.wrong["destination"]) == (1, 1)
+    assert "| TIME_WAIT, charged to one who closes nothing | 1 | 0 | **no** |" in markdown(result, tracer=False)
 
 
 def test_owners_that_are_dead_do_not_count_towards_certainty() -> None:

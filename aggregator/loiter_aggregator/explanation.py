@@ -521,7 +521,7 @@ def _more_descriptors(process: sample_pb2.ProcessSample) -> Iterable[str]:
         )
     else:
         yield "A restart frees its descriptors; a higher limit (LimitNOFILE= of its unit) buys time, and no more."
-    yield f"Find out what it keeps open: ls -l /proc/{process.pid}/fd. Sockets that are never closed are the usual reason."
+    yield f"Find out what it keeps open: ls -l /proc/{process.pid}/fd. As a rule it is sockets that are never closed."
 
 
 # What could not be seen.

@@ -48,6 +48,7 @@ def _fill(store: DuckDbStore) -> None:
                         processes_unreadable=2,
                         namespaces=3,
                         namespaces_unread=1,
+                        namespaces_by_procfs=2,
                     ),
                 )
                 for tick in range(5)
@@ -269,8 +270,19 @@ def test_host_json_has_everything(server: str) -> None:
     assert document["tcp_states"]["close_wait"] == 13
     assert document["tcp_states"]["listen"] is None
     assert document["coverage"]["namespaces_unread"] == 1
+    assert document["coverage"]["namespaces_by_procfs"] == 2
     assert document["coverage"]["dump_torn"] is False
     assert [(row["rank"], row["pid"]) for row in document["processes"]] == [(1, 100)]
+
+
+def test_namespaces_read_by_procfs_are_said_beneath(server: str) -> None:
+    """Of a host, in a ranking and of the fleet; not where there are none."""
+    assert "2 network namespaces read from /proc/PID/net/tcp, which tells less\n" in good(server, "host", "web-1")
+    for verb in (("top", "hosts"), ("top", "processes"), ("top", "apps"), ("fleet",)):
+        assert "namespaces read by procfs: 4" in " ".join(good(server, *verb).split())
+    assert json.loads(good(server, "fleet", "-o", "json"))["coverage"]["namespaces_by_procfs"] == 4
+    assert "/proc/PID" not in good(server, "host", "new")
+    assert "/proc/PID" not in good(server, "host", host_id("evil"))
 
 
 def test_host_csv_is_its_processes(server: str) -> None:

@@ -19,6 +19,20 @@ HOSTILE = "\x1b[31m[red]=evil"
 MEASURES = ("close-wait-growth", "stuck", "fd-eta", "ports", "time-wait", "fd-share")
 
 
+def _plain() -> sample_pb2.Sample:
+    """A host with one namespace, and a process for which there is much to type."""
+    one = explained(process(4_194_304, 30), sample_pb2.CAUSE_NEVER_ACCEPTED)
+    one.evidence.never_accepted = 30
+    one.container.runtime = "docker"
+    taken = sample(processes=[one])
+    taken.namespaces.add(id="4026531833", name="host", read=True)
+    where = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
+    group = taken.time_wait.add(namespace="4026531833", destination=where, count=5)
+    group.owner.pid = one.pid
+    taken.ports.add(namespace="4026531833", source="::", destination=where, used=5, available=9)
+    return taken
+
+
 def _fill(store: DuckDbStore) -> None:
     """A host of which everything is known, and one that lies."""
     ticks = []
@@ -29,6 +43,10 @@ def _fill(store: DuckDbStore) -> None:
         taken.processes[0].fd_open = 370 + 10 * tick
         ticks.append(taken)
     store_samples(store, "web-1", ticks)
+
+    store_samples(store, "plain", [_plain()])
+    old = explained(process(7, 30, sockets=40, fd_open=64, fd_limit=64))
+    store_samples(store, "old", [sample(NOW - 10 * MINUTE, processes=[old, process(8)])])
 
     one = explained(process(7, 30, name=HOSTILE, app=HOSTILE, user=HOSTILE))
     one.peers.add(address=HOSTILE, port=1, count=30)
@@ -76,6 +94,34 @@ def test_explain_reads_well_in_80_columns(server: str) -> None:
     assert positions == sorted(positions)
     assert "  nsenter -t 100 -n ss -tanpo state close-wait | grep 'pid=100,'\n" in text
     assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_commands_are_never_cut(server: str) -> None:
+    """They are there to be copied, comments and all; what is around them is broken into lines."""
+    commands = json.loads(good(server, "explain", "plain", "4194304", "-o", "json"))["commands"]
+    assert max(map(len, commands)) > 80
+    lines = good(server, "explain", "plain", "4194304").splitlines()
+    assert [line for line in lines if line[2:] in commands] == ["  " + command for command in commands]
+    assert max(cell_len(line) for line in lines if line[2:] not in commands) <= 80
+
+
+@pytest.mark.parametrize(("window", "said"), [("1m", True), ("1h", False)])
+def test_a_process_without_a_sample_in_the_window_is_shown_as_it_was(server: str, window: str, said: bool) -> None:
+    """Its figures are those of its latest sample, on the page and in JSON alike."""
+    page = good(server, "explain", "old", "7", "--window", window)
+    assert ("no samples in the last 1m: all of this is of its latest one" in " ".join(page.split())) is said
+    assert "30 sockets of its 40." in page
+    found = json.loads(good(server, "explain", "old", "7", "--window", window, "-o", "json"))
+    assert (found["close_wait"], found["sockets"], found["cause"], found["samples"]) == (30, 40, "leak", int(not said))
+    assert (found["fd_share"], found["fd_eta_seconds"], found["fd_growth_per_hour"]) == (1, 0, None)
+    assert (found["time_wait"], found["close_wait_age_seconds"]["max"]) == (None, 10_800)
+
+
+def test_a_process_whose_close_wait_is_unknown_has_samples_all_the_same(server: str) -> None:
+    """They only do not tell that."""
+    page = good(server, "explain", "old", "8")
+    assert "How many CLOSE-WAIT sockets it holds is unknown." in page
+    assert "no samples" not in page
 
 
 def test_explain_json_has_everything(server: str) -> None:
@@ -147,9 +193,10 @@ def test_every_ranking_shows_the_cause(server: str, kind: str, by: str) -> None:
 
 
 def test_a_ranking_by_time_left_shows_it(server: str) -> None:
-    """Ten more a minute, 624 left: 62 minutes and 24 seconds."""
-    _, titles, first, *_ = good(server, "top", "processes", "--by", "fd-eta").splitlines()
+    """None, and at ten more a minute with 624 left, 62 minutes and 24 seconds."""
+    _, titles, exhausted, first, *_ = good(server, "top", "processes", "--by", "fd-eta").splitlines()
     assert "FD-ETA" in titles.split()
+    assert exhausted.split()[-3:] == ["64", "100.0", "0s"]
     assert "1h 2m" in first
     wide = good(server, "top", "processes", "--by", "fd-eta", "-o", "wide").splitlines()[1].split()
     assert {"STUCK", "AGE-P99", "ETA-MIN", "ETA-MAX", "HARD", "PORTS%", "GROWTH/h"} <= set(wide)
@@ -166,6 +213,16 @@ def test_host_shows_whose_time_wait_it_is_and_which_ports_are_left(server: str) 
     assert "7,000 28,000 25.0 1,200 1h 10.0.0.1 10.0.0.5:443 100" in words
     assert "network namespaces unread: blue" in words
     assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_host_names_the_namespace_where_there_are_several(server: str) -> None:
+    """Of TIME_WAIT and of ports, in 80 columns; where there is one, there is nothing to tell."""
+    lines = [line.split() for line in good(server, "host", "web-1").splitlines()]
+    assert sum("NAMESPACE" in words for words in lines) == 2
+    assert ["1,200", "20", "10.0.0.5:443", "gateway.service", "100", "exact", "host"] in lines
+    assert ["7,000", "28,000", "25.0", "1,200", "1h", "10.0.0.1", "10.0.0.5:443", "100", "host"] in lines
+    assert "NAMESPACE" not in good(server, "host", "plain")
+    assert "NAMESPACE" in good(server, "host", "plain", "-o", "wide")
 
 
 def test_host_json_has_the_keys_of_a_sample(server: str) -> None:

@@ -149,6 +149,120 @@ def test_sockets_that_come_and_go_are_no_trouble() -> None:
     assert found.remedies == ()
 
 
+@pytest.mark.parametrize("cause", pb.Cause.values())
+@pytest.mark.parametrize("fd_open", [1_024, 1_030])
+def test_who_has_no_descriptor_left_is_told_why_accept_fails(cause: pb.Cause.ValueType, fd_open: int) -> None:
+    """EMFILE, whatever else there is; also without a forecast, and where more are open than may be."""
+    one = with_evidence(cause)
+    one.fd_open, one.fd_limit_hard = fd_open, 4_096
+    found = explanation(one)
+    assert "no file descriptor left" in found.verdict
+    assert "1,024" in found.verdict
+    assert "accept() and open() fail (EMFILE)" in found.verdict
+    assert finding(found, "Are there file descriptors").startswith("None: ")
+    assert "1,030 of 1,024" not in str(found)
+    assert any(remedy.startswith("prlimit --pid 4711 --nofile=4096: ") for remedy in found.remedies)
+    assert not any("may be blocked or have ended" in remedy for remedy in found.remedies)
+    one.fd_limit_hard = one.fd_limit
+    assert not any("prlimit" in remedy for remedy in explanation(one).remedies)
+    assert explanation(with_evidence(cause)).verdict.count("EMFILE") == 0
+
+
+def test_who_has_no_descriptor_left_is_told_so_without_close_wait_too() -> None:
+    """Once."""
+    found = explanation(process(7, 0, fd_open=9, fd_limit=9), rank=fleet.ProcessRank(fd_forecast=fleet.FdForecast()))
+    assert found.verdict == (
+        "It holds no CLOSE-WAIT sockets. It has no file descriptor left: 9 of 9 are open. "
+        "So accept() and open() fail (EMFILE)."
+    )
+
+
+@pytest.mark.parametrize("cause", pb.Cause.values())
+def test_a_stopped_process_is_said_to_be_stopped(cause: pb.Cause.ValueType) -> None:
+    """Whatever the cause; it does nothing until it goes on, and only a leak was one before."""
+    one = with_evidence(cause)
+    one.evidence.thread_states.update({"T": 3, "S": 1})
+    found = explanation(one)
+    assert found.verdict.startswith("It is stopped, by a signal: so are 3 of the 4 threads looked at.")
+    assert found.remedies[0].startswith("kill -CONT 4711 ")
+    assert (len(found.remedies) > 1) is (cause == pb.CAUSE_LEAK)
+    assert "does not tell why" not in found.verdict
+    one.evidence.thread_states.update({"T": 1, "S": 3})
+    found = explanation(one)
+    assert "stopped, by" not in found.verdict
+    assert not any("CONT" in remedy for remedy in found.remedies)
+
+
+def test_of_a_stalled_reader_only_what_its_threads_do_is_said() -> None:
+    """They need not be asleep, and may not have been looked at."""
+    one = with_evidence(pb.CAUSE_STALLED_READER)
+    assert explanation(one).verdict == "It does not read: 30 sockets closed by the other side wait for its threads."
+    one.evidence.thread_states.update({"R": 1, "S": 3})
+    assert explanation(one).verdict.endswith(" wait for its threads (3 asleep; 1 running).")
+
+
+@pytest.mark.parametrize(
+    ("trend", "grows"),
+    [
+        (fleet.CloseWaitTrend(growth_per_hour=120, growth_fit=0.99, samples=60), True),
+        (fleet.CloseWaitTrend(growth_per_hour=120, growth_fit=0.6, samples=60), False),
+        (fleet.CloseWaitTrend(growth_per_hour=120, growth_fit=1, samples=3), False),
+        (fleet.CloseWaitTrend(growth_per_hour=-120, growth_fit=0.99, samples=60), False),
+        (fleet.CloseWaitTrend(growth_per_hour=0, samples=60), False),
+        (fleet.CloseWaitTrend(), False),
+    ],
+)
+def test_a_pool_that_grows_steadily_is_a_leak(trend: fleet.CloseWaitTrend, grows: bool) -> None:
+    """Connections that are dropped look like idle ones of a pool, but become more and more."""
+    found = explanation(with_evidence(pb.CAUSE_IDLE_POOL), rank=fleet.ProcessRank(close_wait=trend))
+    assert ("grow steadily, by +120 an hour: connections are dropped and not closed" in found.verdict) is grows
+    assert any("made for each request" in remedy for remedy in found.remedies) is grows
+
+
+def test_no_part_is_larger_than_its_whole() -> None:
+    """What was never accepted has no descriptor, and figures are read one after the other."""
+    one = with_evidence(pb.CAUSE_NEVER_ACCEPTED, never_accepted=30)
+    one.sockets, one.fd_open = 1, 6
+    found = explanation(one)
+    assert finding(found, "Does it hold") == "40 sockets."
+    assert finding(found, "Are there file descriptors").startswith("6 of 1,024 are open. They")
+    one.sockets = 41
+    found = explanation(one)
+    assert finding(found, "Does it hold") == "40 sockets of its 41."
+    assert finding(found, "Are there file descriptors").startswith("6 of 1,024 are open. They")
+
+
+def test_time_wait_that_is_folded_is_not_said_to_have_no_owner() -> None:
+    """The row of the rest names nobody, but says how they were found."""
+    one = process(7, 0)
+    taken = sample(processes=[one])
+    for source in pb.OwnerSource.values():
+        taken.time_wait.add(count=10).owner.source = source
+    said = [line for line in explanation(one, taken).unseen if "TIME-WAIT" in line]
+    assert said == ["TIME-WAIT sockets of the host whose owner was not found: 10."]
+
+
+def test_namespaces_that_were_read_by_procfs_are_named() -> None:
+    """It tells less of them."""
+    one = process(7, 0)
+    found = explanation(one, sample(processes=[one], coverage=pb.Coverage(namespaces_by_procfs=2)))
+    assert "Network namespaces of the host that were read from /proc/PID/net/tcp alone: 2." in found.unseen
+
+
+def test_waiting_for_a_processor_is_shown_of_all_threads() -> None:
+    """/proc/PID/schedstat is that of the main thread."""
+    assert (
+        "cat /proc/4711/task/*/schedstat /proc/pressure/cpu"
+        in explanation(with_evidence(pb.CAUSE_CPU_STARVED)).commands
+    )
+
+
+def test_growth_is_not_told_from_samples_that_are_not_there() -> None:
+    """Those of the window."""
+    grows = finding(explanation(process(7, 5)), "Does their number grow")
+    assert grows == "Not to be told: none of its samples is of the window."
+
+
 def test_sockets_of_an_earlier_process_with_the_same_pid_are_not_its() -> None:
     """The start time tells them apart."""
     taken = full_report().sample

@@ -26,6 +26,7 @@ def _coverage(
         sockets_unattributed=unattributed,
         processes_unreadable=unreadable,
         namespaces_unread=unread,
+        namespaces_by_procfs=unread,
         close_wait_uncharged=4,
     )
 
@@ -71,6 +72,7 @@ def test_a_silent_host_is_in_no_total(store: DuckDbStore) -> None:
         sockets_unattributed=1,
         processes_unreadable=2,
         namespaces_unread=0,
+        namespaces_by_procfs=0,
         close_wait_uncharged=4,
     )
 
@@ -91,13 +93,14 @@ def test_coverage_adds_up_and_counts_the_hosts_that_could_not_say(store: DuckDbS
         sockets_unattributed=1,
         processes_unreadable=3,
         namespaces_unread=3,
+        namespaces_by_procfs=3,
         close_wait_uncharged=16,
     )
 
 
 def test_an_empty_fleet_is_covered_by_nothing(store: DuckDbStore) -> None:
     """No hosts, and figures that nobody knows."""
-    assert fleet_coverage(store, {}, NOW) == Coverage(0, 0, 0, 0, None, None, None, None, None)
+    assert fleet_coverage(store, {}, NOW) == Coverage(0, 0, 0, 0, None, None, None, None, None, None)
     assert silent_hosts(store, {}, NOW, 10) == []
     assert fleet_trend(store, {}, NOW - HOUR, NOW, "close_wait") == ()
 
@@ -150,7 +153,7 @@ def test_labels_keep_the_hosts_that_carry_them(store: DuckDbStore) -> None:
     assert fleet_states(store, labels, NOW)["close_wait"] == 1
     assert [host.hostname for host in silent_hosts(store, labels, NOW, 10)] == ["web-2"]
     assert fleet_trend(store, labels, NOW - HOUR, NOW, "close_wait") == (1, *[None] * 18, 1)
-    assert fleet_coverage(store, {"role": "mail"}, NOW) == Coverage(0, 0, 0, 0, None, None, None, None, None)
+    assert fleet_coverage(store, {"role": "mail"}, NOW) == Coverage(0, 0, 0, 0, None, None, None, None, None, None)
 
 
 def test_a_trend_adds_up_the_maxima_of_the_hosts(store: DuckDbStore) -> None:

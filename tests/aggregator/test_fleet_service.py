@@ -58,7 +58,9 @@ def store_leaking(store: DuckDbStore, name: str, step: int, **labels: str) -> No
                 fd_allocated=500,
                 fd_limit=1_000,
                 processes=[process(100, step * tick, established=9, fd_open=50, fd_limit=200)],
-                coverage=sample_pb2.Coverage(sockets_attributed=9, sockets_unattributed=1, namespaces_unread=0),
+                coverage=sample_pb2.Coverage(
+                    sockets_attributed=9, sockets_unattributed=1, namespaces_unread=0, namespaces_by_procfs=3
+                ),
             )
             for tick in range(4)
         ],
@@ -90,6 +92,7 @@ def test_hosts_are_ranked_with_everything_known_of_them(store: DuckDbStore) -> N
             sockets_attributed=18,
             sockets_unattributed=2,
             namespaces_unread=0,
+            namespaces_by_procfs=6,
         )
 
     ask(store, scenario)
@@ -524,15 +527,23 @@ def test_a_process_is_explained(store: DuckDbStore) -> None:
 
 
 def test_a_process_whose_samples_are_older_than_the_window_is_explained(store: DuckDbStore) -> None:
-    """From its latest sample; of the window nothing is known."""
-    store_samples(store, "web-1", [sample(NOW - HOUR, processes=[explained(process(100, 9))])])
+    """From its latest sample, whose figures are known; of the window nothing is."""
+    one = explained(process(100, 9, sockets=12, fd_open=64, fd_limit=64))
+    store_samples(store, "web-1", [sample(NOW - HOUR, processes=[one])])
 
     async def scenario(stub: Any) -> None:
         question = pb.ExplainProcessRequest(name="web-1", pid=100, window=Duration(seconds=60))
         answer = await stub.ExplainProcess(question)
         assert answer.rank.silent
         assert (answer.rank.pid, answer.rank.app, answer.rank.hostname) == (100, "gateway.service", "web-1")
-        assert not answer.rank.close_wait.HasField("current")
+        assert answer.rank.close_wait == pb.CloseWaitTrend(current=9)
+        assert (answer.rank.cause, answer.rank.stuck, answer.rank.sockets) == (sample_pb2.CAUSE_LEAK, 9, 12)
+        assert (answer.rank.fd_open, answer.rank.fd_limit, answer.rank.fd_share) == (64, 64, 1)
+        assert answer.rank.fd_forecast == pb.FdForecast()
+        assert not answer.rank.HasField("time_wait")
+        assert answer.rank.close_wait_age == one.close_wait_age
+        grows = next(step.finding for step in answer.steps if step.question == "Does their number grow?")
+        assert grows == "Not to be told: none of its samples is of the window."
         assert answer.verdict.startswith("It leaks: 9 sockets")
         assert answer.unseen[0].startswith("The host fell silent")
 

@@ -116,6 +116,75 @@ def test_a_process_over_its_limit_has_no_time_left(store: DuckDbStore) -> None:
 
 
 @pytest.mark.parametrize(
+    ("opens", "growth"),
+    [
+        pytest.param([1_024], None, id="one sample"),
+        pytest.param([10, 1_024], None, id="two samples"),
+        pytest.param([1_024] * 4, 0, id="no growth any more"),
+        pytest.param([1_030, 1_028, 1_026, 1_024], -120, id="fewer, and still too many"),
+        pytest.param([1_030] * 4, 0, id="more than allowed"),
+    ],
+)
+def test_a_process_without_a_descriptor_left_has_no_time_left(
+    store: DuckDbStore, opens: Points, growth: float | None
+) -> None:
+    """It may grow no more just because it can not. Where there is no line, there is no interval."""
+    store_descriptors(store, opens, limit=1_024)
+    found = forecast(store)
+    assert found is not None
+    edges = None if growth is None else 0
+    assert (found.seconds, found.earliest_seconds, found.latest_seconds) == (0, edges, edges)
+    assert found.growth_per_hour == (None if growth is None else pytest.approx(growth))
+    assert found.close_wait_share is None
+
+
+def test_who_has_no_descriptor_left_is_ranked_first(store: DuckDbStore) -> None:
+    """Of hosts, processes and apps, before one that is about to run out."""
+    for host, opens in (("soon", [100, 400, 700, 1_000]), ("full", [1_019] * 4), ("idle", [9] * 4)):
+        store_descriptors(store, opens, host=host, app=host)
+    asked = ranking("fd_eta")
+    assert [row.hostname for row in rank_hosts(store, asked)] == ["full", "soon", "idle"]
+    assert [row.hostname for row in rank_processes(store, asked)] == ["full", "soon", "idle"]
+    assert [row.app for row in rank_apps(store, asked)] == ["full", "soon", "idle"]
+
+
+def _noise(count: int) -> list[int]:
+    """As many as asked for, from -3 to 3, without a trend: the same each time."""
+    return [(index * 37 + index * index * 11) % 7 - 3 for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    "opens",
+    [
+        pytest.param([10, 20, 30, 30, 30, 30], id="few samples"),
+        pytest.param([50 + 20 * tick for tick in range(20)] + [450] * 10, id="a ramp, then ten minutes without growth"),
+        pytest.param([50 + 20 * min(tick, 40) + one for tick, one in enumerate(_noise(60))], id="with noise"),
+        pytest.param([50 + 5 * min(tick, 80 - tick) for tick in range(60)], id="a ramp, and less since"),
+    ],
+)
+def test_growth_that_is_over_has_no_forecast(store: DuckDbStore, opens: Points) -> None:
+    """Although a line through all of the window rises beyond doubt."""
+    store_descriptors(store, opens, limit=2_000)
+    assert forecast(store) is None
+
+
+@pytest.mark.parametrize(
+    "opens",
+    [
+        pytest.param([50 + tick // 4 for tick in range(60)], id="one in four minutes"),
+        pytest.param([50 + 2 * tick + one for tick, one in enumerate(_noise(60))], id="with noise"),
+        pytest.param([50] * 20 + [50 + 5 * tick for tick in range(40)], id="since a while"),
+        pytest.param([50, 60, None, None, 70, 80, None, 90, 100], id="with gaps"),
+        pytest.param([10, 20, 30], id="three samples"),
+    ],
+)
+def test_growth_that_goes_on_has_a_forecast(store: DuckDbStore, opens: Points) -> None:
+    """In steps, with noise, and begun late."""
+    store_descriptors(store, opens, limit=2_000)
+    assert forecast(store) is not None
+
+
+@pytest.mark.parametrize(
     ("close_waits", "share"),
     [([9, 6, 3, 0], 0), ([0, 90, 180, 270], 1), ([0, None, 20, 30], None), (None, None)],
 )

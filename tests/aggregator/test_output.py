@@ -251,7 +251,7 @@ def test_the_wide_table_fits_its_width(columns: Sequence[Column], row: Any) -> N
 
 @pytest.mark.parametrize(
     ("seconds", "written"),
-    [(None, "-"), (0, "0ms"), (59.6, "1m"), (7_300, "2h 1m"), (90_000, "1d 1h"), (366 * 86_400, ">1y"), (1e308, ">1y")],
+    [(None, "-"), (0, "0s"), (59.6, "1m"), (7_300, "2h 1m"), (90_000, "1d 1h"), (366 * 86_400, ">1y"), (1e308, ">1y")],
 )
 def test_durations_end_at_a_year(seconds: float | None, written: str) -> None:
     """Nobody plans by a figure of many years."""
@@ -357,11 +357,12 @@ def test_coverage_is_said_in_a_sentence() -> None:
         sockets_unattributed=1,
         processes_unreadable=3,
         namespaces_unread=2,
+        namespaces_by_procfs=4,
         hosts_unknown=1,
     )
     assert coverage_line(part) == (
         "2 of 2 hosts reporting; 4 of 5 sockets charged; processes unreadable: 3; namespaces unread: 2; "
-        "hosts with gaps unknown: 1"
+        "namespaces read by procfs: 4; hosts with gaps unknown: 1"
     )
 
 

@@ -335,6 +335,18 @@ def test_a_write_that_fails_stores_nothing(store: DuckDbStore) -> None:
     assert store.read("SELECT last_seen FROM host") == [(NOW + SECOND,)]
 
 
+@pytest.mark.parametrize("table", ["host", "host_sample", "process_sample", "identity", "host_latest", "high_water"])
+def test_why_a_write_failed_is_said(store: DuckDbStore, table: str) -> None:
+    """Whichever table it was, and not what could not be tidied up after; the next write goes through."""
+    batch = batch_of(full_report())
+    batch.hosts[host_key("web-1")] = record(hello())
+    with _renamed(store, table), pytest.raises(StoreError, match=f"{table} does not exist"):
+        store.write(batch)
+    assert store.read("SELECT view_name FROM duckdb_views() WHERE view_name = 'incoming'") == []
+    store.write(batch)
+    assert _count(store, table) > 0
+
+
 def test_samples_are_not_stored_where_their_marks_can_not_be(store: DuckDbStore) -> None:
     """The marks are the last to be written: without them, a report would be stored again when it is sent again."""
     batch = batch_of(full_report())

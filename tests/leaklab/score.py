@@ -107,7 +107,7 @@ def measure(entries: Sequence[Entry], samples: int, interval: float, tracer: boo
             programs = start(early=True)
             time.sleep(max((entry.warm_up for entry in entries), default=0.0))
             before = observe(sampler, 1, interval)
-            programs += start(early=False)
+            programs = sorted(programs + start(early=False), key=lambda program: entries.index(program.entry))
             observations = before + observe(sampler, samples, interval)
         return score(((program.entry, program.truth()) for program in programs), observations)
 

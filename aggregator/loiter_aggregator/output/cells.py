@@ -67,6 +67,8 @@ def duration(seconds: float | None) -> str:
     """A time that something takes, in its largest unit; beyond a year nobody plans by it."""
     if seconds is None:
         return UNKNOWN
+    if not seconds:
+        return "0s"
     return format_duration(seconds) if seconds < _YEAR_SECONDS else ">1y"
 
 

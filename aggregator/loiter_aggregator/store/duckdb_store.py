@@ -221,7 +221,9 @@ class DuckDbStore:
         try:
             yield
         finally:
-            self._connection.unregister("incoming")
+            # After an error, DuckDB refuses this until the rollback, which does it: what matters is that error.
+            with suppress(duckdb.Error):
+                self._connection.unregister("incoming")
 
 
 def _identity_columns(identities: Mapping[int, tuple[str, str, str]]) -> dict[str, Any] | None:

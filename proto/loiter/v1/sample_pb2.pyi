@@ -485,7 +485,7 @@ class ProcessSample(_message.Message):
     time_wait: _builtins.int
     """Sockets in TIME_WAIT whose last owner was found to have been this process: see TimeWaitOwner."""
     sockets: _builtins.int
-    """TCP sockets in any state that are charged to this process."""
+    """TCP sockets in any state that are charged to this process, connections that it never accepted included."""
     fd_open: _builtins.int
     """Open file descriptors."""
     fd_limit: _builtins.int
