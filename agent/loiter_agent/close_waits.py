@@ -91,6 +91,7 @@ class CloseWaits:
 
     def set_interval(self, interval: float) -> None:
         """Changes the time between two ticks, in seconds."""
+        self._interval = interval
         self._settled_after = max(_LEAST_SETTLED_SECONDS, _SETTLED_INTERVALS * interval)
         self._longest_gap = 2.5 * interval
 
@@ -233,7 +234,8 @@ class CloseWaits:
         watched = self._watched[holder]
         if watched.gone < 1 or watched.exposure <= 0:
             return False
-        return watched.gone / watched.exposure * (oldest - self._settled_after) >= _TURNOVER
+        # An age is short by up to an interval: it counts from the tick that saw the socket first.
+        return watched.gone / watched.exposure * (oldest + self._interval - self._settled_after) >= _TURNOVER
 
     def _detail(
         self,
