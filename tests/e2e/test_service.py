@@ -134,3 +134,16 @@ def test_ticks_that_could_not_run_are_counted(tmp_path: Path) -> None:
         wait_until(lambda: ask(server.server, "host", name)["cost"]["late_ticks"] > before, 20, "late ticks")
         assert agent.logged().count("a tick did not run at its time") == 1
         assert "Traceback" not in agent.logged()
+
+
+def test_the_agent_does_without_openssl(tmp_path: Path) -> None:
+    """Its libraries would take 3.4 MB on every host, and gRPC brings its own TLS."""
+    with (
+        aggregator(tmp_path) as server,
+        running(agent_command(server.server, tmp_path), tmp_path / "agent.log") as agent,
+    ):
+        agent.wait_for_log("reporting to")
+        maps = Path(f"/proc/{agent.pid}/maps").read_text()
+    assert "cygrpc" in maps
+    assert "libcrypto" not in maps
+    assert "libssl" not in maps

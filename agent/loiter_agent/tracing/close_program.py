@@ -5,6 +5,10 @@ socket changes its state: `(const struct sock *sk, const int oldstate, const int
 
 TIME_WAIT belongs to the side that closes first, and the way there is always through FIN_WAIT1, which is entered by
 close(), by shutdown() and by the end of a process. The program looks at no other transition.
+
+The kernel lends some of the helpers to programs under the GPL alone, so this file may be used under either licence.
+
+SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 """
 
 from __future__ import annotations
