@@ -316,3 +316,26 @@ class TestThisKernel:
 
 def _starved(activity: Activity) -> bool:
     return (activity.run_delay_share or 0) > 0.5 and (activity.throttled_share or 0) > 0.5
+
+
+def test_of_a_thousand_threads_a_few_are_looked_at_in_turn() -> None:
+    """A real process with so many: the cost of a tick is bounded, and every thread has its turn."""
+    program = (
+        "import sys, threading\n"
+        "gate = threading.Event()\n"
+        "threading.stack_size(65_536)\n"
+        "for _ in range(1_000): threading.Thread(target=gate.wait, daemon=True).start()\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        procfs = Procfs()
+        key = ProcessKey(process.pid, procfs.stat(process.pid).start_ticks)
+        collector = ActivityCollector(procfs)
+        for _ in range(3):
+            activity = collector.collect([key])[key]
+            assert activity.threads == 1_001
+            assert activity.threads_read == 64
+        assert activity.wait_channels, "where they sleep is known"
