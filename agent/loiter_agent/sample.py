@@ -205,6 +205,7 @@ class TimeWaitLimits:
     max_buckets: int | None
     reuse: int | None
     seconds: float
+    overflows_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

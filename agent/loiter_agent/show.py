@@ -167,6 +167,9 @@ def _footer(sample: Sample) -> list[str]:
         lines.append(f"{_INDENT}{coverage.close_wait_uncharged:,} in CLOSE-WAIT charged to nobody")
     if (limits := sample.time_wait_limits) and limits.overflows:
         lines.append(f"{_INDENT}{limits.overflows:,} sockets since boot did not fit into TIME-WAIT and were dropped")
+        if limits.overflows_per_second:
+            rate = f"{limits.overflows_per_second:,.1f}"
+            lines.append(f"{_INDENT}at present {rate} a second, which are closes that CLOSES/S does not count")
     if coverage.processes_unreadable is None and coverage.processes is not None:
         lines.append(f"{_INDENT}the processes of other users are hidden (hidepid)")
     if coverage.processes_unreadable:

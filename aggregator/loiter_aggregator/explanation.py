@@ -335,7 +335,17 @@ def _waits(facts: Facts) -> str:
     seconds = facts.time_wait_limits.seconds or 60.0
     return (
         f"Yes, {sum(one.count for one in facts.time_wait):,}. This host closed first: who does keeps the socket, in "
-        f"TIME-WAIT, for {_time(seconds)}. {_listed([group(one) for one in facts.time_wait])}."
+        f"TIME-WAIT, for {_time(seconds)}. {_listed([group(one) for one in facts.time_wait])}.{_overflows(facts)}"
+    )
+
+
+def _overflows(facts: Facts) -> str:
+    rate = facts.time_wait_limits.overflows_per_second
+    if not rate:
+        return ""
+    return (
+        f" The kernel has no room for {cells.rate(rate)} more a second on this host (tcp_max_tw_buckets): those are"
+        " closes that are not counted here."
     )
 
 

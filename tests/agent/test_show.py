@@ -85,7 +85,7 @@ EXPLAINED = replace(
             owner=OwnerRow(None, None, None, None, "unattributed"),
         ),
     ),
-    time_wait_limits=TimeWaitLimits(7, 131_072, 2, 60.0),
+    time_wait_limits=TimeWaitLimits(7, 131_072, 2, 60.0, 12.5),
     ports=(PORTS, replace(PORTS, destination="10.0.0.6:443", used=100)),
     namespaces=(Namespace(4026531840, "host", "sock_diag"), Namespace(4026532007, "docker:nginx", None)),
 )
@@ -220,7 +220,13 @@ class TestJson:
             {"id": "4026531840", "name": "host", "read": True, "sampler": "sock_diag"},
             {"id": "4026532007", "name": "docker:nginx", "read": False, "sampler": None},
         ]
-        assert document["time_wait_limits"] == {"overflows": 7, "max_buckets": 131_072, "reuse": 2, "seconds": 60.0}
+        assert document["time_wait_limits"] == {
+            "overflows": 7,
+            "max_buckets": 131_072,
+            "reuse": 2,
+            "seconds": 60.0,
+            "overflows_per_second": 12.5,
+        }
 
     def test_labels_are_an_object(self) -> None:
         """As in the settings file."""
@@ -262,7 +268,9 @@ class TestTable:
 
     def test_sockets_that_did_not_fit_into_time_wait_are_told_of(self) -> None:
         """The count of TIME_WAIT is then too low."""
-        assert "7 sockets since boot did not fit into TIME-WAIT" in as_table(HOST, EXPLAINED)
+        table = " ".join(as_table(HOST, EXPLAINED).split())
+        assert "7 sockets since boot did not fit into TIME-WAIT" in table
+        assert "12.5 a second, which are closes that CLOSES/S does not count" in table
 
     def test_hidden_processes_are_told_of(self) -> None:
         """How many there are can not be known."""

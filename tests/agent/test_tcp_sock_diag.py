@@ -579,3 +579,14 @@ class TestTornDumps:
             assert own[:2] == [whole, TIME_WAIT_STATES]
         finally:
             sampled.collector.close()
+
+
+def test_closes_that_time_wait_has_no_room_for_are_counted_by_the_second(
+    sampled: Sampled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By how much the kernel's count grew since the last tick; in the first tick that is not known."""
+    counts = iter((7, 27, 20))
+    monkeypatch.setattr(OpenNamespace, "time_wait_overflows", property(lambda _: next(counts)))
+    found = [sampled.tick().time_wait_limits for _ in range(3)]
+    assert [one.overflows for one in found if one] == [7, 27, 20]
+    assert [one.overflows_per_second for one in found if one] == [None, 20 / INTERVAL, 0.0], "a new count is no fall"

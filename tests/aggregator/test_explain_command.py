@@ -239,7 +239,13 @@ def test_host_json_has_the_keys_of_a_sample(server: str) -> None:
         "how": "exact",
     }
     assert rest["owner"] == {"pid": None, "start_time": None, "name": None, "app": None, "how": "unattributed"}
-    assert found["time_wait_limits"] == {"overflows": 3, "max_buckets": 262_144, "reuse": 2, "seconds": 60}
+    assert found["time_wait_limits"] == {
+        "overflows": 3,
+        "max_buckets": 262_144,
+        "reuse": 2,
+        "seconds": 60,
+        "overflows_per_second": None,
+    }
     (budget,) = found["ports"]
     assert (budget["used"], budget["available"], budget["pid"], budget["exhausted_in_seconds"]) == (
         7_000,

@@ -102,7 +102,9 @@ def measure(entries: Sequence[Entry], samples: int, interval: float, tracer: boo
 
             def start(early: bool) -> list[Running]:
                 chosen = [entry for entry in entries if (entry.warm_up > 0) == early]
-                return [stack.enter_context(running(entry, Path(folder) / str(entries.index(entry)))) for entry in chosen]
+                return [
+                    stack.enter_context(running(entry, Path(folder) / str(entries.index(entry)))) for entry in chosen
+                ]
 
             programs = start(early=True)
             time.sleep(max((entry.warm_up for entry in entries), default=0.0))

@@ -78,6 +78,7 @@ class SockDiagTcpCollector:
         self._offsets: dict[int, int] = {}
         self._numbers = itertools.count(1)
         self._lists_bound_inactive: bool | None = None
+        self._overflows: tuple[float, int] | None = None  # when they were read, and how many
 
     def collect(self, scan: ProcessScan) -> TcpSnapshot:
         """Takes a snapshot. Raises OSError where the kernel refuses or breaks off a dump of its own namespace."""
@@ -129,7 +130,7 @@ class SockDiagTcpCollector:
                 for group, sockets in waiting.items()
                 if sockets.time_wait and group.owner.how == "unattributed" and not group.ended
             ),
-            time_wait_limits=_limits(opened[0]),
+            time_wait_limits=self._limits(now, opened[0]),
             ports=budgets,
             namespaces=tuple(
                 Namespace(one.id, one.name, one.how if one.id in self._read_ids else None, one.member) for one in opened
@@ -212,6 +213,20 @@ class SockDiagTcpCollector:
             except (TornDumpError, OSError):
                 continue  # what was not heard of counts from now on
         return ages
+
+    def _limits(self, now: float, own: OpenNamespace) -> TimeWaitLimits:
+        overflows, settings = own.time_wait_overflows, own.settings
+        rate = None
+        if overflows is not None and self._overflows is not None and now > self._overflows[0]:
+            rate = max(0, overflows - self._overflows[1]) / (now - self._overflows[0])
+        self._overflows = (now, overflows) if overflows is not None else None
+        return TimeWaitLimits(
+            overflows=overflows,
+            max_buckets=settings.max_tw_buckets if settings else None,
+            reuse=settings.tw_reuse if settings else None,
+            seconds=TIME_WAIT_SECONDS,
+            overflows_per_second=rate,
+        )
 
     def _offset(self, namespace: OpenNamespace) -> int:
         """What is added to the cookies of a namespace, so that they are unlike those of any other.
@@ -331,16 +346,6 @@ def _sockets(namespace: OpenNamespace) -> Iterator[Chunk]:
             raise torn
     else:
         yield from namespace.dump(ALL_STATES)
-
-
-def _limits(own: OpenNamespace) -> TimeWaitLimits:
-    settings = own.settings
-    return TimeWaitLimits(
-        overflows=own.time_wait_overflows,
-        max_buckets=settings.max_tw_buckets if settings else None,
-        reuse=settings.tw_reuse if settings else None,
-        seconds=TIME_WAIT_SECONDS,
-    )
 
 
 def _time_wait_groups(waiting: Mapping[Group, WaitingSockets]) -> tuple[TimeWaitGroup, ...]:

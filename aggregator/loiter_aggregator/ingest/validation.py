@@ -105,7 +105,7 @@ def _check_sample(sample: sample_pb2.Sample) -> None:
     _check_numbers("sample.cost", sample.cost, ("cpu_seconds", "wall_seconds", "process_cpu_seconds"))
     for group in sample.time_wait:
         _check_time_wait_group(group)
-    _check_numbers("sample.time_wait_limits", sample.time_wait_limits, ("seconds",))
+    _check_numbers("sample.time_wait_limits", sample.time_wait_limits, ("seconds", "overflows_per_second"))
     for budget in sample.ports:
         _check_texts("a port budget", budget, ("namespace", "source", "destination"))
         _check_numbers("a port budget", budget, _PORT_RATES)

@@ -59,10 +59,12 @@ def ports_section(
 def limits_line(limits: sample_pb2.TimeWaitLimits) -> str:
     """What the kernel lets TIME_WAIT sockets do."""
     known = optional_fields(limits)
+    rate = known["overflows_per_second"]
+    now = f", {cells.rate(rate)} a second at present" if rate else ""
     return (
         f"this side closed first; TIME-WAIT lasts {cells.duration(limits.seconds or None)}, "
         f"at most {cells.count(known['max_buckets'])} (tcp_max_tw_buckets)\n"
-        f"{cells.count(known['overflows'])} destroyed for want of room since boot; "
+        f"{cells.count(known['overflows'])} destroyed for want of room since boot{now}; "
         f"tcp_tw_reuse {cells.text(known['reuse'])}"
     )
 

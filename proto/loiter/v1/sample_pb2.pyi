@@ -999,6 +999,7 @@ class TimeWaitLimits(_message.Message):
     MAX_BUCKETS_FIELD_NUMBER: _builtins.int
     REUSE_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    OVERFLOWS_PER_SECOND_FIELD_NUMBER: _builtins.int
     overflows: _builtins.int
     """TCPTimeWaitOverflow of /proc/net/netstat: sockets since boot that were destroyed because there were too many."""
     max_buckets: _builtins.int
@@ -1007,6 +1008,10 @@ class TimeWaitLimits(_message.Message):
     """net.ipv4.tcp_tw_reuse: 0 off, 1 on, 2 for loopback only."""
     seconds: _builtins.float
     """How long a socket stays in TIME_WAIT: TCP_TIMEWAIT_LEN of include/net/tcp.h."""
+    overflows_per_second: _builtins.float
+    """Sockets per second since the last sample that were destroyed instead of going into TIME_WAIT: closes that the
+    figures by destination and listener do not count. Absent in the first sample.
+    """
     def __init__(
         self,
         *,
@@ -1014,21 +1019,26 @@ class TimeWaitLimits(_message.Message):
         max_buckets: _builtins.int | None = ...,
         reuse: _builtins.int | None = ...,
         seconds: _builtins.float = ...,
+        overflows_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets", "_overflows", b"_overflows", "_reuse", b"_reuse", "max_buckets", b"max_buckets", "overflows", b"overflows", "reuse", b"reuse"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets", "_overflows", b"_overflows", "_overflows_per_second", b"_overflows_per_second", "_reuse", b"_reuse", "max_buckets", b"max_buckets", "overflows", b"overflows", "overflows_per_second", b"overflows_per_second", "reuse", b"reuse"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets", "_overflows", b"_overflows", "_reuse", b"_reuse", "max_buckets", b"max_buckets", "overflows", b"overflows", "reuse", b"reuse", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets", "_overflows", b"_overflows", "_overflows_per_second", b"_overflows_per_second", "_reuse", b"_reuse", "max_buckets", b"max_buckets", "overflows", b"overflows", "overflows_per_second", b"overflows_per_second", "reuse", b"reuse", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_buckets: _TypeAlias = _typing.Literal["max_buckets"]  # noqa: Y015
     _WhichOneofArgType__max_buckets: _TypeAlias = _typing.Literal["_max_buckets", b"_max_buckets"]  # noqa: Y015
     _WhichOneofReturnType__overflows: _TypeAlias = _typing.Literal["overflows"]  # noqa: Y015
     _WhichOneofArgType__overflows: _TypeAlias = _typing.Literal["_overflows", b"_overflows"]  # noqa: Y015
+    _WhichOneofReturnType__overflows_per_second: _TypeAlias = _typing.Literal["overflows_per_second"]  # noqa: Y015
+    _WhichOneofArgType__overflows_per_second: _TypeAlias = _typing.Literal["_overflows_per_second", b"_overflows_per_second"]  # noqa: Y015
     _WhichOneofReturnType__reuse: _TypeAlias = _typing.Literal["reuse"]  # noqa: Y015
     _WhichOneofArgType__reuse: _TypeAlias = _typing.Literal["_reuse", b"_reuse"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_buckets) -> _WhichOneofReturnType__max_buckets | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__overflows) -> _WhichOneofReturnType__overflows | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overflows_per_second) -> _WhichOneofReturnType__overflows_per_second | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reuse) -> _WhichOneofReturnType__reuse | None: ...
 
