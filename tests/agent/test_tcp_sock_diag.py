@@ -58,6 +58,10 @@ def known_ages(detail: CloseWaitSockets) -> Ages:
     return detail.ages
 
 
+# As /proc/net/tcp writes these states.
+FIN_WAIT1_LAST_ACK_CLOSING = ("04", "09", "0B")
+
+
 class Puppet:
     """A process that makes and closes sockets when told."""
 
@@ -72,7 +76,13 @@ class Puppet:
         self.program.process.stdin.flush()
         answer = self.program.line()
         assert answer, self.program.logged()
+        # Segments are delivered a moment later where the machine is busy: until then a close is under way.
+        wait_until(lambda: not self._is_closing(), 20, "all closes are through")
         return answer
+
+    def _is_closing(self) -> bool:
+        lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{self.pid}/net/{name}").open()]
+        return any(line[3] in FIN_WAIT1_LAST_ACK_CLOSING for line in lines)
 
     @property
     def key(self) -> ProcessKey:
