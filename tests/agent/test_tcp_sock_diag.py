@@ -77,7 +77,7 @@ class Puppet:
         self.program.process.stdin.flush()
         answer = self.program.line()
         assert answer, self.program.logged()
-        # Segments are delivered a moment later where the machine is busy: until then a close is under way. Not for ever:
+        # Segments come a moment later where the machine is busy: until then a close is under way. Not for ever, though:
         # there are closes that the other end does not answer.
         deadline = time.monotonic() + 0.5
         while self._is_closing() and time.monotonic() < deadline:
