@@ -313,6 +313,7 @@ class ProcessRow:
     ports_share: float | None = None
     container: Container | None = None
     arguments: str | None = None
+    fd_socket_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

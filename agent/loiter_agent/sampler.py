@@ -187,6 +187,7 @@ class Sampler:
             ports_share=sockets.ports_share if sockets else None,
             container=identity.container,
             arguments=identity.arguments,
+            fd_socket_share=_fd_socket_share(candidate.process.fd_open, sockets),
         )
 
     def _resident_bytes(self) -> int | None:
@@ -208,6 +209,15 @@ def _sockets_of(process: ProcessFds, tcp: TcpSnapshot | None, read: Collection[i
     if found is not None and found.time_wait == 0 and process.namespace in tcp.time_wait_nobodys:
         return replace(found, time_wait=None)  # those that are nobody's may be its
     return found
+
+
+def _fd_socket_share(fd_open: int | None, sockets: ProcessSockets | None) -> float | None:
+    """Share of the open descriptors that are TCP sockets. Connections that nobody accepted take none."""
+    if not fd_open or sockets is None:
+        return None
+    unaccepted = sockets.detail.unaccepted if sockets.detail else 0
+    # Counted a moment apart, there may be more sockets than descriptors.
+    return min(1.0, (sockets.total - unaccepted) / fd_open)
 
 
 def _fd_eta(fd_open: int | None, limit: int | None, detail: CloseWaitSockets | None) -> float | None:

@@ -73,6 +73,23 @@ SCAN = ProcessScan(
     namespaces={OWN: HOLDER, OTHER: AWAY},
 )
 
+DETAIL = CloseWaitSockets(
+    count=5,
+    settled=5,
+    survived=1.0,
+    eof_read=5,
+    fin_unread=0,
+    farewell_unread=0,
+    data_unread=0,
+    never_accepted=0,
+    client_side=0,
+    stuck=4,
+    ages=Ages(70.0, 90.0, 90.0),
+    peers=(Peer("10.0.0.2", None, 5),),
+    accept_queue=None,
+    growth_per_second=2.0,
+)
+
 
 def sampler_of(monkeypatch: pytest.MonkeyPatch, tcp: TcpSnapshot | None, scan: ProcessScan | None) -> Sampler:
     """A sampler whose collectors yield these; None stands for one that fails."""
@@ -116,23 +133,7 @@ def test_namespaces_that_are_not_read_are_counted(monkeypatch: pytest.MonkeyPatc
 
 def test_close_wait_sockets_come_with_a_cause_and_a_time_to_exhaustion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two a second until 1,024 descriptors are open, nine being so."""
-    detail = CloseWaitSockets(
-        count=5,
-        settled=5,
-        survived=1.0,
-        eof_read=5,
-        fin_unread=0,
-        farewell_unread=0,
-        data_unread=0,
-        never_accepted=0,
-        client_side=0,
-        stuck=4,
-        ages=Ages(70.0, 90.0, 90.0),
-        peers=(Peer("10.0.0.2", None, 5),),
-        accept_queue=None,
-        growth_per_second=2.0,
-    )
-    charged = {HOLDER: ProcessSockets(close_wait=5, total=5, detail=detail)}
+    charged = {HOLDER: ProcessSockets(close_wait=5, total=5, detail=DETAIL)}
     # Limits are read anew from the real process, which is not there.
     monkeypatch.setattr(ProcessScanner, "fd_limits", lambda *_: (1_024, 4_096))
     sample = sampler_of(monkeypatch, replace(SNAPSHOT, by_process=charged), SCAN).sample()
@@ -215,3 +216,17 @@ def test_a_mistake_of_ours_in_one_collector_does_not_end_the_sample(
     assert [status.name for status in sample.collectors if status.error] == ["tcp"]
     assert sample.host_fds is not None
     assert "IndexError" in caplog.text
+
+
+def test_the_share_of_descriptors_that_are_sockets_leaves_out_those_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Connections that wait to be accepted are the process's, but take no descriptor."""
+    (fds,) = [process.fd_open for key, process in SCAN.processes.items() if key == HOLDER]
+    assert fds
+    detail = replace(DETAIL, unaccepted=4)
+    charged = {HOLDER: ProcessSockets(close_wait=5, total=6, detail=detail)}
+    rows = sampler_of(monkeypatch, replace(SNAPSHOT, by_process=charged), SCAN).sample().processes
+    shares = {row.pid: row.fd_socket_share for row in rows}
+    assert shares[HOLDER.pid] == pytest.approx(2 / fds)
+    assert shares[HIDDEN.pid] is None

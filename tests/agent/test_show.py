@@ -154,6 +154,7 @@ class TestJson:
             "ports_share",
             "container",
             "arguments",
+            "fd_socket_share",
         ]
         assert list(document["other"]) == ["processes", "established", "close_wait", "sockets", "fd_open"]
         assert list(document["collectors"][0]) == ["name", "duration_seconds", "error"]
