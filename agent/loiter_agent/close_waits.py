@@ -22,7 +22,7 @@ from loiter_agent.sample import AcceptQueue, Ages, CloseWaitSockets, Peer
 _CLOSE_WAIT: Final = bytes(state == TCP_CLOSE_WAIT for state in range(256))
 
 # What the receive queue of a socket says. The kernel counts an unread FIN as one byte.
-_EOF_READ, _FIN_UNREAD, _FAREWELL_UNREAD, _DATA_UNREAD = range(4)
+_EOF_READ, _FIN_UNREAD, _FAREWELL_UNREAD, _DATA_UNREAD, _SENDING = range(5)
 # What a TLS peer sends when it hangs up, FIN included or not: the record of a close_notify alert is 24 bytes in TLS 1.3
 # (RFC 8446), 23 to 69 with the ciphers of TLS 1.2 (RFC 5246); before it, HTTP/2 sends a GOAWAY of 17 (RFC 9113).
 _FAREWELLS: Final = frozenset({23, 24, 31, 53, 69, 63, 64})
@@ -30,6 +30,11 @@ _KINDS: Final[Mapping[int, int]] = {0: _EOF_READ, 1: _FIN_UNREAD} | {
     unread + 1: _FAREWELL_UNREAD for unread in _FAREWELLS
 }
 _LEAST_SETTLED_SECONDS: Final = 3.0
+# A socket on which the program has sent something within so many intervals is in use: its peer has closed its own side
+# only, and still reads (a half-closed connection, section 3.6 of RFC 9293).
+_SENDING_INTERVALS: Final = 1.2
+# It is asked about in namespaces with no more CLOSE_WAIT sockets than these: it takes a dump of them in each tick.
+_ASKED_ABOUT: Final = 1_000
 _GROWTH_SECONDS: Final = 600.0
 _LEAST_GROWTH: Final = 4
 # Of the pace at which settled sockets go where none gets older than the oldest.
@@ -87,6 +92,7 @@ class CloseWaits:
         self._connection_of: dict[int, bytes] = {}  # of sockets that nobody has accepted
         self._counts_before: Counter[int] = Counter()
         self._watched: dict[int, _Watched] = {}
+        self.to_ask_about: set[int] = set()  # namespaces with sockets that may still be in use
         self.begin()
 
     def set_interval(self, interval: float) -> None:
@@ -130,6 +136,7 @@ class CloseWaits:
         accepted: Callable[[int, bytes], bool],
         holders_of: Callable[[Iterable[int]], list[int]],
         listener_of: Callable[[int, bytes], Listener | None],
+        sent: Mapping[int, float] | None = None,
     ) -> dict[int, CloseWaitSockets]:
         """Ends a tick: tells what each holder has, UNKNOWN standing for what nobody could be charged with.
 
@@ -140,9 +147,11 @@ class CloseWaits:
             accepted: Tells whether a connection of a namespace was accepted.
             holders_of: Finds the holders of inodes.
             listener_of: Finds the listener of a connection in a namespace.
+            sent: Seconds since the program last sent something, by cookie, as far as asked for.
         """
         self._keep_origins(now, ages, self.of_unknown_age(now), accepted)
         before, self._ticked, self._namespaces = self._ticked, round(now, 1), set(namespaces)
+        self._find_sending(now, sent or {})
         holders = holders_of(self._inodes)
         queues = self._charge_listeners(holders, holders_of, listener_of)
         unaccepted = map(not_, self._inodes)
@@ -157,6 +166,7 @@ class CloseWaits:
             holder: self._detail(now, rows, before, holder, queues.get(holder)) for holder, rows in by_holder.items()
         }
         self._counts_before = Counter({holder: detail.count for holder, detail in details.items()})
+        self.to_ask_about = self._doubtful(now, [row for rows in by_holder.values() for row in rows])
         self.begin()
         return details
 
@@ -215,13 +225,37 @@ class CloseWaits:
                 queues[holder] = AcceptQueue(listener.depth, listener.limit or None)
         return queues
 
+    def _find_sending(self, now: float, sent: Mapping[int, float]) -> None:
+        """Marks the sockets on which the program has sent something since its peer closed, and just now."""
+        recent = _SENDING_INTERVALS * self._interval
+        if not any(seconds < recent for seconds in sent.values()):
+            return
+        for position, cookie in enumerate(self._cookies):
+            seconds = sent.get(cookie, recent)
+            if seconds < recent and seconds < now - self._origins[self._origin_of[cookie]].since:
+                self._kinds[position] = _SENDING
+
+    def _doubtful(self, now: float, rows: Iterable[_Row]) -> set[int]:
+        """The namespaces with sockets that were read to the end and stay, where they are few enough to ask about."""
+        counts: Counter[int] = Counter()
+        found = set()
+        for origin, kind, _, count in rows:
+            counts[origin.namespace] += count
+            if kind == _SENDING or (kind == _EOF_READ and now - origin.since + self._interval >= self._settled_after):
+                found.add(origin.namespace)
+        return {namespace for namespace in found if counts[namespace] <= _ASKED_ABOUT}
+
+    def _is_settled(self, row: _Row, now: float) -> bool:
+        origin, kind, _, _ = row
+        return kind != _SENDING and now - origin.since >= self._settled_after
+
     def _watch(self, now: float, rows: Iterable[_Row], before: float | None, holder: int) -> _Watched:
         """Adds to what is known of how the settled sockets of a holder go."""
-        settled = sum(count for origin, _, _, count in rows if now - origin.since >= self._settled_after)
+        settled = sum(row[3] for row in rows if self._is_settled(row, now))
         last = self._watched.get(holder)
         if last is None or before is None:
             return _Watched(settled)
-        still_there = sum(count for origin, _, _, count in rows if before - origin.since >= self._settled_after)
+        still_there = sum(row[3] for row in rows if self._is_settled(row, before))
         gone = _DECAY * last.gone + max(0, last.settled - still_there)
         return _Watched(settled, gone, _DECAY * last.exposure + last.settled * (now - before))
 
@@ -247,7 +281,7 @@ class CloseWaits:
     ) -> CloseWaitSockets:
         rows.sort(key=lambda row: row[0].since, reverse=True)
         counted_before = self._counts_before[holder]
-        settled = [row for row in rows if now - row[0].since >= self._settled_after]
+        settled = [row for row in rows if self._is_settled(row, now)]
         survivors = sum(count for origin, _, _, count in rows if before is not None and origin.since <= before)
         ages = [(max(0.0, now - origin.since), count) for origin, _, _, count in rows]
         # An age that is a lower bound tells enough once that is over a minute.

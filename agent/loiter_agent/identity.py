@@ -105,20 +105,23 @@ class Identities:
                 return known.identity
         # The start time is reckoned once, so that a clock that is set later does not make it another process.
         start_time = known.identity.start_time if known is not None else _start_time(key)
-        identity = self._look_up(key, comm, executable, start_time)
-        self._known[key] = _Known(comm, owner, executable, identity)
+        # Amid execve(2), a process has its new executable and no command line yet.
+        arguments = _readable(lambda: self._procfs.command_line(key.pid)) or []
+        identity = self._look_up(key, comm, executable, arguments, start_time)
+        self._known[key] = _Known(comm, owner, executable, identity, looked_up=bool(arguments) or not executable)
         return identity
 
     def forget_all_but(self, processes: Collection[ProcessKey]) -> None:
         """Forgets processes that are gone."""
         self._known = {key: known for key, known in self._known.items() if key in processes}
 
-    def _look_up(self, key: ProcessKey, comm: str, executable: str, start_time: datetime) -> ProcessIdentity:
+    def _look_up(
+        self, key: ProcessKey, comm: str, executable: str, arguments: Sequence[str], start_time: datetime
+    ) -> ProcessIdentity:
         try:
             process = psutil.Process(key.pid)
         except psutil.Error:
             return ProcessIdentity(start_time, comm, comm, None)
-        arguments = _readable(lambda: self._procfs.command_line(key.pid)) or []
         cgroup = _telling_cgroup(_readable(lambda: self._procfs.cgroup(key.pid)) or b"")
         return ProcessIdentity(
             start_time=start_time,

@@ -67,7 +67,8 @@ _EXPIRES: Final = 17
 _RQUEUE: Final = 18
 _WQUEUE: Final = 19
 _INODE: Final = 21
-# tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h).
+# tcpi_last_data_sent and tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h).
+_TCPI_LAST_DATA_SENT_AT: Final = 44
 _TCPI_LAST_ACK_RECV_AT: Final = 56
 _ATTRIBUTES_AT: Final = _HEADER + _DIAG_MSG
 
@@ -139,11 +140,18 @@ class Chunk:
 
     def last_ack_received(self, index: int) -> int | None:
         """Milliseconds since the peer last acknowledged; None where INET_DIAG_INFO was not asked for."""
+        return self._info(index, _TCPI_LAST_ACK_RECV_AT)
+
+    def last_data_sent(self, index: int) -> int | None:
+        """Milliseconds since data was last sent, keepalives not counted; None as of `last_ack_received`."""
+        return self._info(index, _TCPI_LAST_DATA_SENT_AT)
+
+    def _info(self, index: int, offset: int) -> int | None:
         at = index * self.stride
         info = _attribute(self.view[at : at + self.stride], INET_DIAG_INFO)
-        if info is None or len(info) < _TCPI_LAST_ACK_RECV_AT + 4:
+        if info is None or len(info) < offset + 4:
             return None
-        return int.from_bytes(info[_TCPI_LAST_ACK_RECV_AT : _TCPI_LAST_ACK_RECV_AT + 4], sys.byteorder)
+        return int.from_bytes(info[offset : offset + 4], sys.byteorder)
 
     def _words(self, word: int) -> memoryview:
         return self.view.cast("I")[word :: self.stride // 4]

@@ -334,3 +334,32 @@ class TestNeverAccepted:
         assert found[5].never_accepted == 0, "they are not settled yet"
         assert found[5].count == 500
         assert len(calls) == 2
+
+
+def test_a_connection_on_which_the_program_still_sends_is_in_use(sockets: Sockets) -> None:
+    """Its client has closed its own side only, and reads on. One that sent its last before the end is not."""
+    made = [waiting(1), waiting(2, 200)]
+    for second in range(0, 61, 10):
+        sockets.close_waits.begin()
+        sockets.feed(made)
+        found = sockets.close_waits.finish(
+            1_000.0 + second,
+            {HOST},
+            {},
+            lambda *_: True,
+            holders_of,
+            lambda *_: None,
+            {1: 0.5, 2: second + 5.0},
+        )
+    assert (found[1].count, found[1].settled) == (1, 0)
+    assert (found[2].settled, found[2].eof_read) == (1, 1)
+    assert sockets.close_waits.to_ask_about == {HOST}
+
+
+def test_sockets_are_asked_about_where_they_are_few() -> None:
+    """It takes a dump of them in each tick."""
+    for count, asked in ((1_000, {HOST}), (1_001, set())):
+        one = Sockets()
+        for second in (0, 10, 20):
+            one.tick(1_000.0 + second, [waiting(cookie) for cookie in range(1, count + 1)])
+        assert one.close_waits.to_ask_about == asked

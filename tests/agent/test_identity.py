@@ -15,6 +15,7 @@ from loiter_agent.identity import Identities, app_name, container_of, service_un
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import Container, ProcessKey
 from support.proctree_fake import ProcTree
+from support.programs import wait_until
 
 NO_PROCESS = 2**22 + 1  # above the largest pid there can be
 
@@ -254,6 +255,7 @@ class TestIdentities:
         with subprocess.Popen(["sleep", "100"]) as process:
             try:
                 key = ProcessKey(process.pid, 1)
+                wait_until(lambda: Procfs().command_line(process.pid), 10, "it has its command line")
                 identities = Identities(Procfs(), arguments=True)
                 first = identities.of(key, "sleep")
                 assert first.arguments == "sleep 100"
@@ -301,6 +303,16 @@ class TestIdentities:
         after = identities.of(key, "run")
         assert (before.app, after.app) == ("run.sh", "server")
         assert identities.of(key, "run") is after
+
+    def test_a_process_amid_execve_is_looked_up_again(self, tmp_path: Path) -> None:
+        """It has its interpreter already, and its script a moment later."""
+        tree = ProcTree(tmp_path)
+        tree.add(os.getpid())
+        key, identities = ProcessKey(os.getpid(), 1), Identities(Procfs(tree.root))
+        tree.program(os.getpid(), "/usr/bin/python3")
+        assert identities.of(key, "python3").app == "python3"
+        tree.program(os.getpid(), "/usr/bin/python3", "python3", "/srv/report.py")
+        assert identities.of(key, "python3").app == "report.py"
 
     def test_a_process_that_has_ended_keeps_its_command_name(self, tmp_path: Path) -> None:
         """Name and application are what the scan saw; the user is unknown."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from loiter.limits import MAX_TIME_WAIT_GROUPS
+from loiter_agent import close_waits
 from loiter_agent.collectors import tcp_sock_diag
 from loiter_agent.collectors.processes import ProcessScanner
 from loiter_agent.collectors.tcp_sock_diag import SockDiagTcpCollector
@@ -135,7 +136,9 @@ class Sampled:
 
 
 @pytest.fixture
-def sampled() -> Iterator[Sampled]:
+def sampled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sampled]:
+    # The kernel tells by its own clock since when nothing was sent, and the clock here is another one.
+    monkeypatch.setattr(close_waits, "_ASKED_ABOUT", 0)
     one = Sampled()
     yield one
     one.collector.close()
@@ -302,6 +305,31 @@ class TestCloseWait:
 def owners(groups: list[TimeWaitGroup]) -> dict[tuple[str | None, str | None, str, ProcessKey | None], int]:
     """How many sockets by destination, listener, how their owner was found, and owner."""
     return {(one.destination, one.listener, one.owner.how, one.owner.key): one.count for one in groups}
+
+
+class TestHalfClosed:
+    def test_a_connection_that_is_still_served_is_not_left_open_by_mistake(
+        self, inside: Netns, puppets: Puppets
+    ) -> None:
+        """The client shuts down its side and reads on; another one is forgotten. By the kernel's clock, in seconds."""
+        server, client = puppets(inside), puppets(inside)
+        port = serve(server)
+        connect(client, server, port, 2)
+        client.do("[one.shutdown(SHUT_WR) for one in c]")
+        server.do("[one.recv(1) for one in a]")
+        one = Sampled()
+        one.collector.close()
+        one.collector = SockDiagTcpCollector(one.procfs, 1.0)
+
+        def settled() -> int:
+            server.do("a[0].send(b'more')")
+            one.tick()
+            return one.detail(server.pid).settled
+
+        wait_until(settled, 20, "one of them stays for no reason")
+        detail = one.detail(server.pid)
+        one.collector.close()
+        assert (detail.count, detail.settled, detail.eof_read) == (2, 1, 1)
 
 
 class TestTimeWait:

@@ -92,11 +92,12 @@ class SockDiagTcpCollector:
             if not torn:
                 break
         before = self._owners.before(self._time_waits.new_connections())
-        ages = self._ages(opened, self._close_waits.of_unknown_age(now))
+        of_unknown_age = self._close_waits.of_unknown_age(now)
+        ages, sent = self._ask(opened, of_unknown_age, self._close_waits.to_ask_about)
         self._listeners.finish(now)
         charges = self._owners.finish()
         details = self._close_waits.finish(
-            now, self._read_ids, ages, self._accepted, self._owners.holders_of, self._listeners.of
+            now, self._read_ids, ages, self._accepted, self._owners.holders_of, self._listeners.of, sent
         )
         self._shares.update(self._fresh(charges))
         self._acceptors.update(now, charges.places, self._owners.process)
@@ -194,25 +195,32 @@ class SockDiagTcpCollector:
             self._close_waits.feed(namespace.id, offset, chunk, states)
         self._owners.feed(namespace.id, offset, chunk, states, self._accepted)
 
-    def _ages(self, opened: Iterable[OpenNamespace], wanted: set[int]) -> dict[int, float]:
-        """Asks how long sockets have been in CLOSE_WAIT: seconds by cookie, as far as the kernel says.
+    def _ask(
+        self, opened: Iterable[OpenNamespace], of_unknown_age: set[int], to_ask_about: set[int]
+    ) -> tuple[dict[int, float], dict[int, float]]:
+        """Asks the kernel about the CLOSE_WAIT sockets of some namespaces: seconds by cookie, as far as it says.
 
-        It is a lower bound: an answered keepalive resets it.
+        Returns how long they have been in that state, a lower bound because an answered keepalive resets it, and since
+        when nothing was sent on them.
         """
         ages: dict[int, float] = {}
+        sent: dict[int, float] = {}
         for namespace in opened:
-            if namespace.id not in wanted or namespace.how != "sock_diag":
+            if namespace.id not in of_unknown_age | to_ask_about or namespace.how != "sock_diag":
                 continue
             offset = self._offset(namespace)
             try:
                 for chunk in namespace.dump(1 << TCP_CLOSE_WAIT, _WITH_INFO):
                     for index, cookie in enumerate(chunk.cookies()):
                         milliseconds = chunk.last_ack_received(index)
-                        if milliseconds is not None:
+                        if milliseconds is not None and namespace.id in of_unknown_age:
                             ages[cookie + offset] = milliseconds / 1_000
+                        milliseconds = chunk.last_data_sent(index)
+                        if milliseconds is not None:
+                            sent[cookie + offset] = milliseconds / 1_000
             except (TornDumpError, OSError):
                 continue  # what was not heard of counts from now on
-        return ages
+        return ages, sent
 
     def _limits(self, now: float, own: OpenNamespace) -> TimeWaitLimits:
         overflows, settings = own.time_wait_overflows, own.settings
