@@ -69,14 +69,6 @@ class CloseTracer:
                 raise OSError(error.errno, f"{error.strerror or error}{needs}") from None
             self._descriptors = stack.pop_all()
 
-    def closers(self, namespace: int, connections: Sequence[bytes]) -> list[int | None]:
-        """Returns the pid of the process that closed each connection, as `closing_processes` does.
-
-        The process has often ended since, and its pid may be another's by now.
-        """
-        processes = self.closing_processes(namespace, connections)
-        return [None if process is None else process.pid for process in processes]
-
     def closing_processes(self, namespace: int, connections: Sequence[bytes]) -> list[ProcessKey | None]:
         """Returns the process that closed each connection; None where it is not known.
 

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,6 +87,11 @@ right.close()
 print("lost", flush=True)
 sys.stdin.readline()
 """
+
+
+def closers(tracer: CloseTracer, namespace: int, connections: Sequence[bytes]) -> list[int | None]:
+    """The pids of the processes that closed connections."""
+    return [None if process is None else process.pid for process in tracer.closing_processes(namespace, connections)]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +178,7 @@ def test_the_owner_of_a_time_wait_socket_is_found(
         assert accepted.recv(1) == b""
         accepted.close()
         connection = _time_wait(port, server.getsockname()[1])
-        assert tracer.closers(OWN_NAMESPACE, [connection]) == [program.pid]
+        assert closers(tracer, OWN_NAMESPACE, [connection]) == [program.pid]
 
 
 def test_a_server_that_closes_first_is_found_on_a_dual_stack_listener(tracer: CloseTracer, tmp_path: Path) -> None:
@@ -187,7 +192,7 @@ def test_a_server_that_closes_first_is_found_on_a_dual_stack_listener(tracer: Cl
         accepted.close()
         connection = _time_wait(server.getsockname()[1], port)
         assert connection[4:20] == bytes(10) + b"\xff\xff\x7f\0\0\1"
-        assert tracer.closers(OWN_NAMESPACE, [connection]) == [os.getpid()]
+        assert closers(tracer, OWN_NAMESPACE, [connection]) == [os.getpid()]
 
 
 @pytest.mark.parametrize("how", ["close", "shutdown", "child", "shutdown by a child", "exit", "killed"])
@@ -202,7 +207,7 @@ def test_every_way_to_close_is_charged_to_the_process_that_closed(
         closer = _close(program)
         assert (closer == program.pid) == ("child" not in how)
         assert accepted.recv(1) == b""
-        assert tracer.closers(OWN_NAMESPACE, [_v4(port, server.getsockname()[1])]) == [closer]
+        assert closers(tracer, OWN_NAMESPACE, [_v4(port, server.getsockname()[1])]) == [closer]
 
 
 def test_a_process_is_told_with_its_start_and_not_by_its_thread(tracer: CloseTracer) -> None:
@@ -225,13 +230,13 @@ def test_who_is_closed_on_is_not_charged(tracer: CloseTracer, tmp_path: Path) ->
         _client(tmp_path / "reset", server, "close") as (resetting, reset_port, unread),
     ):
         server_port = server.getsockname()[1]
-        assert tracer.closers(OWN_NAMESPACE, [_v4(port, server_port)]) == [None]
+        assert closers(tracer, OWN_NAMESPACE, [_v4(port, server_port)]) == [None]
         _close(program)
         accepted.close()
         unread.sendall(b"never read")
         _close(resetting)
         closed = [_v4(port, server_port), _v4(server_port, port), _v4(reset_port, server_port)]
-        assert tracer.closers(OWN_NAMESPACE, closed) == [program.pid, None, None]
+        assert closers(tracer, OWN_NAMESPACE, closed) == [program.pid, None, None]
 
 
 def _reset(accepted: socket.socket) -> None:
@@ -258,7 +263,7 @@ def test_the_latest_of_connections_with_the_same_addresses_counts(tracer: CloseT
             with _client(tmp_path / log, server, "shutdown", port=port) as (program, port, accepted):
                 assert _close(program) == program.pid
                 _reset(accepted)
-                assert tracer.closers(OWN_NAMESPACE, [_v4(port, server_port)]) == [program.pid]
+                assert closers(tracer, OWN_NAMESPACE, [_v4(port, server_port)]) == [program.pid]
 
         lose = [sys.executable, "-c", LOSE_IN_FLIGHT, str(server_port), str(port)]
         with running(lose, tmp_path / "lost") as program:
@@ -266,7 +271,7 @@ def test_the_latest_of_connections_with_the_same_addresses_counts(tracer: CloseT
             accepted, _ = server.accept()
             with accepted:
                 wait_until(lambda: _collected(accepted), 30, "the garbage collector of sockets in flight")
-                assert tracer.closers(OWN_NAMESPACE, [_v4(port, server_port)]) == [None]
+                assert closers(tracer, OWN_NAMESPACE, [_v4(port, server_port)]) == [None]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root enters network namespaces")
@@ -287,8 +292,8 @@ def test_the_same_addresses_in_two_namespaces_are_two_connections(tracer: CloseT
                     found.append((os.stat(f"/proc/{closer}/ns/net").st_ino, closer))
         assert found[0] != found[1]
         for namespace, closer in found:
-            assert tracer.closers(namespace, [_v4(40_000, 7_000)]) == [closer]
-        assert tracer.closers(OWN_NAMESPACE, [_v4(40_000, 7_000)]) == [None]
+            assert closers(tracer, namespace, [_v4(40_000, 7_000)]) == [closer]
+        assert closers(tracer, OWN_NAMESPACE, [_v4(40_000, 7_000)]) == [None]
 
 
 def test_of_too_many_closes_the_latest_are_kept(tracer: CloseTracer) -> None:
@@ -303,11 +308,11 @@ def test_of_too_many_closes_the_latest_are_kept(tracer: CloseTracer) -> None:
             client.shutdown(socket.SHUT_WR)
             _reset(accepted)
             client.close()
-    kept = small.closers(OWN_NAMESPACE, closed[::-1])
+    kept = closers(small, OWN_NAMESPACE, closed[::-1])
     small.close()
     assert kept[0] == os.getpid()
     assert len(kept) - kept.count(None) <= 64
-    assert tracer.closers(OWN_NAMESPACE, closed) == [os.getpid()] * 300
+    assert closers(tracer, OWN_NAMESPACE, closed) == [os.getpid()] * 300
 
 
 def test_after_closing_it_answers_no_more(tracer: CloseTracer) -> None:
@@ -315,9 +320,9 @@ def test_after_closing_it_answers_no_more(tracer: CloseTracer) -> None:
     other.close()
     other.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        other.closers(OWN_NAMESPACE, [_v4(1, 2)])
+        closers(other, OWN_NAMESPACE, [_v4(1, 2)])
     with pytest.raises(ValueError, match="36 bytes, not 3"):
-        tracer.closers(OWN_NAMESPACE, [b"abc"])
+        closers(tracer, OWN_NAMESPACE, [b"abc"])
 
 
 @pytest.mark.usefixtures("tracer")
