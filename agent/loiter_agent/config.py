@@ -22,7 +22,9 @@ from loiter.settings import (
     matching,
     one_of,
     path,
+    percentage,
     setting,
+    size,
 )
 
 DEFAULT_FILE: Final = Path("/etc/loiter/agent.toml")
@@ -43,9 +45,21 @@ class ProcessSettings:
 class SpoolSettings:
     """Table `spool`: what is kept while no aggregator acknowledges."""
 
-    reports: int = setting(
-        1_000, integer(1, 1_000_000), "how many unacknowledged reports to keep; the oldest is dropped first"
+    max_bytes: int = setting(
+        64_000_000, size(1_000_000, 100_000_000_000), "how much to keep on the disk; the oldest is dropped first"
     )
+    max_age: float = setting(
+        3 * 86_400.0, duration(60, 366 * 86_400), "how long to keep a report that no aggregator takes"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Table `tls`: whom the agent trusts, and what it shows of itself. PEM files, read again for every connection."""
+
+    ca: Path | None = setting(None, path, "certificates of the authorities that aggregators are trusted by")
+    certificate: Path | None = setting(None, path, "certificate of this host, with its chain")
+    key: Path | None = setting(None, path, "private key of that certificate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +69,13 @@ class AgentSettings:
     server: tuple[str, ...] = setting((DEFAULT_SERVER,), addresses, "aggregators to report to, tried in turn")
     interval: float = setting(10.0, duration(MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS), "time between two samples")
     state_dir: Path = setting(
-        Path("/var/lib/loiter-agent"), path, "where a host id is kept on a machine without a machine-id"
+        Path("/var/lib/loiter-agent"), path, "where unacknowledged reports are kept, and a host id without machine-id"
     )
-    insecure: bool = setting(False, boolean, "allow reporting without encryption to an address off this machine")
+    insecure: bool = setting(False, boolean, "report without encryption, also to an address off this machine")
+    token_file: Path | None = setting(None, path, "file with the token that allows to report")
+    cpu_budget: float = setting(
+        0.02, percentage(0.1, 6_400), "share of one processor to stay below, by leaving things out"
+    )
     host_id: str | None = setting(
         None, matching(HOST_ID_PATTERN, "32 lower-case hexadecimal digits"), "the host's id, if not from machine-id"
     )
@@ -71,3 +89,4 @@ class AgentSettings:
     )
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 from typing import Final, Literal, get_args
 
 Sampler = Literal["sock_diag", "psutil", "procfs"]
@@ -392,6 +393,16 @@ class Coverage:
     namespaces_by_procfs: int | None = None
 
 
+class Degradation(IntEnum):
+    """What an agent over its CPU budget leaves out; see the message of the same name. Each step includes the former."""
+
+    NONE = 0
+    HALF_AS_OFTEN = 1
+    QUARTER_AS_OFTEN = 2
+    NO_DETAIL = 3
+    COUNTS_ONLY = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What the tick cost: CPU and wall time of the tick, CPU time and resident memory of the whole agent."""
@@ -428,3 +439,6 @@ class Sample:
     time_wait_limits: TimeWaitLimits | None = None
     ports: tuple[PortRow, ...] | None = None
     namespaces: tuple[Namespace, ...] = ()
+    # CLOCK_BOOTTIME in seconds when the tick began: never steps, and goes on while the host is suspended.
+    since_boot: float = 0.0
+    degradation: Degradation = Degradation.NONE

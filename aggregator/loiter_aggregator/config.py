@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from loiter.limits import DEFAULT_SERVER
-from loiter.settings import address, boolean, duration, matching, one_of, path, setting
+from loiter.settings import address, boolean, duration, integer, matching, one_of, path, setting
 
 DEFAULT_FILE: Final = Path("/etc/loiter/aggregator.toml")
 
@@ -23,11 +23,42 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """Table `tls`: what the aggregator shows of itself, and which agents it trusts. PEM files, read when they change."""
+
+    certificate: Path | None = setting(None, path, "certificate of the aggregator, with its chain")
+    key: Path | None = setting(None, path, "private key of that certificate")
+    client_ca: Path | None = setting(
+        None, path, "certificates of the authorities that agents are trusted by; then `listen` asks for a certificate"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """Table `limits`: what one host may take of the aggregator, and all of them together."""
+
+    streams: int = setting(50_000, integer(1, 1_000_000), "how many agents may be connected")
+    reports_per_second: int = setting(
+        50, integer(1, 100_000), "how many reports a second are read from one host; more have to wait"
+    )
+    identities_per_hour: int = setting(
+        2_000, integer(10, 10_000_000), "how many names of processes one host may add in an hour; more are one name"
+    )
+    query_seconds: float = setting(30.0, duration(1, 3_600), "how long a question may take")
+
+
+@dataclass(frozen=True, slots=True)
 class AggregatorSettings:
     """All settings of the aggregator."""
 
     listen: str = setting(DEFAULT_SERVER, address, "where agents and readers connect")
+    listen_readers: str | None = setting(
+        None, address, "where readers connect besides, without a client certificate; agents can not report there"
+    )
     data_dir: Path = setting(Path("/var/lib/loiter"), path, "where the store is kept")
-    insecure: bool = setting(False, boolean, "allow listening without encryption on an address off this machine")
+    tokens: Path | None = setting(None, path, "file of the tokens; tokens.json in the data folder if not set")
+    insecure: bool = setting(False, boolean, "listen without encryption, or without asking who it is, off this machine")
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
     store: StoreSettings = field(default_factory=StoreSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)

@@ -26,6 +26,9 @@ STUCK_AFTER_SECONDS: Final = 60.0
 MIN_INTERVAL_SECONDS: Final = 0.5
 MAX_INTERVAL_SECONDS: Final = 3_600.0
 
+# A clock that is off by less may be the network's doing.
+TOLERATED_SKEW_SECONDS: Final = 5.0
+
 MAX_WINDOW_SECONDS: Final = 366 * 86_400.0
 MAX_RANKING_ROWS: Final = 10_000
 

@@ -252,6 +252,38 @@ def duration(minimum_seconds: float, maximum_seconds: float) -> Reader:
     return read
 
 
+_UNITS: Final = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
+
+
+def size(minimum_bytes: int, maximum_bytes: int) -> Reader:
+    """Makes a reader of sizes such as 64MB in a range; the value is in bytes."""
+
+    def read(value: object) -> int:
+        match = re.fullmatch(r"([0-9]{1,9})(KB|MB|GB)", value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f"{value!r} is not a size such as 64MB")
+        found = int(match[1]) * _UNITS[match[2]]
+        if not minimum_bytes <= found <= maximum_bytes:
+            raise ValueError(f"{value!r} is not between {minimum_bytes:,} and {maximum_bytes:,} bytes")
+        return found
+
+    return read
+
+
+def percentage(minimum: float, maximum: float) -> Reader:
+    """Makes a reader of percentages such as 2% in a range; the value is a share, 0.02."""
+
+    def read(value: object) -> float:
+        match = re.fullmatch(r"([0-9]{1,4}(?:\.[0-9]{1,3})?)%", value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f"{value!r} is not a percentage such as 2%")
+        if not minimum <= float(match[1]) <= maximum:
+            raise ValueError(f"{value!r} is not between {minimum:g}% and {maximum:g}%")
+        return float(match[1]) / 100
+
+    return read
+
+
 def path(value: object) -> Path:
     """Reads a path."""
     if isinstance(value, Path):

@@ -12,7 +12,7 @@ from typing import Final
 
 from loiter.v1 import sample_pb2 as pb
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 TCP_STATES: Final = tuple(field.name for field in pb.TcpStateCounts.DESCRIPTOR.fields)
 
@@ -55,6 +55,23 @@ HOST_SAMPLE: Final = {
     "cause": ("UTINYINT", "u1"),
     "stuck": ("UBIGINT", "u8"),
     "ports_share": ("DOUBLE", "f8"),
+    # What names the report for all time, together with the host.
+    "spool_epoch": ("UBIGINT", "u8"),
+    "sequence": ("UBIGINT", "u8"),
+    "degradation": ("UTINYINT", "u1"),
+}
+
+# Samples that were taken and will never come: sequences from the first to the last. `first_sequence` is NULL where it is
+# not known how many there were.
+LOST_SAMPLE: Final = {
+    "host_key": ("UBIGINT", "u8"),
+    "spool_epoch": ("UBIGINT", "u8"),
+    "first_sequence": ("UBIGINT", "u8"),
+    "last_sequence": ("UBIGINT", "u8"),
+    "first_ts": ("BIGINT", "i8"),
+    "last_ts": ("BIGINT", "i8"),
+    "received": ("BIGINT", "i8"),
+    "reason": ("UTINYINT", "u1"),
 }
 
 PROCESS_SAMPLE: Final = {
@@ -88,10 +105,13 @@ CREATE: Final = (
     f"INSERT INTO store_version VALUES ({VERSION})",
     _table("host_sample", HOST_SAMPLE),
     _table("process_sample", PROCESS_SAMPLE),
+    _table("lost_sample", LOST_SAMPLE),
     # What a process is called; one row serves every process that is called the same.
     "CREATE TABLE identity (identity_key UBIGINT PRIMARY KEY, name VARCHAR, app VARCHAR, user_name VARCHAR)",
     "CREATE TABLE host (host_key UBIGINT PRIMARY KEY, host_id VARCHAR, hostname VARCHAR, boot_id VARCHAR, "
-    "agent_version VARCHAR, kernel_release VARCHAR, interval_ms BIGINT, last_seen BIGINT)",
+    "agent_version VARCHAR, kernel_release VARCHAR, interval_ms BIGINT, last_seen BIGINT, "
+    # The name in the certificate that the host id belongs to; NULL where no certificate was asked for.
+    "certificate_name VARCHAR)",
     "CREATE TABLE host_label (host_key UBIGINT, name VARCHAR, value VARCHAR)",
     # The latest sample of each host as it came: all that is asked of the present, and not of the past.
     "CREATE TABLE host_latest (host_key UBIGINT PRIMARY KEY, ts BIGINT, sample BLOB)",

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from loiter.v1 import ingest_service_pb2 as _ingest_service_pb2
 from loiter.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
 import sys
@@ -280,6 +281,9 @@ class GetHostResponse(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     LATEST_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_FIELD_NUMBER: _builtins.int
+    LOST_SAMPLES_FIELD_NUMBER: _builtins.int
+    LATEST_AGENT_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def host(self) -> _sample_pb2.Host:
         """The host."""
@@ -304,6 +308,20 @@ class GetHostResponse(_message.Message):
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessRank]:
         """Its processes, worst first."""
 
+    @_builtins.property
+    def clock_skew(self) -> _duration_pb2.Duration:
+        """How far the host's clock was behind the aggregator's at its latest sample; negative where it was ahead. Zero where
+        the difference may be the network's.
+        """
+
+    @_builtins.property
+    def lost_samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostSamples]:
+        """Samples of the window that are lost, latest first; at most 100."""
+
+    @_builtins.property
+    def latest_agent_time(self) -> _timestamp_pb2.Timestamp:
+        """The host's latest sample as its own clock has it."""
+
     def __init__(
         self,
         *,
@@ -313,10 +331,13 @@ class GetHostResponse(_message.Message):
         interval: _duration_pb2.Duration | None = ...,
         latest: _sample_pb2.Sample | None = ...,
         processes: _abc.Iterable[Global___ProcessRank] | None = ...,
+        clock_skew: _duration_pb2.Duration | None = ...,
+        lost_samples: _abc.Iterable[Global___LostSamples] | None = ...,
+        latest_agent_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "interval", b"interval", "last_report_time", b"last_report_time", "latest", b"latest", "rank", b"rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "host", b"host", "interval", b"interval", "last_report_time", b"last_report_time", "latest", b"latest", "latest_agent_time", b"latest_agent_time", "rank", b"rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "interval", b"interval", "last_report_time", b"last_report_time", "latest", b"latest", "processes", b"processes", "rank", b"rank"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "host", b"host", "interval", b"interval", "last_report_time", b"last_report_time", "latest", b"latest", "latest_agent_time", b"latest_agent_time", "lost_samples", b"lost_samples", "processes", b"processes", "rank", b"rank"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,6 +539,10 @@ class GetFleetResponse(_message.Message):
     CLOSE_WAIT_TREND_FIELD_NUMBER: _builtins.int
     TIME_WAIT_TREND_FIELD_NUMBER: _builtins.int
     AGGREGATOR_FIELD_NUMBER: _builtins.int
+    LOSING_HOSTS_FIELD_NUMBER: _builtins.int
+    SKEWED_HOSTS_FIELD_NUMBER: _builtins.int
+    DEGRADED_HOSTS_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tcp_states(self) -> _sample_pb2.TcpStateCounts:
         """The latest counts of the reporting hosts, added up. A state that a host could not count is left out of the sum."""
@@ -542,6 +567,22 @@ class GetFleetResponse(_message.Message):
     def aggregator(self) -> Global___AggregatorStatus:
         """The aggregator that answers."""
 
+    @_builtins.property
+    def losing_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostNotice]:
+        """Hosts that lost samples in the window, most first; at most 1,000."""
+
+    @_builtins.property
+    def skewed_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostNotice]:
+        """Reporting hosts whose clocks are off, most first; at most 1,000."""
+
+    @_builtins.property
+    def degraded_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostNotice]:
+        """Reporting hosts whose agents leave something out to keep within their budget; at most 1,000."""
+
+    @_builtins.property
+    def conflicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostConflict]:
+        """Machines that claim the host id of another, latest first; at most 1,000."""
+
     def __init__(
         self,
         *,
@@ -551,14 +592,150 @@ class GetFleetResponse(_message.Message):
         close_wait_trend: _abc.Iterable[Global___TrendPoint] | None = ...,
         time_wait_trend: _abc.Iterable[Global___TrendPoint] | None = ...,
         aggregator: Global___AggregatorStatus | None = ...,
+        losing_hosts: _abc.Iterable[Global___HostNotice] | None = ...,
+        skewed_hosts: _abc.Iterable[Global___HostNotice] | None = ...,
+        degraded_hosts: _abc.Iterable[Global___HostNotice] | None = ...,
+        conflicts: _abc.Iterable[Global___HostConflict] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "coverage", b"coverage", "tcp_states", b"tcp_states"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "close_wait_trend", b"close_wait_trend", "coverage", b"coverage", "silent_hosts", b"silent_hosts", "tcp_states", b"tcp_states", "time_wait_trend", b"time_wait_trend"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregator", b"aggregator", "close_wait_trend", b"close_wait_trend", "conflicts", b"conflicts", "coverage", b"coverage", "degraded_hosts", b"degraded_hosts", "losing_hosts", b"losing_hosts", "silent_hosts", b"silent_hosts", "skewed_hosts", b"skewed_hosts", "tcp_states", b"tcp_states", "time_wait_trend", b"time_wait_trend"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetFleetResponse: _TypeAlias = GetFleetResponse  # noqa: Y015
+
+@_typing.final
+class LostSamples(_message.Message):
+    """Represents samples of one host that were taken and are not in the store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RECEIVED_TIME_FIELD_NUMBER: _builtins.int
+    samples: _builtins.int
+    """How many; absent where that is not known."""
+    reason: _ingest_service_pb2.LossReason.ValueType
+    """Why."""
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first of them was taken; absent where that is not known."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them was taken; absent where that is not known."""
+
+    @_builtins.property
+    def received_time(self) -> _timestamp_pb2.Timestamp:
+        """When the aggregator heard of it."""
+
+    def __init__(
+        self,
+        *,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+        samples: _builtins.int | None = ...,
+        reason: _ingest_service_pb2.LossReason.ValueType = ...,
+        received_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_samples", b"_samples", "first_time", b"first_time", "last_time", b"last_time", "received_time", b"received_time", "samples", b"samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_samples", b"_samples", "first_time", b"first_time", "last_time", b"last_time", "reason", b"reason", "received_time", b"received_time", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__samples: _TypeAlias = _typing.Literal["samples"]  # noqa: Y015
+    _WhichOneofArgType__samples: _TypeAlias = _typing.Literal["_samples", b"_samples"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__samples) -> _WhichOneofReturnType__samples | None: ...
+
+Global___LostSamples: _TypeAlias = LostSamples  # noqa: Y015
+
+@_typing.final
+class HostNotice(_message.Message):
+    """Represents something that people should know of a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    LOST_SAMPLES_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_FIELD_NUMBER: _builtins.int
+    DEGRADATION_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """The host id."""
+    hostname: _builtins.str
+    """The host's name."""
+    lost_samples: _builtins.int
+    """Of a host that loses samples: how many; absent where that is not known of any."""
+    degradation: _sample_pb2.Degradation.ValueType
+    """Of a host that leaves something out: what."""
+    @_builtins.property
+    def clock_skew(self) -> _duration_pb2.Duration:
+        """Of a host whose clock is off: by how much it is behind the aggregator's."""
+
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        lost_samples: _builtins.int | None = ...,
+        clock_skew: _duration_pb2.Duration | None = ...,
+        degradation: _sample_pb2.Degradation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lost_samples", b"_lost_samples", "clock_skew", b"clock_skew", "lost_samples", b"lost_samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lost_samples", b"_lost_samples", "clock_skew", b"clock_skew", "degradation", b"degradation", "host_id", b"host_id", "hostname", b"hostname", "lost_samples", b"lost_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__lost_samples: _TypeAlias = _typing.Literal["lost_samples"]  # noqa: Y015
+    _WhichOneofArgType__lost_samples: _TypeAlias = _typing.Literal["_lost_samples", b"_lost_samples"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lost_samples) -> _WhichOneofReturnType__lost_samples | None: ...
+
+Global___HostNotice: _TypeAlias = HostNotice  # noqa: Y015
+
+@_typing.final
+class HostConflict(_message.Message):
+    """Represents two machines with one host id, as those made from one image have. Only the first is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    REFUSED_HOSTNAME_FIELD_NUMBER: _builtins.int
+    REFUSED_PEER_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    host_id: _builtins.str
+    """The host id."""
+    hostname: _builtins.str
+    """The name of the machine whose reports are stored."""
+    peer: _builtins.str
+    """Where it connects from."""
+    refused_hostname: _builtins.str
+    """The name of the machine that is refused."""
+    refused_peer: _builtins.str
+    """Where that connects from."""
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was refused last."""
+
+    def __init__(
+        self,
+        *,
+        host_id: _builtins.str = ...,
+        hostname: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        refused_hostname: _builtins.str = ...,
+        refused_peer: _builtins.str = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_id", b"host_id", "hostname", b"hostname", "last_time", b"last_time", "peer", b"peer", "refused_hostname", b"refused_hostname", "refused_peer", b"refused_peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostConflict: _TypeAlias = HostConflict  # noqa: Y015
 
 @_typing.final
 class RankingQuery(_message.Message):
@@ -1154,6 +1331,9 @@ class FleetCoverage(_message.Message):
     HOSTS_UNKNOWN_FIELD_NUMBER: _builtins.int
     CLOSE_WAIT_UNCHARGED_FIELD_NUMBER: _builtins.int
     NAMESPACES_BY_PROCFS_FIELD_NUMBER: _builtins.int
+    HOSTS_DEGRADED_FIELD_NUMBER: _builtins.int
+    HOSTS_SKEWED_FIELD_NUMBER: _builtins.int
+    HOSTS_LOSING_FIELD_NUMBER: _builtins.int
     hosts: _builtins.int
     """Hosts that ever delivered a report and match the labels."""
     hosts_reporting: _builtins.int
@@ -1176,6 +1356,12 @@ class FleetCoverage(_message.Message):
     """Over the reporting hosts: sockets in CLOSE_WAIT that no process is charged with."""
     namespaces_by_procfs: _builtins.int
     """Over the reporting hosts: network namespaces whose sockets were read from /proc/PID/net/tcp of a process."""
+    hosts_degraded: _builtins.int
+    """Reporting hosts whose agents leave something out to keep within their budget."""
+    hosts_skewed: _builtins.int
+    """Reporting hosts whose clocks are off."""
+    hosts_losing: _builtins.int
+    """Hosts that lost samples within the last hour."""
     def __init__(
         self,
         *,
@@ -1189,10 +1375,13 @@ class FleetCoverage(_message.Message):
         hosts_unknown: _builtins.int = ...,
         close_wait_uncharged: _builtins.int | None = ...,
         namespaces_by_procfs: _builtins.int | None = ...,
+        hosts_degraded: _builtins.int = ...,
+        hosts_skewed: _builtins.int = ...,
+        hosts_losing: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "hosts", b"hosts", "hosts_reporting", b"hosts_reporting", "hosts_silent", b"hosts_silent", "hosts_unknown", b"hosts_unknown", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged", "_namespaces_by_procfs", b"_namespaces_by_procfs", "_namespaces_unread", b"_namespaces_unread", "_processes_unreadable", b"_processes_unreadable", "_sockets_attributed", b"_sockets_attributed", "_sockets_unattributed", b"_sockets_unattributed", "close_wait_uncharged", b"close_wait_uncharged", "hosts", b"hosts", "hosts_degraded", b"hosts_degraded", "hosts_losing", b"hosts_losing", "hosts_reporting", b"hosts_reporting", "hosts_silent", b"hosts_silent", "hosts_skewed", b"hosts_skewed", "hosts_unknown", b"hosts_unknown", "namespaces_by_procfs", b"namespaces_by_procfs", "namespaces_unread", b"namespaces_unread", "processes_unreadable", b"processes_unreadable", "sockets_attributed", b"sockets_attributed", "sockets_unattributed", b"sockets_unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__close_wait_uncharged: _TypeAlias = _typing.Literal["close_wait_uncharged"]  # noqa: Y015
     _WhichOneofArgType__close_wait_uncharged: _TypeAlias = _typing.Literal["_close_wait_uncharged", b"_close_wait_uncharged"]  # noqa: Y015
@@ -1265,6 +1454,10 @@ class AggregatorStatus(_message.Message):
     REPORTS_DUPLICATE_FIELD_NUMBER: _builtins.int
     REPORTS_REJECTED_FIELD_NUMBER: _builtins.int
     COMMITS_FAILED_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    STREAMS_OVERLOADED_FIELD_NUMBER: _builtins.int
+    CALLS_REFUSED_FIELD_NUMBER: _builtins.int
+    SAMPLES_LOST_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Its version."""
     reports_stored: _builtins.int
@@ -1275,6 +1468,14 @@ class AggregatorStatus(_message.Message):
     """Messages that broke a rule."""
     commits_failed: _builtins.int
     """Commits that failed. Their reports were kept for the next."""
+    streams: _builtins.int
+    """Streams that are open."""
+    streams_overloaded: _builtins.int
+    """Streams that were turned away since there was too much to do."""
+    calls_refused: _builtins.int
+    """Calls that were refused since nobody vouched for the caller, or not for what was asked."""
+    samples_lost: _builtins.int
+    """Samples that are known to be lost."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it started."""
@@ -1288,10 +1489,14 @@ class AggregatorStatus(_message.Message):
         reports_duplicate: _builtins.int = ...,
         reports_rejected: _builtins.int = ...,
         commits_failed: _builtins.int = ...,
+        streams: _builtins.int = ...,
+        streams_overloaded: _builtins.int = ...,
+        calls_refused: _builtins.int = ...,
+        samples_lost: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["commits_failed", b"commits_failed", "reports_duplicate", b"reports_duplicate", "reports_rejected", b"reports_rejected", "reports_stored", b"reports_stored", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_refused", b"calls_refused", "commits_failed", b"commits_failed", "reports_duplicate", b"reports_duplicate", "reports_rejected", b"reports_rejected", "reports_stored", b"reports_stored", "samples_lost", b"samples_lost", "start_time", b"start_time", "streams", b"streams", "streams_overloaded", b"streams_overloaded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,10 +3,13 @@
 isort:skip_file
 How agents deliver their samples."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from loiter.v1 import sample_pb2 as _sample_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +22,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LossReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LossReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOSS_REASON_UNSPECIFIED: _LossReason.ValueType  # 0
+    """Not said: the aggregator found that they are missing."""
+    LOSS_REASON_SPOOL_FULL: _LossReason.ValueType  # 1
+    """The spool was full, and they were the oldest."""
+    LOSS_REASON_TOO_OLD: _LossReason.ValueType  # 2
+    """No aggregator took them for as long as the spool keeps them."""
+    LOSS_REASON_SPOOL_CORRUPT: _LossReason.ValueType  # 3
+    """The file of the spool could not be read any more."""
+    LOSS_REASON_REJECTED: _LossReason.ValueType  # 4
+    """The aggregator rejected them."""
+
+class LossReason(_LossReason, metaclass=_LossReasonEnumTypeWrapper):
+    """Why samples were lost."""
+
+LOSS_REASON_UNSPECIFIED: LossReason.ValueType  # 0
+"""Not said: the aggregator found that they are missing."""
+LOSS_REASON_SPOOL_FULL: LossReason.ValueType  # 1
+"""The spool was full, and they were the oldest."""
+LOSS_REASON_TOO_OLD: LossReason.ValueType  # 2
+"""No aggregator took them for as long as the spool keeps them."""
+LOSS_REASON_SPOOL_CORRUPT: LossReason.ValueType  # 3
+"""The file of the spool could not be read any more."""
+LOSS_REASON_REJECTED: LossReason.ValueType  # 4
+"""The aggregator rejected them."""
+Global___LossReason: _TypeAlias = LossReason  # noqa: Y015
+
 @_typing.final
 class StreamReportsRequest(_message.Message):
     """Represents one message of an agent."""
@@ -27,6 +62,7 @@ class StreamReportsRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    SENT_SINCE_BOOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """Opens the stream; sent once, first."""
@@ -35,15 +71,22 @@ class StreamReportsRequest(_message.Message):
     def report(self) -> Global___Report:
         """One tick."""
 
+    @_builtins.property
+    def sent_since_boot(self) -> _duration_pb2.Duration:
+        """The agent's clock since the boot, suspension included (CLOCK_BOOTTIME, clock_gettime(2)), as it sends this message.
+        It never steps, so it tells how long ago a report was taken whatever became of the agent's clock meanwhile.
+        """
+
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         report: Global___Report | None = ...,
+        sent_since_boot: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request", "sent_since_boot", b"sent_since_boot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request", "sent_since_boot", b"sent_since_boot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["hello", "report"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
@@ -98,6 +141,12 @@ class Hello(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
     AGENT_TIME_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    instance: _builtins.int
+    """A number that this run of the agent drew: with it, a host that connects again is told from another machine that has
+    the same host id.
+    """
     @_builtins.property
     def host(self) -> _sample_pb2.Host:
         """The host that the agent reports for."""
@@ -110,20 +159,54 @@ class Hello(_message.Message):
     def agent_time(self) -> _timestamp_pb2.Timestamp:
         """The agent's clock as it sends this message."""
 
+    @_builtins.property
+    def settled(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpoolPosition]:
+        """Up to where the epochs that reports may come from are settled, be it with another aggregator: what is missing
+        before is not lost.
+        """
+
     def __init__(
         self,
         *,
         host: _sample_pb2.Host | None = ...,
         interval: _duration_pb2.Duration | None = ...,
         agent_time: _timestamp_pb2.Timestamp | None = ...,
+        instance: _builtins.int = ...,
+        settled: _abc.Iterable[Global___SpoolPosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_time", b"agent_time", "host", b"host", "interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_time", b"agent_time", "host", b"host", "interval", b"interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_time", b"agent_time", "host", b"host", "instance", b"instance", "interval", b"interval", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class SpoolPosition(_message.Message):
+    """Represents a place in an epoch of a spool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOL_EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    spool_epoch: _builtins.int
+    """The epoch."""
+    sequence: _builtins.int
+    """Every report up to this one was acknowledged, rejected or counted as lost."""
+    def __init__(
+        self,
+        *,
+        spool_epoch: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "spool_epoch", b"spool_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpoolPosition: _TypeAlias = SpoolPosition  # noqa: Y015
 
 @_typing.final
 class HelloAck(_message.Message):
@@ -151,7 +234,9 @@ Global___HelloAck: _TypeAlias = HelloAck  # noqa: Y015
 
 @_typing.final
 class Report(_message.Message):
-    """Represents one sample on its way to the store. (host_id, boot_id, spool_epoch, sequence) names it for all time."""
+    """Represents one sample on its way to the store, or the loss of samples. (host_id, boot_id, spool_epoch, sequence) names
+    it for all time.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,17 +245,29 @@ class Report(_message.Message):
     SPOOL_EPOCH_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    TAKEN_SINCE_BOOT_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """The host it was taken on; the same as in the hello."""
     boot_id: _builtins.str
     """The boot it was taken in, which after a reboot is not the one in the hello."""
     spool_epoch: _builtins.int
-    """A number that is new whenever the agent's spool starts afresh, so that its sequence may start again at 1."""
+    """A number that is new whenever the agent starts, and whenever it connects with many reports waiting. The reports of an
+    epoch come in order; those of two epochs of one host may come side by side, so that new ones need not wait for old.
+    """
     sequence: _builtins.int
     """Counts the reports of an epoch from 1, in the order in which they were taken."""
     @_builtins.property
     def sample(self) -> _sample_pb2.Sample:
         """The sample."""
+
+    @_builtins.property
+    def loss(self) -> Global___Loss:
+        """The samples from `loss.first_sequence` to `sequence` are lost."""
+
+    @_builtins.property
+    def taken_since_boot(self) -> _duration_pb2.Duration:
+        """The agent's clock since the boot in which the sample was taken, when its tick began (CLOCK_BOOTTIME)."""
 
     def __init__(
         self,
@@ -180,14 +277,56 @@ class Report(_message.Message):
         spool_epoch: _builtins.int = ...,
         sequence: _builtins.int = ...,
         sample: _sample_pb2.Sample | None = ...,
+        loss: Global___Loss | None = ...,
+        taken_since_boot: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "loss", b"loss", "sample", b"sample", "taken_since_boot", b"taken_since_boot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "host_id", b"host_id", "sample", b"sample", "sequence", b"sequence", "spool_epoch", b"spool_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "content", b"content", "host_id", b"host_id", "loss", b"loss", "sample", b"sample", "sequence", b"sequence", "spool_epoch", b"spool_epoch", "taken_since_boot", b"taken_since_boot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["sample", "loss"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class Loss(_message.Message):
+    """Represents samples that were taken and will never come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    FIRST_SAMPLE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_SAMPLE_TIME_FIELD_NUMBER: _builtins.int
+    reason: Global___LossReason.ValueType
+    """Why."""
+    first_sequence: _builtins.int
+    """The first of them. 0 where it is not known how many there were; then `sequence` of the report stands for no sample."""
+    @_builtins.property
+    def first_sample_time(self) -> _timestamp_pb2.Timestamp:
+        """The agent's clock at the first of them, where that is known."""
+
+    @_builtins.property
+    def last_sample_time(self) -> _timestamp_pb2.Timestamp:
+        """The agent's clock at the last of them, where that is known."""
+
+    def __init__(
+        self,
+        *,
+        reason: Global___LossReason.ValueType = ...,
+        first_sequence: _builtins.int = ...,
+        first_sample_time: _timestamp_pb2.Timestamp | None = ...,
+        last_sample_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_sample_time", b"first_sample_time", "last_sample_time", b"last_sample_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_sample_time", b"first_sample_time", "first_sequence", b"first_sequence", "last_sample_time", b"last_sample_time", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Report: _TypeAlias = Report  # noqa: Y015
+Global___Loss: _TypeAlias = Loss  # noqa: Y015
 
 @_typing.final
 class ReportAck(_message.Message):

@@ -42,8 +42,12 @@ class IngestServiceStub:
     A report that can not be accepted is answered by a rejection on the stream, which goes on: it must not be sent
     again. The stream itself ends with
       INVALID_ARGUMENT    when it does not open with a valid hello;
-      UNAVAILABLE         when the aggregator is stopping: connect again later;
-      RESOURCE_EXHAUSTED  when a message is larger than the limit.
+      UNAUTHENTICATED     when nobody vouches for the agent: its token is missing, unknown, expired or revoked;
+      PERMISSION_DENIED   when what it shows does not allow ingest, or not for the host that it names;
+      ALREADY_EXISTS      when another machine that is alive reports under the same host id;
+      UNAVAILABLE         when the aggregator is stopping: connect again later, or to another one;
+      RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
+                          google.rpc.RetryInfo in the status details says after what time to connect again.
     """
 
 @_typing.type_check_only
@@ -60,8 +64,12 @@ class IngestServiceAsyncStub(IngestServiceStub):
     A report that can not be accepted is answered by a rejection on the stream, which goes on: it must not be sent
     again. The stream itself ends with
       INVALID_ARGUMENT    when it does not open with a valid hello;
-      UNAVAILABLE         when the aggregator is stopping: connect again later;
-      RESOURCE_EXHAUSTED  when a message is larger than the limit.
+      UNAUTHENTICATED     when nobody vouches for the agent: its token is missing, unknown, expired or revoked;
+      PERMISSION_DENIED   when what it shows does not allow ingest, or not for the host that it names;
+      ALREADY_EXISTS      when another machine that is alive reports under the same host id;
+      UNAVAILABLE         when the aggregator is stopping: connect again later, or to another one;
+      RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
+                          google.rpc.RetryInfo in the status details says after what time to connect again.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -81,8 +89,12 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         A report that can not be accepted is answered by a rejection on the stream, which goes on: it must not be sent
         again. The stream itself ends with
           INVALID_ARGUMENT    when it does not open with a valid hello;
-          UNAVAILABLE         when the aggregator is stopping: connect again later;
-          RESOURCE_EXHAUSTED  when a message is larger than the limit.
+          UNAUTHENTICATED     when nobody vouches for the agent: its token is missing, unknown, expired or revoked;
+          PERMISSION_DENIED   when what it shows does not allow ingest, or not for the host that it names;
+          ALREADY_EXISTS      when another machine that is alive reports under the same host id;
+          UNAVAILABLE         when the aggregator is stopping: connect again later, or to another one;
+          RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
+                              google.rpc.RetryInfo in the status details says after what time to connect again.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

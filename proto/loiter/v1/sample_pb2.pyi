@@ -9,6 +9,7 @@ A count that could not be read is absent, never zero: counts are `optional`, and
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -23,6 +24,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Degradation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DegradationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degradation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEGRADATION_UNSPECIFIED: _Degradation.ValueType  # 0
+    """Nothing."""
+    DEGRADATION_HALF_AS_OFTEN: _Degradation.ValueType  # 1
+    """Every second tick."""
+    DEGRADATION_QUARTER_AS_OFTEN: _Degradation.ValueType  # 2
+    """Three of four ticks."""
+    DEGRADATION_NO_DETAIL: _Degradation.ValueType  # 3
+    """Ages, causes, peers and evidence of CLOSE_WAIT sockets, and owners of TIME_WAIT sockets."""
+    DEGRADATION_COUNTS_ONLY: _Degradation.ValueType  # 4
+    """Processes: only what is counted over the whole host is left."""
+
+class Degradation(_Degradation, metaclass=_DegradationEnumTypeWrapper):
+    """What an agent over its CPU budget leaves out. Each step includes those before it."""
+
+DEGRADATION_UNSPECIFIED: Degradation.ValueType  # 0
+"""Nothing."""
+DEGRADATION_HALF_AS_OFTEN: Degradation.ValueType  # 1
+"""Every second tick."""
+DEGRADATION_QUARTER_AS_OFTEN: Degradation.ValueType  # 2
+"""Three of four ticks."""
+DEGRADATION_NO_DETAIL: Degradation.ValueType  # 3
+"""Ages, causes, peers and evidence of CLOSE_WAIT sockets, and owners of TIME_WAIT sockets."""
+DEGRADATION_COUNTS_ONLY: Degradation.ValueType  # 4
+"""Processes: only what is counted over the whole host is left."""
+Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
 
 class _Sampler:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -213,8 +246,13 @@ class Sample(_message.Message):
     TIME_WAIT_LIMITS_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     NAMESPACES_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    DEGRADATION_FIELD_NUMBER: _builtins.int
+    SPOOL_FIELD_NUMBER: _builtins.int
     sampler: Global___Sampler.ValueType
     """How the sockets were read."""
+    degradation: Global___Degradation.ValueType
+    """What of the full sample was left out to keep within the budget."""
     @_builtins.property
     def sample_time(self) -> _timestamp_pb2.Timestamp:
         """The agent's clock when the tick began."""
@@ -263,6 +301,14 @@ class Sample(_message.Message):
     def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkNamespace]:
         """The network namespaces that were found."""
 
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """The time until the next tick, which over its budget the agent stretches."""
+
+    @_builtins.property
+    def spool(self) -> Global___SpoolStatus:
+        """What waits for an aggregator on the host."""
+
     def __init__(
         self,
         *,
@@ -279,10 +325,13 @@ class Sample(_message.Message):
         time_wait_limits: Global___TimeWaitLimits | None = ...,
         ports: _abc.Iterable[Global___PortBudget] | None = ...,
         namespaces: _abc.Iterable[Global___NetworkNamespace] | None = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        degradation: Global___Degradation.ValueType = ...,
+        spool: Global___SpoolStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "other_processes", b"other_processes", "sample_time", b"sample_time", "tcp_states", b"tcp_states", "time_wait_limits", b"time_wait_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "interval", b"interval", "other_processes", b"other_processes", "sample_time", b"sample_time", "spool", b"spool", "tcp_states", b"tcp_states", "time_wait_limits", b"time_wait_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collectors", b"collectors", "cost", b"cost", "coverage", b"coverage", "host_fds", b"host_fds", "namespaces", b"namespaces", "other_processes", b"other_processes", "ports", b"ports", "processes", b"processes", "sample_time", b"sample_time", "sampler", b"sampler", "tcp_states", b"tcp_states", "time_wait", b"time_wait", "time_wait_limits", b"time_wait_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collectors", b"collectors", "cost", b"cost", "coverage", b"coverage", "degradation", b"degradation", "host_fds", b"host_fds", "interval", b"interval", "namespaces", b"namespaces", "other_processes", b"other_processes", "ports", b"ports", "processes", b"processes", "sample_time", b"sample_time", "sampler", b"sampler", "spool", b"spool", "tcp_states", b"tcp_states", "time_wait", b"time_wait", "time_wait_limits", b"time_wait_limits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1337,6 +1386,8 @@ class AgentCost(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     LATE_TICKS_FIELD_NUMBER: _builtins.int
     DROPPED_REPORTS_FIELD_NUMBER: _builtins.int
+    CPU_SHARE_FIELD_NUMBER: _builtins.int
+    CPU_BUDGET_FIELD_NUMBER: _builtins.int
     cpu_seconds: _builtins.float
     """CPU time of this tick."""
     wall_seconds: _builtins.float
@@ -1348,7 +1399,11 @@ class AgentCost(_message.Message):
     late_ticks: _builtins.int
     """Ticks since the agent started that did not run at their time."""
     dropped_reports: _builtins.int
-    """Reports since the agent started that were given up before they were acknowledged."""
+    """Reports since the spool was made that were given up before they were acknowledged."""
+    cpu_share: _builtins.float
+    """CPU time over time since the tick before, everything included: a share of one processor."""
+    cpu_budget: _builtins.float
+    """The share that the agent is to stay below."""
     def __init__(
         self,
         *,
@@ -1358,13 +1413,19 @@ class AgentCost(_message.Message):
         resident_bytes: _builtins.int | None = ...,
         late_ticks: _builtins.int | None = ...,
         dropped_reports: _builtins.int | None = ...,
+        cpu_share: _builtins.float | None = ...,
+        cpu_budget: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds", "_dropped_reports", b"_dropped_reports", "_late_ticks", b"_late_ticks", "_process_cpu_seconds", b"_process_cpu_seconds", "_resident_bytes", b"_resident_bytes", "_wall_seconds", b"_wall_seconds", "cpu_seconds", b"cpu_seconds", "dropped_reports", b"dropped_reports", "late_ticks", b"late_ticks", "process_cpu_seconds", b"process_cpu_seconds", "resident_bytes", b"resident_bytes", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_budget", b"_cpu_budget", "_cpu_seconds", b"_cpu_seconds", "_cpu_share", b"_cpu_share", "_dropped_reports", b"_dropped_reports", "_late_ticks", b"_late_ticks", "_process_cpu_seconds", b"_process_cpu_seconds", "_resident_bytes", b"_resident_bytes", "_wall_seconds", b"_wall_seconds", "cpu_budget", b"cpu_budget", "cpu_seconds", b"cpu_seconds", "cpu_share", b"cpu_share", "dropped_reports", b"dropped_reports", "late_ticks", b"late_ticks", "process_cpu_seconds", b"process_cpu_seconds", "resident_bytes", b"resident_bytes", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds", "_dropped_reports", b"_dropped_reports", "_late_ticks", b"_late_ticks", "_process_cpu_seconds", b"_process_cpu_seconds", "_resident_bytes", b"_resident_bytes", "_wall_seconds", b"_wall_seconds", "cpu_seconds", b"cpu_seconds", "dropped_reports", b"dropped_reports", "late_ticks", b"late_ticks", "process_cpu_seconds", b"process_cpu_seconds", "resident_bytes", b"resident_bytes", "wall_seconds", b"wall_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_budget", b"_cpu_budget", "_cpu_seconds", b"_cpu_seconds", "_cpu_share", b"_cpu_share", "_dropped_reports", b"_dropped_reports", "_late_ticks", b"_late_ticks", "_process_cpu_seconds", b"_process_cpu_seconds", "_resident_bytes", b"_resident_bytes", "_wall_seconds", b"_wall_seconds", "cpu_budget", b"cpu_budget", "cpu_seconds", b"cpu_seconds", "cpu_share", b"cpu_share", "dropped_reports", b"dropped_reports", "late_ticks", b"late_ticks", "process_cpu_seconds", b"process_cpu_seconds", "resident_bytes", b"resident_bytes", "wall_seconds", b"wall_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_budget: _TypeAlias = _typing.Literal["cpu_budget"]  # noqa: Y015
+    _WhichOneofArgType__cpu_budget: _TypeAlias = _typing.Literal["_cpu_budget", b"_cpu_budget"]  # noqa: Y015
     _WhichOneofReturnType__cpu_seconds: _TypeAlias = _typing.Literal["cpu_seconds"]  # noqa: Y015
     _WhichOneofArgType__cpu_seconds: _TypeAlias = _typing.Literal["_cpu_seconds", b"_cpu_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_share: _TypeAlias = _typing.Literal["cpu_share"]  # noqa: Y015
+    _WhichOneofArgType__cpu_share: _TypeAlias = _typing.Literal["_cpu_share", b"_cpu_share"]  # noqa: Y015
     _WhichOneofReturnType__dropped_reports: _TypeAlias = _typing.Literal["dropped_reports"]  # noqa: Y015
     _WhichOneofArgType__dropped_reports: _TypeAlias = _typing.Literal["_dropped_reports", b"_dropped_reports"]  # noqa: Y015
     _WhichOneofReturnType__late_ticks: _TypeAlias = _typing.Literal["late_ticks"]  # noqa: Y015
@@ -1376,7 +1437,11 @@ class AgentCost(_message.Message):
     _WhichOneofReturnType__wall_seconds: _TypeAlias = _typing.Literal["wall_seconds"]  # noqa: Y015
     _WhichOneofArgType__wall_seconds: _TypeAlias = _typing.Literal["_wall_seconds", b"_wall_seconds"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_budget) -> _WhichOneofReturnType__cpu_budget | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_seconds) -> _WhichOneofReturnType__cpu_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_share) -> _WhichOneofReturnType__cpu_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dropped_reports) -> _WhichOneofReturnType__dropped_reports | None: ...
     @_typing.overload
@@ -1389,6 +1454,36 @@ class AgentCost(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__wall_seconds) -> _WhichOneofReturnType__wall_seconds | None: ...
 
 Global___AgentCost: _TypeAlias = AgentCost  # noqa: Y015
+
+@_typing.final
+class SpoolStatus(_message.Message):
+    """Represents what an agent keeps until an aggregator has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_REPORTS_FIELD_NUMBER: _builtins.int
+    WAITING_BYTES_FIELD_NUMBER: _builtins.int
+    IN_MEMORY_FIELD_NUMBER: _builtins.int
+    waiting_reports: _builtins.int
+    """Reports that wait for their acknowledgement."""
+    waiting_bytes: _builtins.int
+    """Their size."""
+    in_memory: _builtins.bool
+    """They are kept in memory, since the disk does not take them: they are lost if the agent ends."""
+    def __init__(
+        self,
+        *,
+        waiting_reports: _builtins.int = ...,
+        waiting_bytes: _builtins.int = ...,
+        in_memory: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_memory", b"in_memory", "waiting_bytes", b"waiting_bytes", "waiting_reports", b"waiting_reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpoolStatus: _TypeAlias = SpoolStatus  # noqa: Y015
 
 @_typing.final
 class CollectorStatus(_message.Message):

@@ -1,0 +1,36 @@
+"""Who calls, and what that allows."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+class Right(Enum):
+    """What a caller may do. Neither includes the other."""
+
+    INGEST = "ingest"
+    READ = "read"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller.
+
+    `name` is for logs, such as `certificate web-1` or `token alice`. `hostnames` are the names in the certificate, in
+    lower case, and `host_ids` the host ids in it; both None where no certificate binds the caller to a host.
+    """
+
+    name: str
+    rights: frozenset[Right]
+    hostnames: frozenset[str] | None = None
+    host_ids: frozenset[str] | None = None
+
+
+# Where nobody has to show anything: on the loopback address, or with --insecure.
+ANYONE: Final = Principal("anyone", frozenset(Right))
+
+# The caller of the call that is being served.
+caller: ContextVar[Principal] = ContextVar("caller", default=ANYONE)
