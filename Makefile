@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCES := agent aggregator proto tests
 
-.PHONY: help setup run demo test check lint types proto proto-lint proto-current bench leaklab system-packages clean
+.PHONY: help setup run demo test check lint types proto proto-lint proto-current bench leaklab soak system-packages \
+        clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,10 @@ bench: $(READY) system-packages ## Measure what a tick costs, beside the alterna
 
 leaklab: $(READY) system-packages ## Score the verdicts against programs that misbehave in known ways
 	PYTHONPATH=tests $(BIN)/python -m leaklab.score
+
+soak: $(READY) system-packages ## Fuzz with a million inputs, and kill, cut and restart for hours
+	PYTHONPATH=tests $(BIN)/python -m fuzz.soak
+	SOAK=1 $(BIN)/python -m pytest -s tests/e2e/test_delivery.py tests/e2e/test_network_cut.py tests/e2e/test_reconnect.py
 
 system-packages:
 	@tests/system-packages.sh

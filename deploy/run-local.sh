@@ -34,7 +34,7 @@ for _ in $(seq 100); do
   kill -0 "$aggregator" 2>/dev/null || fail "the aggregator did not start:" "$data/aggregator.log"
   sleep 0.1
 done
-setsid loiter-agent run --config /dev/null --server "$address" --interval 2s --state-dir "$data/agent" >"$data/agent.log" 2>&1 &
+setsid loiter-agent run --config /dev/null --server "$address" --interval 2s --cpu-budget 10% --state-dir "$data/agent" >"$data/agent.log" 2>&1 &
 pids=($! "${pids[@]}") # the agent is to end first
 
 for _ in $(seq 100); do

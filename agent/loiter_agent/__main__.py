@@ -10,15 +10,15 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from loiter.addresses import is_loopback
 from loiter.settings import SettingsError, load
+from loiter.transport import SecurityFileError, read_certificates, read_key, read_token
 from loiter.version import version
 from loiter_agent.config import DEFAULT_FILE, AgentSettings
 from loiter_agent.host import HOST_ID_FILE, identify_host
+from loiter_agent.lean import leave_out_openssl, leave_out_plugins
 from loiter_agent.procfs import Procfs
 
 # grpc, protobuf and apscheduler are imported by `run` alone: `sample` is to start fast and stay small.
@@ -62,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--server", action="append", metavar="HOST:PORT", help="an aggregator; may be given again")
     run.add_argument("--interval", metavar="DURATION", help="time between two samples, such as 10s")
     run.add_argument("--state-dir", metavar="DIR", help="where the agent keeps its state")
-    run.add_argument("--insecure", action="store_true", default=None, help="allow plaintext off this machine")
+    run.add_argument("--ca", metavar="FILE", help="certificates of the authorities that aggregators are trusted by")
+    run.add_argument("--certificate", metavar="FILE", help="certificate of this host, with its chain")
+    run.add_argument("--key", metavar="FILE", help="private key of that certificate")
+    run.add_argument("--token-file", metavar="FILE", help="file with the token that allows to report")
+    run.add_argument("--insecure", action="store_true", default=None, help="report in plaintext, also off this machine")
+    run.add_argument("--cpu-budget", metavar="PERCENT", help="share of one processor to stay below, such as 2%%")
     run.add_argument("--hostname", metavar="NAME", help="report under this name")
     run.add_argument("--label", action="append", metavar="KEY=VALUE", help="a label; may be given again")
     run.set_defaults(command=_run)
@@ -101,17 +106,13 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    # gRPC brings its own TLS. asyncio and hashlib would load OpenSSL for nothing, 3.4 MB of memory on every host; both
-    # run without, as they do on a Python that was built without it.
-    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]  # None makes `import ssl` raise ImportError
-    # hashlib has SHA-256 of its own, by the first name before Python 3.12; some distributions leave it out.
-    if find_spec("_sha256") or find_spec("_sha2"):
-        sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
+    leave_out_openssl()
     import asyncio
 
     # Before grpc is imported: its C core would write to standard error what we report in our own words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from loiter_agent.service import Agent
+    with leave_out_plugins():
+        from loiter_agent.service import Agent
 
     def read_settings() -> AgentSettings:
         settings = _settings(
@@ -120,12 +121,17 @@ def _run(options: argparse.Namespace) -> None:
                 "server": options.server,
                 "interval": options.interval,
                 "state_dir": options.state_dir,
+                "tls.ca": options.ca,
+                "tls.certificate": options.certificate,
+                "tls.key": options.key,
+                "token_file": options.token_file,
                 "insecure": options.insecure,
+                "cpu_budget": options.cpu_budget,
                 "hostname": options.hostname,
                 "labels": options.label,
             },
         )
-        _check_plaintext(settings)
+        _check_files(settings)
         return settings
 
     settings = read_settings()
@@ -141,13 +147,24 @@ def _run(options: argparse.Namespace) -> None:
     asyncio.run(run())
 
 
-def _check_plaintext(settings: AgentSettings) -> None:
-    for server in settings.server:
-        if not (settings.insecure or is_loopback(server)):
-            raise SettingsError(
-                f"server {server} is off this machine, and traffic is not encrypted; "
-                "give --insecure, or set insecure = true, if the network is yours alone"
-            )
+def _check_files(settings: AgentSettings) -> None:
+    """Reads the files that show who somebody is, which is done anew for every connection. Raises SettingsError."""
+    tls = settings.tls
+    if (tls.certificate is None) != (tls.key is None):
+        given, missing = ("tls.key", "tls.certificate") if tls.certificate is None else ("tls.certificate", "tls.key")
+        raise SettingsError(f"{given} is of no use without {missing}: give both or neither")
+    files: tuple[tuple[str, Path | None, Callable[[Path], object]], ...] = (
+        ("tls.ca", tls.ca, read_certificates),
+        ("tls.certificate", tls.certificate, read_certificates),
+        ("tls.key", tls.key, read_key),
+        ("token_file", settings.token_file, read_token),
+    )
+    for name, file, read in files:
+        if file is not None:
+            try:
+                read(file)
+            except SecurityFileError as error:
+                raise SettingsError(f"{name}: {error}") from None
 
 
 def _settings(file: Path | None, flags: Mapping[str, object]) -> AgentSettings:

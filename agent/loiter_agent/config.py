@@ -57,9 +57,11 @@ class SpoolSettings:
 class TlsSettings:
     """Table `tls`: whom the agent trusts, and what it shows of itself. PEM files, read again for every connection."""
 
-    ca: Path | None = setting(None, path, "certificates of the authorities that aggregators are trusted by")
-    certificate: Path | None = setting(None, path, "certificate of this host, with its chain")
-    key: Path | None = setting(None, path, "private key of that certificate")
+    ca: Path | None = setting(
+        None, path, "certificates of the authorities that aggregators are trusted by", flag="--ca"
+    )
+    certificate: Path | None = setting(None, path, "certificate of this host, with its chain", flag="--certificate")
+    key: Path | None = setting(None, path, "private key of that certificate", flag="--key")
 
 
 @dataclass(frozen=True, slots=True)

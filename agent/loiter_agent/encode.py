@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from datetime import datetime
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from loiter.limits import MAX_NAMESPACES, MAX_PORT_BUDGETS, MAX_STRING_CHARS, MAX_TIME_WAIT_GROUPS
 from loiter.v1 import sample_pb2 as pb
-from loiter_agent.sample import Ages, Container, Evidence, HostIdentity, ProcessRow, Sample, TimeWaitRow
+from loiter_agent.sample import Ages, Container, Degradation, Evidence, HostIdentity, ProcessRow, Sample, TimeWaitRow
 
 _FOLDED_AT_ONCE: Final = 16
 
@@ -36,6 +37,28 @@ _OWNER_SOURCES: Final = {
     "destination": pb.OWNER_SOURCE_DESTINATION,
     "unattributed": pb.OWNER_SOURCE_UNATTRIBUTED,
 }
+_DEGRADATIONS: Final = {
+    Degradation.NONE: pb.DEGRADATION_UNSPECIFIED,
+    Degradation.HALF_AS_OFTEN: pb.DEGRADATION_HALF_AS_OFTEN,
+    Degradation.QUARTER_AS_OFTEN: pb.DEGRADATION_QUARTER_AS_OFTEN,
+    Degradation.NO_DETAIL: pb.DEGRADATION_NO_DETAIL,
+    Degradation.COUNTS_ONLY: pb.DEGRADATION_COUNTS_ONLY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """What the agent says of itself beside a sample: the fields of that name in sample.proto.
+
+    `interval` is the time until the next tick in seconds. `cpu_share` is None for the first tick.
+    """
+
+    interval: float
+    cpu_budget: float
+    cpu_share: float | None = None
+    late_ticks: int = 0
+    dropped_reports: int = 0
+    spool: pb.SpoolStatus | None = None
 
 
 def encode_host(host: HostIdentity, agent_version: str) -> pb.Host:
@@ -50,8 +73,10 @@ def encode_host(host: HostIdentity, agent_version: str) -> pb.Host:
     )
 
 
-def encode_sample(sample: Sample, late_ticks: int, dropped_reports: int) -> pb.Sample:
+def encode_sample(sample: Sample, agent: AgentStatus) -> pb.Sample:
     """Encodes a sample. None becomes an absent field."""
+    interval = Duration()
+    interval.FromTimedelta(timedelta(seconds=agent.interval))
     return pb.Sample(
         sample_time=_timestamp(sample.time),
         sampler=_SAMPLERS[sample.sampler],
@@ -60,7 +85,13 @@ def encode_sample(sample: Sample, late_ticks: int, dropped_reports: int) -> pb.S
         processes=[_process(row) for row in sample.processes],
         other_processes=pb.OtherProcesses(**_present(sample.other)) if sample.other else None,
         coverage=pb.Coverage(**_present(sample.coverage)),
-        cost=pb.AgentCost(**_present(sample.cost), late_ticks=late_ticks, dropped_reports=dropped_reports),
+        cost=pb.AgentCost(
+            **_present(sample.cost),
+            late_ticks=agent.late_ticks,
+            dropped_reports=agent.dropped_reports,
+            cpu_share=agent.cpu_share,
+            cpu_budget=agent.cpu_budget,
+        ),
         collectors=[
             pb.CollectorStatus(
                 name=status.name, duration_seconds=status.duration_seconds, error=_text(status.error or "")
@@ -74,6 +105,9 @@ def encode_sample(sample: Sample, late_ticks: int, dropped_reports: int) -> pb.S
             pb.NetworkNamespace(id=str(one.id), name=_text(one.name), read=one.read, sampler=_SAMPLERS[one.how])
             for one in sample.namespaces[:MAX_NAMESPACES]
         ],
+        interval=interval,
+        degradation=_DEGRADATIONS[sample.degradation],
+        spool=agent.spool,
     )
 
 

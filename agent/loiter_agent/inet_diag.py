@@ -51,6 +51,7 @@ _INET_DIAG_REQ: Final = struct.Struct("=BBBB48xII")  # family, src_len, dst_len,
 _RTATTR: Final = struct.Struct("=HH")  # length, type
 _CONNECTION: Final = struct.Struct("=9I")
 _ERROR: Final = struct.Struct("=i")
+_MAX_ERRNO: Final = 4_095  # include/linux/err.h
 
 _HEADER: Final = _NLMSGHDR.size
 _DIAG_MSG: Final = 72  # sizeof(struct inet_diag_msg)
@@ -272,6 +273,8 @@ def _messages(data: memoryview, sequence: int) -> Iterator[tuple[int, int, memor
 def _raise_if_error(kind: int, message: memoryview) -> None:
     if len(message) >= _HEADER + _ERROR.size:
         (code,) = _ERROR.unpack_from(message, _HEADER)
+        if code < -_MAX_ERRNO:
+            raise SockDiagError(errno.EBADMSG, f"the kernel answered a dump request with {code}, which is no errno")
         if code < 0:
             raise SockDiagError(-code, os.strerror(-code))
     if kind == NLMSG_ERROR:

@@ -34,9 +34,10 @@ class Names:
         self._owners: dict[ProcessKey, ProcessIdentity] = {}
 
     def begin(self, scan: ProcessScan) -> None:
-        """Starts a tick: these are the processes that live."""
+        """Starts a tick: these are the processes that live. That none do means that they were not looked for."""
         self._scan = scan
-        self._identities.forget_all_but(scan.processes.keys())
+        if scan.processes:
+            self._identities.forget_all_but(scan.processes.keys())
 
     def of(self, key: ProcessKey) -> ProcessIdentity:
         """Identifies a process that lives. Not to be asked of any other: its pid may be another's by now."""

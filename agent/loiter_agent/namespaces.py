@@ -85,6 +85,21 @@ class Namespaces:
             self._attempts.pop(inode, None)
         return [own, *self._refresh_others(found)]
 
+    def kept_open(self) -> tuple[list[OpenNamespace], int]:
+        """Returns the namespaces that are read from inside, the agent's own first, without a scan of the processes.
+
+        Those that nothing keeps any more are closed, and found no others. With it comes how many there were besides.
+        """
+        own = self._own
+        own.locate(own.name, Whereabouts())
+        if not own.entered:  # broke
+            self._try_to_enter(own)
+        for inode in [inode for inode, one in self._others.items() if not one.is_kept()]:
+            self._others.pop(inode).close()
+            self._attempts.pop(inode, None)
+        entered = [self._others[inode] for inode in sorted(self._others) if self._others[inode].entered]
+        return [own, *entered], len(self._others) - len(entered)
+
     def close(self) -> None:
         """Lets go of all namespaces. Closing twice is harmless."""
         for namespace in (self._own, *self._others.values()):

@@ -151,6 +151,11 @@ class OpenNamespace:
         except (OSError, ValueError):
             return None
 
+    def is_kept(self) -> bool:
+        """Whether one of its processes is still in it, or one of its bind mounts still there."""
+        members = (f"{self._root}/{member.pid}/ns/net" for member in self._whereabouts.members)
+        return any(_is_namespace(path, self.id) for path in (*members, *self._whereabouts.mounts))
+
     def locate(self, name: str, whereabouts: Whereabouts) -> None:
         """Takes note of where the namespace is to be found now. What is read from outside is, from then on, there."""
         self.name = name
@@ -237,6 +242,13 @@ class _SockDiagReader:
     def close(self) -> None:
         self.diag.close()
         _close(self._handles)
+
+
+def _is_namespace(path: str, inode: int) -> bool:
+    try:
+        return os.stat(path).st_ino == inode
+    except OSError:
+        return False
 
 
 def _open_files(net: str) -> list[int]:

@@ -112,6 +112,7 @@ class Owners:
         self._review_credit = 0
         self._distrust_credit = _DISTRUST_FDS
         self._before = Connections()
+        self._remember = True
         self._forget_tick()
 
     def _forget_tick(self) -> None:
@@ -124,9 +125,13 @@ class Owners:
         self._orphans: dict[int, tuple[int, bytes]] = {}  # key → namespace, connection
         self._now = Connections()
 
-    def begin(self, scan: ProcessScan) -> None:
-        """Starts a tick. May be called again in the same tick, to start the count over."""
+    def begin(self, scan: ProcessScan, remember: bool = True) -> None:
+        """Starts a tick. May be called again in the same tick, to start the count over.
+
+        Without `remember`, the next tick is not told what connections there were in this one.
+        """
         self._scan = scan
+        self._remember = remember
         gone = {index for index, holder in self._holders.items() if holder.key not in scan.processes}
         if gone:
             for index in gone:
@@ -159,7 +164,8 @@ class Owners:
         self._keys += keys
         self._seen += places
         self._states += states
-        self._now.add(namespace, chunk)
+        if self._remember:
+            self._now.add(namespace, chunk)
 
     def _place_new(self, namespace: int, key: int, chunk: Chunk, index: int, state: int, accepted: Accepted) -> int:
         """Gives a socket that was not seen before its place; its holder is yet to be found."""
@@ -176,6 +182,10 @@ class Owners:
             self._orphans[key] = namespace, connection
             place = place._replace(cgroup=chunk.cgroup_id(index))
         return self._places.number(place)
+
+    def forget_connections(self) -> None:
+        """Forgets what connections there were: the tick to come is not the next one, and ports are used again."""
+        self._before = Connections()
 
     def before(self, wanted: Collection[tuple[int, bytes]]) -> dict[tuple[int, bytes], Place]:
         """Finds the places that connections had in the last tick: those of one holder, or of one cgroup.

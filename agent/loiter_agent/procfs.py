@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Parsed = TypeVar("_Parsed")
 
 _PF_KTHREAD: Final = 0x0020_0000  # include/linux/sched.h
 
@@ -25,6 +29,19 @@ class Unreadable(OSError):
     """The kernel refused: the file belongs to another user, or a security module or hidepid is in the way."""
 
 
+def _refusing(parse: Callable[_Arguments, _Parsed]) -> Callable[_Arguments, _Parsed]:
+    """Has a parser refuse by ValueError a text in which something is missing, as it does one with a wrong figure."""
+
+    @wraps(parse)
+    def refusing(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Parsed:
+        try:
+            return parse(*arguments, **options)
+        except (LookupError, OverflowError):
+            raise ValueError(f"{parse.__name__}: the text is cut off, or in a form that is not known") from None
+
+    return refusing
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessStat:
     """Of /proc/PID/stat (proc_pid_stat(5)): the command name and the start time in clock ticks since boot."""
@@ -35,6 +52,7 @@ class ProcessStat:
     zombie: bool
 
 
+@_refusing
 def parse_stat(text: bytes) -> ProcessStat:
     """Parses /proc/PID/stat. The name may hold spaces, parentheses and any other byte but NUL."""
     start, end = text.index(b"("), text.rindex(b")")
@@ -74,6 +92,7 @@ class SchedStat:
     timeslices: int
 
 
+@_refusing
 def parse_schedstat(text: bytes) -> SchedStat | None:
     """Parses a schedstat file (Documentation/scheduler/sched-stats.rst of the kernel), which is in nanoseconds.
 
@@ -103,6 +122,7 @@ class Pressure:
     total: float
 
 
+@_refusing
 def parse_pressure(text: bytes) -> Pressure:
     """Parses a file of /proc/pressure, or cpu.pressure, io.pressure of a cgroup."""
     for line in text.splitlines():
@@ -124,6 +144,7 @@ class Throttling:
     seconds: float
 
 
+@_refusing
 def parse_throttling(text: bytes) -> Throttling | None:
     """Parses cpu.stat of a cgroup: `throttled_usec` of version 2, `throttled_time`, in nanoseconds, of version 1.
 
@@ -143,11 +164,13 @@ def parse_file_nr(text: bytes) -> tuple[int, int]:
     return int(allocated), int(limit)
 
 
+@_refusing
 def parse_unified_cgroup(text: bytes) -> str | None:
     """Parses /proc/PID/cgroup: the path in the v2 hierarchy (cgroups(7)). None on a host without one."""
     return _cgroup_path(text, b"0::")
 
 
+@_refusing
 def parse_systemd_cgroup(text: bytes) -> str | None:
     """Parses /proc/PID/cgroup: the path in which systemd keeps its units.
 
@@ -158,6 +181,7 @@ def parse_systemd_cgroup(text: bytes) -> str | None:
     return unified if unified not in (None, "/") else _cgroup_path(text, b"name=systemd:") or unified
 
 
+@_refusing
 def parse_cgroups(text: bytes) -> list[str]:
     """Parses /proc/PID/cgroup: the paths in all hierarchies."""
     return [os.fsdecode(line.split(b":", 2)[2]) for line in text.splitlines()]
@@ -217,6 +241,7 @@ def parse_cgroup_mount(mountinfo: bytes, controller: str | None = None) -> Cgrou
     return None
 
 
+@_refusing
 def parse_hidepid(mountinfo: bytes, root: str) -> bool:
     """Finds out, in /proc/PID/mountinfo, whether the procfs mounted at `root` leaves other users' processes out.
 

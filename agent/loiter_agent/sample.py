@@ -273,6 +273,19 @@ class TcpSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpCounts:
+    """What a socket collector counted, where nobody is asked whose the sockets are.
+
+    `namespaces_unread` are those that were not read because that would have been dear.
+    """
+
+    sampler: Sampler
+    states: TcpStates
+    torn: bool = False
+    namespaces_unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessFds:
     """One process as the process scan saw it. `fd_open` and `fd_limit` are None where they could not be read.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from loiter_agent.clock import since_boot
 from loiter_agent.collectors.activity import ActivityCollector
 from loiter_agent.collectors.host_fds import HostFdsCollector
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
@@ -23,10 +24,12 @@ from loiter_agent.sample import (
     CollectorStatus,
     Cost,
     Coverage,
+    Degradation,
     ProcessFds,
     ProcessRow,
     ProcessSockets,
     Sample,
+    TcpCounts,
     TcpSnapshot,
     TcpStates,
 )
@@ -36,6 +39,8 @@ Section = TypeVar("Section")
 
 # So many processes are looked into for why they do not close, those with the most CLOSE_WAIT sockets.
 _MOST_SUSPECTS: Final = 50
+
+_NO_COST: Final = Cost(0.0, 0.0, 0.0, None)  # until the tick is over
 
 _log = logging.getLogger(__name__)
 
@@ -79,21 +84,59 @@ class Sampler:
         self._failing: set[str] = set()
         self._said_unreadable = False
 
-    def sample(self) -> Sample:
-        """Takes one sample. A collector that fails leaves its section empty and does not take the others down."""
-        started = datetime.now(UTC)
+    def sample(self, degradation: Degradation = Degradation.NONE) -> Sample:
+        """Takes one sample. A collector that fails leaves its section empty and does not take the others down.
+
+        What `degradation` leaves out is unknown, and is looked at anew when it is not left out any more.
+        """
+        boot, started = since_boot(), datetime.now(UTC)
         wall, cpu = time.monotonic(), time.thread_time()
+        if degradation == Degradation.COUNTS_ONLY:
+            sample = self._count(started)
+        else:
+            sample = self._look(started, detailed=degradation < Degradation.NO_DETAIL)
+        cost = Cost(
+            cpu_seconds=time.thread_time() - cpu,
+            wall_seconds=time.monotonic() - wall,
+            process_cpu_seconds=time.process_time(),
+            resident_bytes=self._resident_bytes(),
+        )
+        return replace(sample, cost=cost, since_boot=boot, degradation=degradation)
+
+    def _count(self, started: datetime) -> Sample:
+        """Counts what is counted over the whole host, and forgets how processes were doing."""
+        self._activity.collect(())
+        statuses: list[CollectorStatus] = []
+        tcp = self._run(statuses, self._tcp.name, self._tcp.count)
+        host_fds = self._run(statuses, self._host_fds.name, self._host_fds.collect)
+        return Sample(
+            time=started,
+            sampler=tcp.sampler if tcp else None,
+            tcp_states=tcp.states if tcp else TcpStates(),
+            host_fds=host_fds,
+            processes=(),
+            other=None,
+            coverage=_coverage_of_counts(tcp),
+            cost=_NO_COST,
+            collectors=tuple(statuses),
+        )
+
+    def _look(self, started: datetime, detailed: bool) -> Sample:
+        """Looks at sockets and at the processes that hold them."""
         statuses: list[CollectorStatus] = []
         scan = self._run(statuses, self._processes.name, self._processes.collect)
         self._say_what_is_not_seen(scan)
         known_scan = scan or ProcessScan({})
-        tcp = self._run(statuses, self._tcp.name, lambda: self._tcp.collect(known_scan))
+        tcp = self._run(statuses, self._tcp.name, lambda: self._tcp.collect(known_scan, detailed))
         host_fds = self._run(statuses, self._host_fds.name, self._host_fds.collect)
         read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
         candidates = [Candidate(process, _sockets_of(process, tcp, read)) for process in known_scan.processes.values()]
         chosen = select(candidates, self.bounds.top, self.bounds.limit)
-        suspects = [candidate.key for candidate in chosen if candidate.close_wait][:_MOST_SUSPECTS]
-        activities = self._run(statuses, self._activity.name, lambda: self._activity.collect(suspects)) or {}
+        if detailed:
+            suspects = [candidate.key for candidate in chosen if candidate.close_wait][:_MOST_SUSPECTS]
+            activities = self._run(statuses, self._activity.name, lambda: self._activity.collect(suspects)) or {}
+        else:
+            activities = self._activity.collect(())  # nothing, and forgets how they were doing
         names = self._names
         names.begin(known_scan)
         return Sample(
@@ -104,12 +147,7 @@ class Sampler:
             processes=tuple(self._row(candidate, activities.get(candidate.key)) for candidate in chosen),
             other=remainder(candidates, chosen) if scan else None,
             coverage=_coverage(scan, tcp),
-            cost=Cost(
-                cpu_seconds=time.thread_time() - cpu,
-                wall_seconds=time.monotonic() - wall,
-                process_cpu_seconds=time.process_time(),
-                resident_bytes=self._resident_bytes(),
-            ),
+            cost=_NO_COST,
             collectors=tuple(statuses),
             time_wait=names.time_wait(tcp.time_wait) if tcp and tcp.time_wait is not None else None,
             time_wait_limits=tcp.time_wait_limits if tcp else None,
@@ -245,5 +283,22 @@ def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
         # Where processes are hidden, so are their namespaces.
         namespaces=len(found) if found and not hidden else None,
         namespaces_unread=len(found - read) if found and tcp and not hidden else None,
+        dump_torn=tcp.torn if tcp else False,
+    )
+
+
+def _coverage_of_counts(tcp: TcpCounts | None) -> Coverage:
+    """Where nothing but counts was asked for, all else is unknown."""
+    return Coverage(
+        sockets_attributed=None,
+        sockets_unattributed=None,
+        sockets_ownerless=None,
+        close_wait_uncharged=None,
+        processes=None,
+        processes_unreadable=None,
+        processes_vanished=None,
+        namespaces=None,
+        # Those that are known of: there may be more.
+        namespaces_unread=(tcp.namespaces_unread or None) if tcp else None,
         dump_torn=tcp.torn if tcp else False,
     )

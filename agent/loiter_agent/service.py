@@ -12,18 +12,23 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from apscheduler.events import EVENT_JOB_MISSED, EVENT_JOB_SUBMITTED, JobSubmissionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.interval import IntervalTrigger
 
+from loiter.durations import format_duration
+from loiter.limits import MAX_INTERVAL_SECONDS
 from loiter.settings import SettingsError
 from loiter.version import version
+from loiter_agent.beat import Beat
+from loiter_agent.budget import Budget, CpuMeter, stretch
+from loiter_agent.clock import StepWatch, since_boot
 from loiter_agent.config import AgentSettings
-from loiter_agent.encode import encode_host, encode_sample
+from loiter_agent.encode import AgentStatus, encode_host, encode_sample
 from loiter_agent.host import identify_host
+from loiter_agent.lean import trim
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import HostIdentity
 from loiter_agent.sampler import Bounds, Sampler
+from loiter_agent.security import Security
 from loiter_agent.spool import Spool
 from loiter_agent.uplink import Uplink
 
@@ -31,6 +36,10 @@ _log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS: Final = 3.0
 _LONGEST_FIRST_DELAY_SECONDS: Final = 10.0
+# How often to look whether the clock was set: at least twice an interval, so that no tick is more than half one late.
+_LONGEST_CLOCK_CHECK_SECONDS: Final = 5.0
+# By then all that is done once has been done.
+_TRIM_AFTER_TICKS: Final = 3
 _JOB: Final = "tick"
 
 
@@ -38,15 +47,24 @@ class Agent:
     """The agent of one host."""
 
     def __init__(self, settings: AgentSettings, reload: Callable[[], AgentSettings]) -> None:
-        """Takes the settings, and how to read them anew. Raises OSError where the host id can not be kept."""
+        """Takes the settings, and how to read them anew.
+
+        Raises OSError where the host id can not be kept, or another agent has the state directory.
+        """
         self._settings = settings
         self._reload = reload
         self._procfs = Procfs()
         identity = self._identify(settings)
         assert identity.host_id is not None, "with a state directory there is always an id"
-        self._spool = Spool(identity.host_id, identity.boot_id, settings.spool.reports)
+        self._spool = Spool(
+            identity.host_id,
+            identity.boot_id,
+            directory=settings.state_dir,
+            max_bytes=settings.spool.max_bytes,
+            max_age=settings.spool.max_age,
+        )
         self._uplink = Uplink(self._spool)
-        self._uplink.configure(settings.server, encode_host(identity, version()), settings.interval)
+        self._configure_uplink(identity)
         self._sampler = Sampler(
             self._procfs,
             _bounds(settings),
@@ -54,9 +72,16 @@ class Agent:
             arguments=settings.processes.arguments,
             trace_closes=settings.trace_closes,
         )
+        self._budget = Budget(settings.cpu_budget)
+        self._cpu = CpuMeter()
         self._scheduler = AsyncIOScheduler(timezone=UTC)
+        # The first tick comes at a random moment of the interval, so that a fleet that starts at once does not report
+        # at once.
+        delay = random.uniform(0, min(settings.interval, _LONGEST_FIRST_DELAY_SECONDS))  # noqa: S311 - no secret
+        self._beat = Beat(settings.interval, since_boot() + delay)
+        self._ticks = 0
         self._late_ticks = 0
-        self._last_scheduled: datetime | None = None
+        self._last_tick: float | None = None
         self._last_failure: type[Exception] | None = None
         self._tick_running = asyncio.Lock()
 
@@ -68,12 +93,11 @@ class Agent:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._schedule()
-        self._scheduler.start()
-        uplink = asyncio.create_task(self._uplink.run())
+        tasks = (asyncio.create_task(self._uplink.run()), asyncio.create_task(self._watch_clock()))
         stopping = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait((uplink, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if uplink in done:
-            uplink.result()  # the uplink never returns: raise what ended it
+        done, _ = await asyncio.wait((*tasks, stopping), return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            task.result()  # these never return: raise what ended it
         _log.info("stopping")
         self._scheduler.pause()
         async with self._tick_running:  # a tick under way is let finish: shutting down would cancel it
@@ -82,36 +106,51 @@ class Agent:
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self._spool.drained()
-        while not uplink.done():
-            uplink.cancel()
-            await asyncio.wait((uplink,), timeout=1.0)
-        if waiting := len(self._spool):
-            _log.warning("%d reports were not acknowledged and are lost", waiting)
+        for task in tasks:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait((task,), timeout=1.0)
+        await self._close_spool()
+
+    async def _close_spool(self) -> None:
+        status = self._spool.status()
+        if status.waiting_reports and status.in_memory:
+            _log.warning("%d reports were not acknowledged and are lost", status.waiting_reports)
+        elif status.waiting_reports:
+            _log.info("%d reports stay in the spool and are sent at the next start", status.waiting_reports)
+        await self._spool.close()
 
     def _schedule(self) -> None:
-        interval = self._settings.interval
-        # The first tick comes at a random moment of the interval, so that a fleet that starts at once does not report
-        # at once. A tick that could not start in its own interval is skipped and counted.
-        delay = random.uniform(0, min(interval, _LONGEST_FIRST_DELAY_SECONDS))  # noqa: S311 - spreads load, no secret
         self._scheduler.add_job(
             self._tick,
-            IntervalTrigger(seconds=interval, timezone=UTC),
+            self._beat,
             id=_JOB,
-            next_run_time=datetime.now(UTC) + timedelta(seconds=delay),
+            next_run_time=_in(self._beat.left()),
             max_instances=1,
             coalesce=True,
-            misfire_grace_time=max(1, int(interval)),
+            misfire_grace_time=None,  # late is better than never, and it is counted
         )
-        self._scheduler.add_listener(self._on_submitted, EVENT_JOB_SUBMITTED)
-        self._scheduler.add_listener(lambda _: self._count_late(1), EVENT_JOB_MISSED)
+        self._scheduler.start()
+
+    def _reschedule(self) -> None:
+        """Has the next tick come at the next beat: of another interval, or by a clock that was set."""
+        self._scheduler.modify_job(_JOB, next_run_time=_in(self._beat.left()))
+
+    async def _watch_clock(self) -> None:
+        watch = StepWatch()
+        while True:
+            await asyncio.sleep(min(self._beat.interval / 2, _LONGEST_CLOCK_CHECK_SECONDS))
+            if step := watch.stepped():
+                direction = "forward" if step > 0 else "back"
+                _log.warning(
+                    "the clock was set %s by %s; ticks go on as they did", direction, format_duration(abs(step))
+                )
+                self._reschedule()
 
     async def _tick(self) -> None:
         async with self._tick_running:
-            settings = self._settings
             try:
-                self._sampler.configure(_bounds(settings), settings.interval, settings.processes.arguments)
-                sample = await asyncio.to_thread(self._sampler.sample)
-                self._spool.append(encode_sample(sample, self._late_ticks, self._spool.dropped))
+                await self._sample()
             except Exception as error:  # a mistake of ours: the next tick may fare better, and it must be heard of
                 if type(error) is not self._last_failure:
                     self._last_failure = type(error)
@@ -119,23 +158,55 @@ class Agent:
             else:
                 self._last_failure = None
 
-    def _on_submitted(self, event: JobSubmissionEvent) -> None:
-        """Counts the ticks between this one and the last: the previous tick took too long, or the host was stopped.
+    async def _sample(self) -> None:
+        settings = self._settings
+        self._sampler.configure(_bounds(settings), self._beat.interval, settings.processes.arguments)
+        sample = await asyncio.to_thread(self._sampler.sample, self._budget.step)
+        self._count_late(sample.since_boot)
+        cpu_share = self._keep_to_budget()
+        status = AgentStatus(
+            interval=self._beat.interval,
+            cpu_budget=self._budget.share,
+            cpu_share=cpu_share,
+            late_ticks=self._late_ticks,
+            dropped_reports=self._spool.dropped,
+            spool=self._spool.status(),
+        )
+        await self._spool.append(encode_sample(sample, status), sample.since_boot)
+        self._ticks += 1
+        if self._ticks == _TRIM_AFTER_TICKS:
+            await asyncio.to_thread(trim)
 
-        APScheduler passes over such ticks in silence where they are coalesced.
+    def _keep_to_budget(self) -> float | None:
+        """Leaves out more or less from now on, as it takes. Returns the share of a processor that was used of late."""
+        usage = self._cpu.lap()
+        if usage is None:
+            return None
+        if change := self._budget.spend(usage):
+            (_log.warning if change.after > change.before else _log.info)("%s", change)
+            self._set_interval()
+        return usage.share
+
+    def _set_interval(self) -> None:
+        """Beats as the settings and the budget will have it, from the last tick on."""
+        interval = self._settings.interval
+        stretched = min(interval * stretch(self._budget.step), max(interval, MAX_INTERVAL_SECONDS))
+        if stretched != self._beat.interval:
+            self._beat.change(stretched, since_boot() if self._last_tick is None else self._last_tick)
+            self._reschedule()
+
+    def _count_late(self, now: float) -> None:
+        """Counts the ticks that should have been between this one and the last.
+
+        The last one took too long, or the agent was stopped, or the host suspended. A clock that was set is no reason.
         """
-        scheduled = event.scheduled_run_times[-1]
-        if self._last_scheduled is not None:
-            gap = (scheduled - self._last_scheduled).total_seconds()
-            self._count_late(round(gap / self._settings.interval) - 1)
-        self._last_scheduled = scheduled
-
-    def _count_late(self, ticks: int) -> None:
-        if ticks <= 0:
+        before, self._last_tick = self._last_tick, now
+        missed = round((now - before) / self._beat.interval) - 1 if before is not None else 0
+        if missed <= 0:
             return
         if self._late_ticks == 0:
             _log.warning("a tick did not run at its time; this is counted in each report and not said again")
-        self._late_ticks += ticks
+        self._late_ticks += missed
 
     def _on_hangup(self) -> None:
         try:
@@ -147,23 +218,40 @@ class Agent:
         if identity.host_id != self._spool.host_id:
             _log.warning("a change of host_id takes effect at the next start")
             identity = replace(identity, host_id=self._spool.host_id)
-        if settings.trace_closes != self._settings.trace_closes:
-            _log.warning("a change of trace_closes takes effect at the next start")
-        self._spool.limit = settings.spool.reports
-        if settings.interval != self._settings.interval:
-            trigger = IntervalTrigger(seconds=settings.interval, timezone=UTC)
-            self._last_scheduled = None
-            self._scheduler.reschedule_job(_JOB, trigger=trigger)
-            self._scheduler.modify_job(_JOB, misfire_grace_time=max(1, int(settings.interval)))
-        logging.getLogger().setLevel(settings.log_level.upper())
+        for name in ("trace_closes", "state_dir"):
+            if getattr(settings, name) != getattr(self._settings, name):
+                _log.warning("a change of %s takes effect at the next start", name)
         self._settings = settings
-        self._uplink.configure(settings.server, encode_host(identity, version()), settings.interval)
+        self._spool.configure(settings.spool.max_bytes, settings.spool.max_age)
+        left_out = self._budget.step
+        self._budget.configure(settings.cpu_budget)
+        if self._budget.step != left_out:
+            _log.info("cpu_budget is larger now: nothing is left out any more")
+        self._last_tick = None  # how long it was ago says nothing of ticks at another interval
+        self._set_interval()
+        logging.getLogger().setLevel(settings.log_level.upper())
+        self._configure_uplink(identity)
         _log.info("settings reloaded")
+
+    def _configure_uplink(self, identity: HostIdentity) -> None:
+        settings = self._settings
+        security = Security(
+            ca=settings.tls.ca,
+            certificate=settings.tls.certificate,
+            key=settings.tls.key,
+            token_file=settings.token_file,
+            insecure=settings.insecure,
+        )
+        self._uplink.configure(settings.server, encode_host(identity, version()), settings.interval, security)
 
     def _identify(self, settings: AgentSettings) -> HostIdentity:
         return identify_host(
             self._procfs, settings.host_id, settings.hostname, settings.labels, state_dir=settings.state_dir
         )
+
+
+def _in(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 def _bounds(settings: AgentSettings) -> Bounds:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -10,11 +12,23 @@ import click
 import grpc
 
 from loiter.text import printable
+from loiter.transport import (
+    TOKEN_PATTERN,
+    Security,
+    SecurityFileError,
+    channel_credentials,
+    read_token,
+    token_metadata,
+    wants_tls,
+)
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
+# Where the context of a command keeps what `--ca` and the like were set to.
+SECURITY: Final = "loiter.security"
+_TOKEN_VARIABLE: Final = "LOITER_TOKEN"  # noqa: S105 - where one is, not one
 _TIMEOUT_SECONDS: Final = 30.0
 # A fleet's answer can be larger than a report.
 _MAX_ANSWER_BYTES: Final = 64 << 20
@@ -23,15 +37,23 @@ _MAX_ANSWER_BYTES: Final = 64 << 20
 class FleetClient:
     """A connection to an aggregator."""
 
-    def __init__(self, server: str, channel: grpc.Channel) -> None:
-        """Takes an open channel."""
+    def __init__(
+        self,
+        server: str,
+        channel: grpc.Channel,
+        security: Security | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """Takes an open channel, how it was opened, and what goes with each call."""
         self.server = server
         self.stub = FleetServiceStub(channel)
+        self._security = security or Security()
+        self._metadata = metadata
 
     def ask(self, method: Callable[..., Answer], request: object) -> Answer:
         """Calls a method of `stub`. Raises ClickException, which the command line shows, where it fails."""
         try:
-            return method(request, timeout=_TIMEOUT_SECONDS)
+            return method(request, timeout=_TIMEOUT_SECONDS, metadata=self._metadata)
         except grpc.RpcError as error:
             raise click.ClickException(self._explain(error)) from None
 
@@ -40,22 +62,70 @@ class FleetClient:
             return f"cannot ask {self.server}: {error}"
         code, details = error.code(), printable(error.details() or "")
         if code == grpc.StatusCode.UNAVAILABLE:
-            return f"no aggregator answers at {self.server}; is 'loiter serve' running there? ({_short(details)})"
+            return self._unavailable(details)
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the aggregator at {self.server} did not answer within {_TIMEOUT_SECONDS:.0f} s"
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return f"what answers at {self.server} is no aggregator of loiter, or one of another version"
+        if code == grpc.StatusCode.UNAUTHENTICATED:
+            return f"the aggregator at {self.server} lets nobody in without a good token: {details} (--token-file)"
+        if code == grpc.StatusCode.PERMISSION_DENIED:
+            return f"the aggregator at {self.server} does not allow this: {details}"
         if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
             return details
         return f"the aggregator at {self.server} failed: {code.name}: {details}"
 
+    def _unavailable(self, details: str) -> str:
+        from loiter.tls_diagnosis import diagnose  # late: OpenSSL is for when something is wrong
+
+        wrong = diagnose(self.server, self._security)
+        if wrong is not None:
+            return f"cannot ask {self.server} safely: {wrong}"
+        return f"no aggregator answers at {self.server}; is 'loiter serve' running there? ({_short(details)})"
+
 
 @contextmanager
 def connect(server: str) -> Iterator[FleetClient]:
-    """Opens a connection. Nothing is sent before the first question."""
+    """Opens a connection as the flags of the command say. Nothing is sent before the first question.
+
+    Raises:
+        ClickException: A file can not be used. The message says which.
+    """
+    security = _security()
     options = (("grpc.max_receive_message_length", _MAX_ANSWER_BYTES), ("grpc.enable_retries", 0))
-    with grpc.insecure_channel(server, options=options) as channel:
-        yield FleetClient(server, channel)
+    try:
+        metadata = _metadata(security)
+        if wants_tls(server, security):
+            channel = grpc.secure_channel(server, channel_credentials(security), options=options)
+        else:
+            channel = grpc.insecure_channel(server, options=options)
+    except SecurityFileError as error:
+        raise click.ClickException(str(error)) from None
+    with channel:
+        yield FleetClient(server, channel, security, metadata)
+
+
+def _security() -> Security:
+    context = click.get_current_context(silent=True)
+    given = {} if context is None else context.meta
+    return Security(
+        ca=given.get(f"{SECURITY}.ca"),
+        certificate=given.get(f"{SECURITY}.certificate"),
+        key=given.get(f"{SECURITY}.key"),
+        token_file=given.get(f"{SECURITY}.token_file"),
+        insecure=bool(given.get(f"{SECURITY}.insecure")),
+    )
+
+
+def _metadata(security: Security) -> tuple[tuple[str, str], ...]:
+    if security.token_file is not None:
+        return token_metadata(read_token(security.token_file))
+    token = os.environ.get(_TOKEN_VARIABLE)
+    if not token:
+        return ()
+    if re.fullmatch(TOKEN_PATTERN, token.strip()) is None:
+        raise SecurityFileError(f"{_TOKEN_VARIABLE} does not hold a token; make one by 'loiter token add'")
+    return token_metadata(token.strip())
 
 
 def _short(details: str) -> str:

@@ -16,6 +16,11 @@ def system_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+def boot_clock() -> int:
+    """Reads the milliseconds since this machine started, suspension included: a clock that never steps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 def from_timestamp(stamp: Timestamp) -> int:
     """Converts a protobuf timestamp."""
     return stamp.seconds * 1_000 + stamp.nanos // 1_000_000

@@ -24,12 +24,20 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """Table `tls`: what the aggregator shows of itself, and which agents it trusts. PEM files, read when they change."""
+    """Table `tls`: what the aggregator shows of itself, and whom it trusts. PEM files, read again when they change."""
 
-    certificate: Path | None = setting(None, path, "certificate of the aggregator, with its chain")
-    key: Path | None = setting(None, path, "private key of that certificate")
+    certificate: Path | None = setting(
+        None, path, "certificate of the aggregator, with its chain", flag="--certificate"
+    )
+    key: Path | None = setting(None, path, "private key of that certificate", flag="--key")
     client_ca: Path | None = setting(
-        None, path, "certificates of the authorities that agents are trusted by; then `listen` asks for a certificate"
+        None,
+        path,
+        "certificates of the authorities that agents are trusted by; then `listen` asks for a certificate",
+        flag="--client-ca",
+    )
+    revoked: Path | None = setting(
+        None, path, "serial numbers of agents' certificates that are refused, one a line", flag="--revoked"
     )
 
 

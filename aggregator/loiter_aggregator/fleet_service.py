@@ -6,8 +6,9 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -21,21 +22,25 @@ from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
 from loiter.version import version
 from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_duration, to_timestamp
 from loiter_aggregator.explanation import explain, facts_of
-from loiter_aggregator.host_detail import HostDetail, find_host, known_names
+from loiter_aggregator.host_detail import HostDetail, LostSamples, find_host, known_names, lost_samples
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
 from loiter_aggregator.ranking.fleet import (
+    degraded_hosts,
     fleet_coverage,
     fleet_states,
     fleet_trend,
     is_silent,
+    losing_hosts,
     silent_hosts,
+    skewed_hosts,
 )
 from loiter_aggregator.ranking.forecast import Forecast, app_forecasts, host_forecasts, process_forecasts
 from loiter_aggregator.ranking.hosts import HostRow, host_trends, rank_hosts
 from loiter_aggregator.ranking.processes import Ages, ProcessRow, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, Ranking, TimeWait, Trend
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.store.question import CalledOff, Question
 
 Answer = TypeVar("Answer")
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -44,9 +49,14 @@ _log = logging.getLogger(__name__)
 
 _DEFAULT_WINDOW_MS: Final = 3_600_000
 _DEFAULT_ROWS: Final = 20
-_MAX_SILENT_HOSTS: Final = 1_000
-# Queries run in threads beside the writer; more at a time would only take its processor from it.
-_QUERIES_AT_ONCE: Final = 4
+_MAX_NAMED_HOSTS: Final = 1_000
+_MAX_LOST_SAMPLES: Final = 100
+# Questions are answered in threads beside the writer; more at a time would only take its processor from it.
+_QUESTIONS_AT_ONCE: Final = 4
+_QUESTIONS_WAITING: Final = 100
+_QUERY_SECONDS: Final = 30.0
+# An interrupt that comes just before a query begins is lost.
+_INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 _BY: Final[Mapping[int, By]] = {
     pb.RANK_BY_UNSPECIFIED: "close_wait_growth",
@@ -71,81 +81,147 @@ class NotFound(LookupError):
     """No such host, or no such process on it; the message says what there is instead."""
 
 
+class Overloaded(Exception):
+    """More questions wait than are worth waiting for."""
+
+
+class Conflict(Protocol):
+    """Two machines that claim one host id; see the message HostConflict. The time is in milliseconds."""
+
+    @property
+    def host_id(self) -> str: ...
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def refused_hostname(self) -> str: ...
+    @property
+    def refused_peer(self) -> str: ...
+    @property
+    def last_time(self) -> int: ...
+
+
 class FleetService(FleetServiceServicer):
     """Answers from the store."""
 
-    def __init__(self, store: DuckDbStore, clock: Clock, counters: Counters) -> None:
-        """Takes the store to read from, and the counters of what comes in."""
+    def __init__(
+        self,
+        store: DuckDbStore,
+        clock: Clock,
+        counters: Counters,
+        conflicts: Callable[[], Sequence[Conflict]] = lambda: (),
+        query_seconds: float = _QUERY_SECONDS,
+    ) -> None:
+        """Takes the store to read from, the counters of what comes in, and what tells of two hosts with one id.
+
+        A question may take `query_seconds`, from when it comes in.
+        """
         self._store = store
         self._counters = counters
         self._clock = clock
-        self._queries = asyncio.Semaphore(_QUERIES_AT_ONCE)
+        self._conflicts = conflicts
+        self._query_seconds = query_seconds
+        self._turns = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
+        self._waiting = 0
 
     async def RankHosts(self, request: pb.RankHostsRequest, context: _Context) -> pb.RankHostsResponse:
         """Ranks hosts."""
-        return await self._answer(context, lambda: self._rank_hosts(request))
+        return await self._answer(context, lambda store: self._rank_hosts(store, request))
 
     async def RankProcesses(self, request: pb.RankProcessesRequest, context: _Context) -> pb.RankProcessesResponse:
         """Ranks processes."""
-        return await self._answer(context, lambda: self._rank_processes(request))
+        return await self._answer(context, lambda store: self._rank_processes(store, request))
 
     async def RankApps(self, request: pb.RankAppsRequest, context: _Context) -> pb.RankAppsResponse:
         """Ranks applications."""
-        return await self._answer(context, lambda: self._rank_apps(request))
+        return await self._answer(context, lambda store: self._rank_apps(store, request))
 
     async def GetHost(self, request: pb.GetHostRequest, context: _Context) -> pb.GetHostResponse:
         """Shows one host."""
-        return await self._answer(context, lambda: self._get_host(request))
+        return await self._answer(context, lambda store: self._get_host(store, request))
 
     async def ExplainProcess(self, request: pb.ExplainProcessRequest, context: _Context) -> pb.ExplainProcessResponse:
         """Says why a process has the sockets that it has."""
-        return await self._answer(context, lambda: self._explain_process(request))
+        return await self._answer(context, lambda store: self._explain_process(store, request))
 
     async def GetFleet(self, request: pb.GetFleetRequest, context: _Context) -> pb.GetFleetResponse:
         """Shows the fleet."""
-        return await self._answer(context, lambda: self._get_fleet(request))
+        return await self._answer(context, lambda store: self._get_fleet(store, request))
 
-    async def _answer(self, context: _Context, work: Callable[[], Answer]) -> Answer:
+    async def _answer(self, context: _Context, work: Callable[[Question], Answer]) -> Answer:
         try:
-            async with self._queries:
-                return await asyncio.to_thread(work)
+            if self._waiting >= _QUESTIONS_WAITING:
+                raise Overloaded
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(self._query_seconds):
+                    async with self._turns:
+                        return await self._work(work)
+            finally:
+                self._waiting -= 1
         except InvalidRequest as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except NotFound as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except Overloaded:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{_QUESTIONS_WAITING} questions wait for an answer; ask again later",
+            )
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"no answer within {format_duration(self._query_seconds)} (limits.query_seconds of the aggregator); "
+                "ask for a shorter window, or for fewer hosts by a label",
+            )
         except StoreError as error:
             _log.error("%s", error)
             await context.abort(grpc.StatusCode.INTERNAL, "the store can not be read; see the aggregator's log")
 
-    def _rank_hosts(self, request: pb.RankHostsRequest) -> pb.RankHostsResponse:
+    async def _work(self, work: Callable[[Question], Answer]) -> Answer:
+        """Does the work in a thread. Where nobody waits for it any more, its query is interrupted."""
+        question = self._store.question()
+        working = asyncio.ensure_future(asyncio.to_thread(work, question))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            while not working.done():
+                question.call_off()
+                await asyncio.wait((working,), timeout=_INTERRUPT_AGAIN_SECONDS)
+            with suppress(CalledOff, StoreError):
+                working.result()
+            raise
+
+    def _rank_hosts(self, store: Question, request: pb.RankHostsRequest) -> pb.RankHostsResponse:
         ranking = self._ranking(request.query)
-        rows = rank_hosts(self._store, ranking)
+        rows = rank_hosts(store, ranking)
         return pb.RankHostsResponse(
-            hosts=self._host_ranks(ranking, rows),
-            coverage=self._coverage(ranking.labels, ranking.now),
+            hosts=self._host_ranks(store, ranking, rows),
+            coverage=self._coverage(store, ranking.labels, ranking.now),
         )
 
-    def _rank_processes(self, request: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
+    def _rank_processes(self, store: Question, request: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
         ranking = self._ranking(request.query)
         return pb.RankProcessesResponse(
-            processes=self._process_ranks(ranking, rank_processes(self._store, ranking)),
-            coverage=self._coverage(ranking.labels, ranking.now),
+            processes=self._process_ranks(store, ranking, rank_processes(store, ranking)),
+            coverage=self._coverage(store, ranking.labels, ranking.now),
         )
 
-    def _rank_apps(self, request: pb.RankAppsRequest) -> pb.RankAppsResponse:
+    def _rank_apps(self, store: Question, request: pb.RankAppsRequest) -> pb.RankAppsResponse:
         ranking = self._ranking(request.query)
-        rows = rank_apps(self._store, ranking)
-        found = app_trends(self._store, ranking, rows)
-        ahead = app_forecasts(self._store, ranking, [row.app for row in rows])
+        rows = rank_apps(store, ranking)
+        found = app_trends(store, ranking, rows)
+        ahead = app_forecasts(store, ranking, [row.app for row in rows])
         return pb.RankAppsResponse(
             apps=[_app_rank(row, ranking, found.get(row.app, ()), ahead.get(row.app)) for row in rows],
-            coverage=self._coverage(ranking.labels, ranking.now),
+            coverage=self._coverage(store, ranking.labels, ranking.now),
         )
 
-    def _get_host(self, request: pb.GetHostRequest) -> pb.GetHostResponse:
+    def _get_host(self, store: Question, request: pb.GetHostRequest) -> pb.GetHostResponse:
         ranking = self._ranking(pb.RankingQuery(by=request.by, window=request.window, limit=request.limit), "")
-        detail = self._find_host(request.name)
-        ranked = self._host_ranks(ranking, rank_hosts(self._store, ranking, detail.host_key))
+        detail = self._find_host(store, request.name)
+        ranked = self._host_ranks(store, ranking, rank_hosts(store, ranking, detail.host_key))
         if detail.latest is not None:
             del detail.latest.processes[:]  # they are in the answer as what they come to over the window
         return pb.GetHostResponse(
@@ -154,12 +230,17 @@ class FleetService(FleetServiceServicer):
             last_report_time=to_timestamp(detail.last_seen),
             interval=to_duration(detail.interval_ms),
             latest=detail.latest,
-            processes=self._process_ranks(ranking, rank_processes(self._store, ranking, detail.host_key)),
+            processes=self._process_ranks(store, ranking, rank_processes(store, ranking, detail.host_key)),
+            clock_skew=None if detail.skew is None else to_duration(detail.skew),
+            latest_agent_time=None if detail.latest_agent_time is None else to_timestamp(detail.latest_agent_time),
+            lost_samples=[
+                _lost_samples(lost) for lost in lost_samples(store, detail.host_key, ranking.since, _MAX_LOST_SAMPLES)
+            ],
         )
 
-    def _explain_process(self, request: pb.ExplainProcessRequest) -> pb.ExplainProcessResponse:
+    def _explain_process(self, store: Question, request: pb.ExplainProcessRequest) -> pb.ExplainProcessResponse:
         ranking = self._ranking(pb.RankingQuery(window=request.window, limit=MAX_RANKING_ROWS), "")
-        detail = self._find_host(request.name)
+        detail = self._find_host(store, request.name)
         sample = detail.latest if detail.latest is not None else sample_pb2.Sample()
         process = next((one for one in sample.processes if one.pid == request.pid), None)
         if process is None:
@@ -168,8 +249,8 @@ class FleetService(FleetServiceServicer):
                 f"agents report the holders of CLOSE_WAIT sockets and the largest others"
             )
         series = (detail.host_key, process.pid, from_timestamp(process.start_time))
-        rows = [row for row in rank_processes(self._store, ranking, detail.host_key) if row.series == series]
-        rank = self._process_ranks(ranking, rows)[0] if rows else _unranked(detail, process, ranking)
+        rows = [row for row in rank_processes(store, ranking, detail.host_key) if row.series == series]
+        rank = self._process_ranks(store, ranking, rows)[0] if rows else _unranked(detail, process, ranking)
         facts = facts_of(sample, process, rank)
         found = explain(facts)
         return pb.ExplainProcessResponse(
@@ -185,21 +266,21 @@ class FleetService(FleetServiceServicer):
             unseen=found.unseen,
         )
 
-    def _get_fleet(self, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
+    def _get_fleet(self, store: Question, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
         now = self._clock()
         since = now - _window(request.window, "window")
         labels = _labels(request.labels, "labels")
         return pb.GetFleetResponse(
-            tcp_states=sample_pb2.TcpStateCounts(**_present(fleet_states(self._store, labels, now))),
-            coverage=self._coverage(labels, now),
+            tcp_states=sample_pb2.TcpStateCounts(**_present(fleet_states(store, labels, now))),
+            coverage=self._coverage(store, labels, now),
             silent_hosts=[
                 pb.SilentHost(
                     host_id=host.host_id, hostname=host.hostname, last_report_time=to_timestamp(host.last_seen)
                 )
-                for host in silent_hosts(self._store, labels, now, _MAX_SILENT_HOSTS)
+                for host in silent_hosts(store, labels, now, _MAX_NAMED_HOSTS)
             ],
-            close_wait_trend=_points(fleet_trend(self._store, labels, since, now, "close_wait"), since, now),
-            time_wait_trend=_points(fleet_trend(self._store, labels, since, now, "time_wait"), since, now),
+            close_wait_trend=_points(fleet_trend(store, labels, since, now, "close_wait"), since, now),
+            time_wait_trend=_points(fleet_trend(store, labels, since, now, "time_wait"), since, now),
             aggregator=pb.AggregatorStatus(
                 version=version(),
                 start_time=to_timestamp(self._counters.started),
@@ -207,29 +288,53 @@ class FleetService(FleetServiceServicer):
                 reports_duplicate=self._counters.duplicates,
                 reports_rejected=self._counters.rejected,
                 commits_failed=self._counters.failed_commits,
+                streams=self._counters.streams,
+                streams_overloaded=self._counters.streams_overloaded,
+                calls_refused=self._counters.calls_refused,
+                samples_lost=self._counters.samples_lost,
             ),
+            losing_hosts=[
+                pb.HostNotice(host_id=host.host_id, hostname=host.hostname, lost_samples=host.figure)
+                for host in losing_hosts(store, labels, since, _MAX_NAMED_HOSTS)
+            ],
+            skewed_hosts=[
+                pb.HostNotice(host_id=host.host_id, hostname=host.hostname, clock_skew=to_duration(host.figure or 0))
+                for host in skewed_hosts(store, labels, now, _MAX_NAMED_HOSTS)
+            ],
+            degraded_hosts=[
+                pb.HostNotice(
+                    host_id=host.host_id,
+                    hostname=host.hostname,
+                    degradation=sample_pb2.Degradation.ValueType(host.figure or 0),
+                )
+                for host in degraded_hosts(store, labels, now, _MAX_NAMED_HOSTS)
+            ],
+            conflicts=[_conflict(one) for one in self._latest_conflicts()],
         )
 
-    def _find_host(self, name: str) -> HostDetail:
+    def _latest_conflicts(self) -> list[Conflict]:
+        return sorted(self._conflicts(), key=lambda one: one.last_time, reverse=True)[:_MAX_NAMED_HOSTS]
+
+    def _find_host(self, store: Question, name: str) -> HostDetail:
         if len(name) > MAX_STRING_CHARS:
             raise InvalidRequest(f"name is longer than {MAX_STRING_CHARS} characters")
-        detail = find_host(self._store, name)
+        detail = find_host(store, name)
         if detail is None:
-            raise NotFound(_unknown_host(name, known_names(self._store)))
+            raise NotFound(_unknown_host(name, known_names(store)))
         return detail
 
-    def _host_ranks(self, ranking: Ranking, rows: list[HostRow]) -> list[pb.HostRank]:
-        found = host_trends(self._store, ranking, rows)
-        ahead = host_forecasts(self._store, ranking, [row.host_key for row in rows])
+    def _host_ranks(self, store: Question, ranking: Ranking, rows: list[HostRow]) -> list[pb.HostRank]:
+        found = host_trends(store, ranking, rows)
+        ahead = host_forecasts(store, ranking, [row.host_key for row in rows])
         return [_host_rank(row, ranking, found.get(row.host_key, ()), ahead.get(row.host_key)) for row in rows]
 
-    def _process_ranks(self, ranking: Ranking, rows: list[ProcessRow]) -> list[pb.ProcessRank]:
-        found = process_trends(self._store, ranking, rows)
-        ahead = process_forecasts(self._store, ranking, [row.series for row in rows])
+    def _process_ranks(self, store: Question, ranking: Ranking, rows: list[ProcessRow]) -> list[pb.ProcessRank]:
+        found = process_trends(store, ranking, rows)
+        ahead = process_forecasts(store, ranking, [row.series for row in rows])
         return [_process_rank(row, ranking, found.get(row.series, ()), ahead.get(row.series)) for row in rows]
 
-    def _coverage(self, labels: Mapping[str, str], now: int) -> pb.FleetCoverage:
-        coverage = fleet_coverage(self._store, labels, now)
+    def _coverage(self, store: Question, labels: Mapping[str, str], now: int) -> pb.FleetCoverage:
+        coverage = fleet_coverage(store, labels, now)
         return pb.FleetCoverage(
             hosts=coverage.hosts,
             hosts_reporting=coverage.hosts_reporting,
@@ -241,6 +346,9 @@ class FleetService(FleetServiceServicer):
             namespaces_unread=coverage.namespaces_unread,
             namespaces_by_procfs=coverage.namespaces_by_procfs,
             close_wait_uncharged=coverage.close_wait_uncharged,
+            hosts_degraded=coverage.hosts_degraded,
+            hosts_skewed=coverage.hosts_skewed,
+            hosts_losing=coverage.hosts_losing,
         )
 
     def _ranking(self, query: pb.RankingQuery, prefix: str = "query.") -> Ranking:
@@ -369,6 +477,27 @@ def _unranked(detail: HostDetail, process: sample_pb2.ProcessSample, ranking: Ra
         fd_forecast=pb.FdForecast() if fd_open is not None and fd_limit is not None and fd_open >= fd_limit else None,
         close_wait_age=process.close_wait_age if process.HasField("close_wait_age") else None,
         **known,
+    )
+
+
+def _lost_samples(lost: LostSamples) -> pb.LostSamples:
+    return pb.LostSamples(
+        first_time=None if lost.first_time is None else to_timestamp(lost.first_time),
+        last_time=None if lost.last_time is None else to_timestamp(lost.last_time),
+        samples=lost.samples,
+        reason=lost.reason,
+        received_time=to_timestamp(lost.received),
+    )
+
+
+def _conflict(one: Conflict) -> pb.HostConflict:
+    return pb.HostConflict(
+        host_id=one.host_id,
+        hostname=one.hostname,
+        peer=one.peer,
+        refused_hostname=one.refused_hostname,
+        refused_peer=one.refused_peer,
+        last_time=to_timestamp(one.last_time),
     )
 
 

@@ -1,26 +1,45 @@
-"""Finds a host by name, and its latest sample as it came."""
+"""Finds a host by name, its latest sample as it came, and the samples of it that are lost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loiter.v1 import ingest_service_pb2 as ingest_pb
 from loiter.v1 import sample_pb2 as pb
-from loiter_aggregator.clock import to_timestamp
-from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.clock import from_timestamp, to_timestamp
+from loiter_aggregator.ranking.fleet import LOST_AT
+from loiter_aggregator.store.question import Reader
 
 
 @dataclass(frozen=True, slots=True)
 class HostDetail:
-    """A host, and its latest sample; that is None where retention has taken it."""
+    """A host, and its latest sample; that is None where retention has taken it.
+
+    `latest_agent_time` is that of the sample by the host's own clock, and `skew` how far that was behind ours; both in
+    milliseconds, and None without a sample.
+    """
 
     host_key: int
     host: pb.Host
     interval_ms: int
     last_seen: int
     latest: pb.Sample | None
+    latest_agent_time: int | None
+    skew: int | None
 
 
-def find_host(store: DuckDbStore, name: str) -> HostDetail | None:
+@dataclass(frozen=True, slots=True)
+class LostSamples:
+    """Samples that are lost; times in milliseconds. See the message of the same name."""
+
+    first_time: int | None
+    last_time: int | None
+    samples: int | None
+    reason: ingest_pb.LossReason.ValueType
+    received: int
+
+
+def find_host(store: Reader, name: str) -> HostDetail | None:
     """Finds a host by its name or id; of several with one name, the one heard of last. Raises StoreError."""
     rows = store.read(
         "SELECT host_key, host_id, hostname, boot_id, agent_version, kernel_release, interval_ms, last_seen "
@@ -31,6 +50,7 @@ def find_host(store: DuckDbStore, name: str) -> HostDetail | None:
     if not rows:
         return None
     host_key, host_id, hostname, boot_id, agent_version, kernel_release, interval_ms, last_seen = rows[0]
+    latest, agent_time, skew = _latest(store, host_key)
     labels = store.read("SELECT name, value FROM host_label WHERE host_key = $key", {"key": host_key})
     return HostDetail(
         host_key=host_key,
@@ -44,21 +64,40 @@ def find_host(store: DuckDbStore, name: str) -> HostDetail | None:
         ),
         interval_ms=interval_ms,
         last_seen=last_seen,
-        latest=_latest(store, host_key),
+        latest=latest,
+        latest_agent_time=agent_time,
+        skew=skew,
     )
 
 
-def known_names(store: DuckDbStore) -> list[str]:
+def lost_samples(store: Reader, host_key: int, since: int, limit: int) -> list[LostSamples]:
+    """Lists the lost samples of a host, latest first. Raises StoreError."""
+    rows = store.read(
+        f"""
+        SELECT first_ts, last_ts, last_sequence - first_sequence + 1, reason, received FROM lost_sample
+        WHERE host_key = $key AND {LOST_AT} >= $since
+        ORDER BY {LOST_AT} DESC, received DESC, last_sequence DESC LIMIT {int(limit)}""",
+        {"key": host_key, "since": since},
+    )
+    return [LostSamples(*row) for row in rows]
+
+
+def known_names(store: Reader) -> list[str]:
     """Lists the names of all hosts. Raises StoreError."""
     rows = store.read("SELECT DISTINCT hostname FROM host WHERE last_seen IS NOT NULL ORDER BY hostname")
     return [name for (name,) in rows]
 
 
-def _latest(store: DuckDbStore, host_key: int) -> pb.Sample | None:
-    rows = store.read("SELECT ts, sample FROM host_latest WHERE host_key = $key", {"key": host_key})
+def _latest(store: Reader, host_key: int) -> tuple[pb.Sample | None, int | None, int | None]:
+    rows = store.read(
+        "SELECT ts, sample, (SELECT max(skew) FROM host_sample WHERE host_key = $key AND ts = host_latest.ts) "
+        "FROM host_latest WHERE host_key = $key",
+        {"key": host_key},
+    )
     if not rows:
-        return None
-    ts, sent = rows[0]
+        return None, None, None
+    ts, sent, skew = rows[0]
     sample = pb.Sample.FromString(sent)
+    agent_time = from_timestamp(sample.sample_time)
     sample.sample_time.CopyFrom(to_timestamp(ts))  # with the host's clock set right
-    return sample
+    return sample, agent_time, skew or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from datetime import UTC, datetime
 from typing import Final
 
 import grpc
@@ -13,9 +14,10 @@ from apscheduler.triggers.interval import IntervalTrigger
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from loiter.limits import MAX_MESSAGE_BYTES
 from loiter.v1 import fleet_service_pb2
 from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
+from loiter_aggregator.access.certificates import warn_of_expiry
+from loiter_aggregator.access.doors import make_doors, no_ingest_handler
 from loiter_aggregator.clock import Clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet_service import FleetService
@@ -29,24 +31,7 @@ _log = logging.getLogger(__name__)
 _FLEET_SERVICE: Final = fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name
 _STOP_GRACE_SECONDS: Final = 1.0
 _RETENTION_EVERY_MINUTES: Final = 10
-
-_SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # Two aggregators on one port would each get some of the agents, and neither would say a word.
-    ("grpc.so_reuseport", 0),
-    # A whole fleet connects at once when the aggregator was away: by default, gRPC turns down what exceeds a thousand.
-    ("grpc.server.max_pending_requests", 200_000),
-    ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    # Agents ping every 30 s, also when they have nothing to send.
-    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
-
-
-class ListenError(OSError):
-    """The address can not be listened on."""
+_EXPIRY_EVERY_HOURS: Final = 24
 
 
 async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> None:
@@ -54,7 +39,8 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
 
     Raises:
         StoreError: The store can not be opened.
-        ListenError: The address is in use, or is none of this machine's.
+        ListenError: An address is in use, or is none of this machine's.
+        SecurityFileError, TokenFileError, RevocationFileError: A file that decides who gets in can not be used.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -63,34 +49,44 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
 
     store = DuckDbStore(settings.data_dir, settings.store.memory_limit)
     try:
-        batcher = Batcher(store, clock)
+        batcher = Batcher(store, clock, limits=settings.limits)
         ingest = IngestService(batcher, clock)
-        server, health_service = _server(store, batcher, ingest, clock)
-        try:
-            server.add_insecure_port(settings.listen)
-        except RuntimeError:
-            raise ListenError(
-                f"cannot listen on {settings.listen}: the port is in use, or the address is not of this machine"
-            ) from None
-        await server.start()
+        fleet = FleetService(
+            store, clock, batcher.counters, ingest.conflicts, query_seconds=settings.limits.query_seconds
+        )
+        health_service = health.aio.HealthServicer()
+
+        def count_refused() -> None:
+            batcher.counters.calls_refused += 1
+
+        doors = make_doors(settings, count_refused)
+        for door in doors:
+            _furnish(door.server, ingest.handler() if door.ingest else no_ingest_handler(), fleet, health_service)
+            await door.server.start()
         for name in ("", INGEST_SERVICE, _FLEET_SERVICE):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         committing = asyncio.create_task(batcher.run())
-        retention = _schedule_retention(store, settings, clock)
-        _log.info("listening on %s, store in %s", settings.listen, settings.data_dir)
+        guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
+        scheduler = _schedule(store, settings, clock)
+        for door in doors:
+            _log.info("%s", door)
+        _log.info("store in %s", settings.data_dir)
 
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((committing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if committing.done():
-            committing.result()  # it does not return by itself: raise what ended it
+        await asyncio.wait((committing, stopping, *guarding), return_when=asyncio.FIRST_COMPLETED)
+        for task in (committing, *guarding):
+            if task.done():
+                task.result()  # none returns by itself: raise what ended it
 
         _log.info("stopping")
-        retention.shutdown(wait=False)
+        scheduler.shutdown(wait=False)
         await health_service.enter_graceful_shutdown()
         batcher.stop()
         await committing
         await ingest.end_streams()
-        await server.stop(_STOP_GRACE_SECONDS)
+        await asyncio.gather(*(door.server.stop(_STOP_GRACE_SECONDS) for door in doors))
+        for task in guarding:
+            task.cancel()
         counters = batcher.counters
         _log.info(
             "stopped: %d reports stored, %d duplicates, %d rejected",
@@ -102,20 +98,20 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
         store.close()
 
 
-def _server(
-    store: DuckDbStore, batcher: Batcher, ingest: IngestService, clock: Clock
-) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
-    server = grpc.aio.server(options=_SERVER_OPTIONS)
-    server.add_generic_rpc_handlers((ingest.handler(),))
-    add_FleetServiceServicer_to_server(FleetService(store, clock, batcher.counters), server)
-    health_service = health.aio.HealthServicer()
+def _furnish(
+    server: grpc.aio.Server,
+    ingest: grpc.GenericRpcHandler,
+    fleet: FleetService,
+    health_service: health.aio.HealthServicer,
+) -> None:
+    server.add_generic_rpc_handlers((ingest,))
+    add_FleetServiceServicer_to_server(fleet, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     names = (INGEST_SERVICE, _FLEET_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    return server, health_service
 
 
-def _schedule_retention(store: DuckDbStore, settings: AggregatorSettings, clock: Clock) -> AsyncIOScheduler:
+def _schedule(store: DuckDbStore, settings: AggregatorSettings, clock: Clock) -> AsyncIOScheduler:
     async def forget() -> None:
         try:
             await asyncio.to_thread(store.forget_before, clock() - round(settings.store.retention * 1_000))
@@ -126,5 +122,13 @@ def _schedule_retention(store: DuckDbStore, settings: AggregatorSettings, clock:
     # However late a run is, it is worth doing, and once is enough.
     trigger = IntervalTrigger(minutes=_RETENTION_EVERY_MINUTES)
     scheduler.add_job(forget, trigger, misfire_grace_time=None, coalesce=True)
+    # At the start, and then once a day.
+    scheduler.add_job(
+        lambda: warn_of_expiry(settings.tls),
+        IntervalTrigger(hours=_EXPIRY_EVERY_HOURS),
+        next_run_time=datetime.now(UTC),
+        misfire_grace_time=None,
+        coalesce=True,
+    )
     scheduler.start()
     return scheduler

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import pytest
 
 from loiter.limits import MAX_NAMESPACES, MAX_PORT_BUDGETS, MAX_STRING_CHARS, MAX_TIME_WAIT_GROUPS
 from loiter.v1 import sample_pb2 as pb
-from loiter_agent.encode import encode_host, encode_sample, fit
-from loiter_agent.sample import Cause, CollectorStatus, Container, Namespace, OwnerRow, OwnerSource, Sample, TcpStates
+from loiter_agent.encode import AgentStatus, encode_host, encode_sample, fit
+from loiter_agent.sample import (
+    Cause,
+    CollectorStatus,
+    Container,
+    Degradation,
+    Namespace,
+    OwnerRow,
+    OwnerSource,
+    Sample,
+    TcpStates,
+)
 from support.proctree_samples import (
     CRAWLER_ROW,
     EMPTY,
@@ -29,7 +39,8 @@ from support.proctree_samples import (
 
 def over_the_wire(sample: Sample) -> pb.Sample:
     """What the aggregator gets of it."""
-    return pb.Sample.FromString(encode_sample(sample, late_ticks=5, dropped_reports=6).SerializeToString())
+    status = AgentStatus(interval=20.0, cpu_budget=0.02, cpu_share=0.015, late_ticks=5, dropped_reports=6)
+    return pb.Sample.FromString(encode_sample(sample, status).SerializeToString())
 
 
 def present(message: object) -> set[str]:
@@ -48,6 +59,8 @@ def test_what_is_known_arrives() -> None:
     assert (sample.coverage.sockets_ownerless, sample.coverage.dump_torn) == (3_010, True)
     assert (sample.cost.late_ticks, sample.cost.dropped_reports) == (5, 6)
     assert sample.cost.cpu_seconds == 0.0125
+    assert (sample.cost.cpu_share, sample.cost.cpu_budget) == (0.015, 0.02)
+    assert sample.interval.ToTimedelta() == timedelta(seconds=20)
     assert [status.name for status in sample.collectors] == ["processes", "tcp", "host_fds"]
     (row,) = sample.processes
     assert (row.pid, row.name, row.app, row.user) == (4242, "gunicorn", "web.service", "www-data")
@@ -133,6 +146,23 @@ def test_time_wait_and_ports_and_namespaces_arrive() -> None:
         ("web", True, pb.SAMPLER_PROCFS),
         ("", False, pb.SAMPLER_UNSPECIFIED),
     ]
+
+
+@pytest.mark.parametrize("degradation", Degradation)
+def test_every_step_of_degradation_has_a_name_on_the_wire(degradation: Degradation) -> None:
+    """None: nothing is left out."""
+    sent = over_the_wire(replace(FULL, degradation=degradation)).degradation
+    name = "UNSPECIFIED" if degradation == Degradation.NONE else degradation.name
+    assert pb.Degradation.Name(sent) == f"DEGRADATION_{name}"
+
+
+def test_what_the_first_tick_can_not_know_is_absent() -> None:
+    """No time has passed of which the processor time could be a share; nor need anything be said of a spool."""
+    sample = encode_sample(FULL, AgentStatus(interval=10.0, cpu_budget=0.02))
+    assert not sample.cost.HasField("cpu_share")
+    assert not sample.HasField("spool")
+    kept = pb.SpoolStatus(waiting_reports=3, waiting_bytes=900, in_memory=True)
+    assert encode_sample(FULL, AgentStatus(interval=10.0, cpu_budget=0.02, spool=kept)).spool == kept
 
 
 @pytest.mark.parametrize("how", ["exact", "listener", "cgroup", "destination", "unattributed"])
@@ -224,7 +254,7 @@ def test_a_host_without_an_id_has_an_empty_one() -> None:
 def test_a_sample_that_is_too_large_is_made_to_fit() -> None:
     """The last of its processes are added to the others; nothing is lost from the sums."""
     rows = tuple(replace(ROW, pid=pid, name="n" * 200, close_wait=2, sockets=3, fd_open=5) for pid in range(1, 501))
-    whole = encode_sample(replace(FULL, processes=rows), 0, 0)
+    whole = encode_sample(replace(FULL, processes=rows), AgentStatus(interval=10.0, cpu_budget=0.02))
     fitted = fit(whole, 50_000)
     assert fitted.ByteSize() <= 50_000
     assert 0 < len(fitted.processes) < 500

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import os
+from dataclasses import fields, replace
+from datetime import timedelta
+from pathlib import Path
 
+import psutil
 import pytest
 
 from loiter_agent import sampler as sampler_module
+from loiter_agent.clock import since_boot
 from loiter_agent.collectors.processes import ProcessScan, ProcessScanner
 from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
 from loiter_agent.identity import Identities
@@ -15,11 +20,14 @@ from loiter_agent.procfs import Procfs
 from loiter_agent.sample import (
     Ages,
     CloseWaitSockets,
+    Coverage,
+    Degradation,
     Namespace,
     Peer,
     ProcessFds,
     ProcessKey,
     ProcessSockets,
+    TcpCounts,
     TcpSnapshot,
     TcpStates,
 )
@@ -38,16 +46,29 @@ class FakeTcp:
     def __init__(self, snapshot: TcpSnapshot | None) -> None:
         self.snapshot = snapshot
 
-    def collect(self, scan: ProcessScan) -> TcpSnapshot:  # noqa: ARG002 - the signature of a collector
+    def collect(self, scan: ProcessScan, detailed: bool = True) -> TcpSnapshot:  # noqa: ARG002 - as a collector has it
         if self.snapshot is None:
             raise OSError("Operation not permitted")
-        return self.snapshot
+        return self.snapshot if detailed else without_detail(self.snapshot)
+
+    def count(self) -> TcpCounts:
+        if self.snapshot is None:
+            raise OSError("Operation not permitted")
+        return TcpCounts("sock_diag", self.snapshot.states)
 
     def set_interval(self, interval: float) -> None:
         """Keeps nothing."""
 
     def close(self) -> None:
         """Holds nothing."""
+
+
+def without_detail(snapshot: TcpSnapshot) -> TcpSnapshot:
+    """What a collector yields that does not look into sockets."""
+    return replace(
+        snapshot,
+        by_process={key: replace(one, detail=None, time_wait=None) for key, one in snapshot.by_process.items()},
+    )
 
 
 SNAPSHOT = TcpSnapshot(
@@ -230,3 +251,64 @@ def test_the_share_of_descriptors_that_are_sockets_leaves_out_those_without_one(
     shares = {row.pid: row.fd_socket_share for row in rows}
     assert shares[HOLDER.pid] == pytest.approx(2 / fds)
     assert shares[HIDDEN.pid] is None
+
+
+def test_a_sample_says_when_it_was_taken_on_a_clock_that_never_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CLOCK_BOOTTIME, before anything was looked at."""
+    before = since_boot()
+    sample = sampler_of(monkeypatch, SNAPSHOT, SCAN).sample()
+    assert before <= sample.since_boot <= since_boot() - sample.cost.wall_seconds
+
+
+def test_without_detail_counts_stay_and_reasons_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not 0, and not that there are none. Nobody looks at threads."""
+    charged = {HOLDER: ProcessSockets(close_wait=5, total=5, time_wait=3, detail=DETAIL)}
+    one = sampler_of(monkeypatch, replace(SNAPSHOT, by_process=charged), SCAN)
+    sample = one.sample(Degradation.NO_DETAIL)
+    row = next(row for row in sample.processes if row.pid == HOLDER.pid)
+    assert sample.degradation == Degradation.NO_DETAIL
+    assert (row.close_wait, row.sockets, row.fd_open) == (5, 5, 9)
+    assert (row.cause, row.evidence, row.close_wait_age_seconds) == (None, None, None)
+    assert (row.stuck, row.peers, row.time_wait, row.fd_eta_seconds) == (None, None, None, None)
+    assert [status.name for status in sample.collectors] == ["processes", "tcp", "host_fds"]
+    assert one.sample().processes[0].cause == "leak"
+
+
+def test_with_counts_only_nothing_is_said_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that there are none: the coverage of everything else is unknown."""
+    sample = sampler_of(monkeypatch, SNAPSHOT, SCAN).sample(Degradation.COUNTS_ONLY)
+    assert (sample.degradation, sample.sampler) == (Degradation.COUNTS_ONLY, "sock_diag")
+    assert sample.tcp_states == SNAPSHOT.states
+    assert sample.host_fds is not None
+    assert (sample.processes, sample.other, sample.time_wait, sample.ports) == ((), None, None, None)
+    known = {field.name for field in fields(Coverage) if getattr(sample.coverage, field.name) is not None}
+    assert known == {"dump_torn"}
+    assert [status.name for status in sample.collectors] == ["tcp", "host_fds"]
+    assert sample.cost.cpu_seconds > 0
+
+
+def test_a_process_keeps_its_start_time_while_it_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is part of what the process is known by. A clock that is set meanwhile does not make it another one."""
+    own = next(key for key in ProcessScanner(Procfs()).collect().processes if key.pid == os.getpid())
+    scan = replace(SCAN, processes={own: ProcessFds(own, "pytest", 9, 1_024, namespace=OWN)})
+    one = sampler_of(monkeypatch, replace(SNAPSHOT, by_process={}), scan)
+    (before,) = one.sample().processes
+    booted = psutil.boot_time()
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted + 7_200)
+    for degradation in (Degradation.COUNTS_ONLY, Degradation.NO_DETAIL, Degradation.NONE):
+        rows = one.sample(degradation).processes
+        assert {row.start_time for row in rows} <= {before.start_time}
+    assert rows
+    (again,) = sampler_of(monkeypatch, replace(SNAPSHOT, by_process={}), scan).sample().processes
+    assert again.start_time - before.start_time == timedelta(hours=2), "of an agent that starts after that"
+
+
+def test_psutil_counts_states_without_looking_at_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states that it counts one by one, as the kernel has them."""
+    collector = PsutilTcpCollector(Procfs())
+    monkeypatch.setattr(psutil, "net_connections", None)
+    counted = collector.count()
+    assert counted.sampler == "psutil"
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    assert counted.states.listen == sum(line.split()[3] == "0A" for line in lines)
+    assert counted.states.close is None

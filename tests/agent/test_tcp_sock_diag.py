@@ -29,6 +29,7 @@ from loiter_agent.sample import (
     PortBudget,
     ProcessKey,
     ProcessSockets,
+    TcpCounts,
     TcpSnapshot,
     TimeWaitGroup,
 )
@@ -105,10 +106,14 @@ class Sampled:
         self.collector = SockDiagTcpCollector(self.procfs, INTERVAL, clock=lambda: self.now)
         self.snapshot: TcpSnapshot | None = None
 
-    def tick(self) -> TcpSnapshot:
+    def tick(self, detailed: bool = True) -> TcpSnapshot:
         self.now += INTERVAL
-        self.snapshot = self.collector.collect(self.scanner.collect())
+        self.snapshot = self.collector.collect(self.scanner.collect(), detailed)
         return self.snapshot
+
+    def count(self) -> TcpCounts:
+        self.now += INTERVAL
+        return self.collector.count()
 
     def of(self, pid: int) -> ProcessSockets:
         """What a process is charged with."""
@@ -633,3 +638,107 @@ def test_closes_that_time_wait_has_no_room_for_are_counted_by_the_second(
     found = [sampled.tick().time_wait_limits for _ in range(3)]
     assert [one.overflows for one in found if one] == [7, 27, 20]
     assert [one.overflows_per_second for one in found if one] == [None, 20 / INTERVAL, 0.0], "a new count is no fall"
+
+
+class TestWithoutDetail:
+    """What is left out to keep within the budget is unknown, and learnt anew afterwards."""
+
+    def test_sockets_are_charged_and_not_looked_into(
+        self, sampled: Sampled, inside: Netns, puppets: Puppets, tmp_path: Path
+    ) -> None:
+        """Those that nobody accepted, too: a count that fell would look like a leak that is over."""
+        client, server = puppets(inside), puppets(inside)
+        port = serve(server)
+        connect(client, server, port, 4)
+        client.do("[one.shutdown(SHUT_WR) for one in c]")
+        with running(inside.command(leaklab("deaf", "--pending", "12")), tmp_path / "log") as deaf:
+            assert deaf.line() == "ready"
+            full = sampled.tick()
+            before = {pid: sampled.of(pid) for pid in (client.pid, server.pid, deaf.pid)}
+            plain = sampled.tick(detailed=False)
+            after = {pid: sampled.of(pid) for pid in before}
+        for pid, sockets in before.items():
+            assert (after[pid].close_wait, after[pid].total) == (sockets.close_wait, sockets.total)
+            assert (after[pid].detail, after[pid].time_wait) == (None, None)
+        assert after[server.pid].close_wait == 4
+        assert after[deaf.pid].close_wait == 12
+        assert plain.states == full.states
+        assert plain.close_wait_uncharged == full.close_wait_uncharged
+
+    def test_nobody_is_found_to_be_the_owner_of_time_wait_sockets(
+        self, sampled: Sampled, inside: Netns, puppets: Puppets
+    ) -> None:
+        """Though ports are counted. Nor is somebody found later by connections of long ago."""
+        client, server = puppets(inside), puppets(inside)
+        port = serve(server)
+        connect(client, server, port, 30)
+        for _ in range(3):
+            sampled.tick()
+        group = (f"127.0.0.1:{port}", None, "unattributed", None)
+        client.do("[one.close() for one in c[:5]]")
+        server.do("[one.close() for one in a[:5]]")
+        sampled.tick(detailed=False)
+        assert owners(sampled.time_wait(inside)) == {group: 5}
+        assert [(one.time_wait, one.used) for one in sampled.ports(inside)] == [(5, 30)]
+        sampled.count()
+        client.do("[one.close() for one in c[5:10]]")
+        server.do("[one.close() for one in a[5:10]]")
+        sampled.tick()
+        assert owners(sampled.time_wait(inside)) == {group: 10}
+
+    @pytest.mark.parametrize("counts_only", [False, True])
+    def test_sockets_that_stay_keep_their_age_and_new_ones_get_it_from_the_kernel(
+        self, sampled: Sampled, inside: Netns, puppets: Puppets, counts_only: bool
+    ) -> None:
+        """They came while nobody looked: the first tick that does is not since when they are there."""
+        client, server = puppets(inside), puppets(inside)
+        port = serve(server)
+        connect(client, server, port, 4)
+        client.do("c[0].shutdown(SHUT_WR)")
+        sampled.tick()
+        sampled.tick()
+        assert known_ages(sampled.detail(server.pid)).max >= INTERVAL
+        client.do("[one.shutdown(SHUT_WR) for one in c[1:]]")
+        shut = time.monotonic()
+        for _ in range(2):
+            if counts_only:
+                sampled.count()
+            else:
+                sampled.tick(detailed=False)
+        time.sleep(max(0.0, 0.3 - (time.monotonic() - shut)))  # the kernel tells the age by its own clock
+        sampled.tick()
+        detail = sampled.detail(server.pid)
+        assert detail.of_unknown_age == 0
+        assert detail.survived is None, "there is no tick before with which to compare"
+        assert detail.turns_over is False
+        ages = known_ages(detail)
+        assert ages.max >= 4 * INTERVAL
+        assert 0.2 <= ages.p50 < INTERVAL
+        sampled.tick()
+        assert sampled.detail(server.pid).survived == 1.0
+
+    def test_counts_are_those_of_the_whole_host(self, sampled: Sampled, inside: Netns, tmp_path: Path) -> None:
+        """Of the namespaces that are known; one that nobody is in any more is let go of."""
+        with running(inside.command(leaklab("holder", "--close-wait", "40")), tmp_path / "log") as holder:
+            assert holder.line() == "ready 0"
+            full = sampled.tick()
+            counted = sampled.count()
+        assert (counted.sampler, counted.torn, counted.namespaces_unread) == ("sock_diag", False, 0)
+        assert counted.states.close_wait == full.states.close_wait
+        assert (counted.states.close_wait or 0) >= 40
+        assert counted.states.close is None
+        # Its other processes keep the namespace.
+        wait_until(
+            lambda: (sampled.count().states.close_wait or 0) <= (counted.states.close_wait or 0) - 40, 20, "gone"
+        )
+
+    def test_a_namespace_is_not_kept_alive_by_counting(self, sampled: Sampled) -> None:
+        """When its last process has ended, it is closed."""
+        with netns() as passing:
+            sampled.tick()
+            number = sampled.procfs.network_namespace(passing._pid)
+            assert number in sampled.collector._namespaces._others
+            sampled.count()
+            assert sampled.collector._namespaces._others[number].entered
+        sampled.count()
+        assert number not in sampled.collector._namespaces._others

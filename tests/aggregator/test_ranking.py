@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
+from loiter_aggregator.ranking.fleet import fleet_states
+from loiter_aggregator.ranking.forecast import process_forecasts
 from loiter_aggregator.ranking.hosts import host_trends, rank_hosts
 from loiter_aggregator.ranking.processes import Ages, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, TimeWait
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import host_key, open_store, ranking, record, store_samples
+from support.aggregators import batch_of, host_key, open_store, ranking, record, store_samples
 from support.reports import HOUR, MINUTE, NOW, SECOND, explained, hello, host_id, process, report, sample
 
 # The plain computation.
@@ -711,22 +713,115 @@ def test_a_process_that_is_seen_before_its_own_start_keeps_its_line(store: DuckD
     assert row.close_wait.growth_per_hour == pytest.approx(3_600 * np.polyfit(np.arange(11.0), counts, 1)[0])
 
 
-def test_the_clock_of_a_host_that_was_wrong_says_nothing_of_starts(store: DuckDbStore) -> None:
-    """A start time by that clock can not be held against times that were set right."""
+@pytest.mark.parametrize("skew", [0, HOUR, -HOUR])
+def test_the_line_of_a_process_is_the_same_whatever_its_hosts_clock(store: DuckDbStore, skew: int) -> None:
+    """Its start, by the host's clock, is set right as the times of the samples are."""
     batch = Batch()
-    batch.hosts[host_key("slow")] = record(hello("slow"))
+    batch.hosts[host_key("web-1")] = record(hello("web-1"))
     for tick in range(31):
-        present = [process(20, 100, start=NOW - HOUR - 5 * MINUTE)] if tick > 25 else []
-        taken = sample(NOW - HOUR - (30 - tick) * MINUTE, 100, processes=present)
+        present = [process(20, 100, start=NOW - 5 * MINUTE - SECOND - skew)] if tick > 25 else []
+        at = NOW - (30 - tick) * MINUTE
+        taken = sample(at - skew, 100, processes=present)
         taken.other_processes.close_wait = 0
-        batch.add(host_key("slow"), report("slow", tick + 1, taken, epoch=1), NOW, skew=HOUR)
+        batch.add(host_key("web-1"), report(sequence=tick + 1, taken=taken), at, skew=skew)
     store.write(batch)
     (row,) = rank_processes(store, ranking())
-    assert row.close_wait.growth_per_hour == 0
-    assert row.close_wait.samples == 5
+    assert row.close_wait.samples == 6
+    assert row.close_wait.growth_per_hour == pytest.approx(100 * 3_600 / 420)
 
 
-# Causes.
+def test_the_start_of_a_process_is_by_the_clock_of_its_first_sample(store: DuckDbStore) -> None:
+    """A clock that is set right while it runs does not change when it started."""
+    batch = Batch()
+    batch.hosts[host_key("web-1")] = record(hello("web-1"))
+    for tick in range(31):
+        skew = HOUR if tick < 20 else 0
+        at = NOW - (30 - tick) * MINUTE
+        present = [process(20, 100, start=NOW - 16 * MINUTE - SECOND - HOUR)] if tick > 14 else []
+        taken = sample(at - skew, 100, processes=present)
+        taken.other_processes.close_wait = 0
+        batch.add(host_key("web-1"), report(sequence=tick + 1, taken=taken), at, skew=skew)
+    store.write(batch)
+    (row,) = rank_processes(store, ranking())
+    assert row.close_wait.samples == 17
+
+
+def _degraded(taken: pb.Sample, degradation: pb.Degradation.ValueType) -> pb.Sample:
+    taken.degradation = degradation
+    return taken
+
+
+def test_processes_that_a_sample_leaves_out_are_as_they_were(store: DuckDbStore) -> None:
+    """An agent over its budget says nothing of processes: they are shown from the last sample that has them."""
+    known = [
+        sample(
+            NOW - (30 - tick) * MINUTE,
+            10 + tick,
+            processes=[process(20, 10 + tick, fd_open=50 + tick, fd_limit=99)],
+        )
+        for tick in range(20)
+    ]
+    for taken in known:
+        taken.other_processes.close_wait = 0
+    counted = [
+        _degraded(sample(NOW - (30 - tick) * MINUTE, 10 + tick), pb.DEGRADATION_COUNTS_ONLY) for tick in range(20, 31)
+    ]
+    store_samples(store, "web-1", [*known, *counted])
+    (row,) = rank_processes(store, ranking())
+    assert row.last_sample == NOW - 11 * MINUTE
+    assert (row.close_wait.current, row.close_wait.samples) == (29, 20)
+    assert row.close_wait.growth_per_hour == pytest.approx(60)
+    (app,) = rank_apps(store, ranking())
+    assert app.close_wait.growth_per_hour == pytest.approx(60)
+    (host,) = rank_hosts(store, ranking())
+    assert (host.close_wait.current, host.close_wait.samples) == (40, 31)
+    (forecast,) = process_forecasts(store, ranking(), [row.series]).values()
+    assert forecast.growth_per_hour == pytest.approx(60)
+
+
+def test_a_burst_is_not_taken_for_a_trend_by_samples_without_processes(store: DuckDbStore) -> None:
+    """Samples that say nothing of processes count neither as none nor as a reason not to count others."""
+    taken = []
+    for tick in range(31):
+        burst = [process(20, 50)] if tick > 27 else []
+        one = sample(NOW - (30 - tick) * MINUTE, 0, processes=burst)
+        one.other_processes.close_wait = 0
+        taken.append(one)
+    for tick in range(10, 20):
+        taken[tick] = _degraded(sample(NOW - (30 - tick) * MINUTE, 0), pb.DEGRADATION_COUNTS_ONLY)
+    store_samples(store, "web-1", taken)
+    (row,) = rank_processes(store, ranking())
+    assert row.close_wait.samples == 21
+
+
+def test_causes_that_are_left_out_are_unknown(store: DuckDbStore) -> None:
+    """Of a host and an app, none that is stuck is only said where that is known."""
+    leaking = _degraded(
+        sample(NOW, 9, processes=[process(20, 9), process(30, 0, name="quiet")]), pb.DEGRADATION_NO_DETAIL
+    )
+    store_samples(store, "web-1", [leaking])
+    store_samples(store, "idle", [_degraded(sample(NOW, 0), pb.DEGRADATION_NO_DETAIL)])
+    stuck = {row.hostname: (row.stuck, row.cause) for row in rank_hosts(store, ranking())}
+    assert stuck == {"web-1": (None, None), "idle": (0, None)}
+    (app,) = rank_apps(store, ranking())
+    assert (app.close_wait.current, app.stuck) == (9, None)
+    store_samples(store, "web-2", [sample(NOW, 5, processes=[explained(process(20, 5), stuck=4)])])
+    (app,) = rank_apps(store, ranking())
+    assert (app.close_wait.current, app.stuck) == (14, 4)
+
+
+def test_what_waited_on_a_host_does_not_pass_for_its_present(store: DuckDbStore) -> None:
+    """A backlog that comes beside new samples fills the past: trends, and sums over the window."""
+    live = [sample(NOW - (4 - tick) * MINUTE, 20 + tick, processes=[process(20, 20 + tick)]) for tick in range(5)]
+    store_samples(store, "web-1", live)
+    backlog = [sample(NOW - (24 - tick) * MINUTE, tick, processes=[process(20, tick)]) for tick in range(20)]
+    store.write(batch_of(*(report(sequence=at, taken=taken, epoch=8) for at, taken in enumerate(backlog, start=1))))
+    (host,) = rank_hosts(store, ranking())
+    assert (host.close_wait.current, host.close_wait.samples) == (24, 25)
+    (row,) = rank_processes(store, ranking())
+    assert (row.close_wait.current, row.last_sample) == (24, NOW)
+    assert row.close_wait.growth_per_hour == pytest.approx(60)
+    assert fleet_states(store, {}, NOW)["close_wait"] == 24
 
 
 def test_a_host_has_the_cause_of_its_worst_process_and_the_sum_of_its_stuck(store: DuckDbStore) -> None:

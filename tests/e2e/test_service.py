@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from pathlib import Path
 
 import duckdb
 
-from support.programs import Aggregator, agent_command, aggregator, ask, running, wait_until
+from support.programs import Aggregator, agent_command, aggregator, ask, free_port, run, running, wait_until
 
 
 def _stored(folder: Path) -> list[int]:
@@ -105,6 +106,63 @@ def test_sighup_reads_the_settings_again(tmp_path: Path) -> None:
             assert ask(server.server, "top", "hosts", "--label", "role=old") == []
             assert ask(server.server, "host", str(rows[0]["host"]))["interval_seconds"] == 0.5
             assert agent.stop() == 0
+
+
+def test_what_is_not_delivered_stays_in_the_spool_for_the_next_start(tmp_path: Path) -> None:
+    """It says how many reports stay; they arrive, each once, when an agent starts again and an aggregator is there."""
+    server = Aggregator(tmp_path)
+    command = agent_command(server.server, tmp_path, interval="500ms")
+    with running(command, tmp_path / "first.log") as agent:
+        agent.wait_for_log("cannot report to")
+        time.sleep(3)  # for some ticks
+        assert agent.stop() == 0
+        kept = re.search(r"(\d+) reports stay in the spool and are sent at the next start", agent.logged())
+        assert kept, agent.logged()
+        assert "lost" not in agent.logged()
+    server.start()
+    with running(command, tmp_path / "second.log") as agent:
+        agent.wait_for_log("reporting to")
+        wait_until(
+            lambda: ask(server.server, "top", "hosts")[0]["samples"] > int(kept[1]), 20, "the old reports and a new one"
+        )
+        assert agent.stop() == 0
+    assert server.stop() == 0
+    last_sequence, rows, distinct = _stored(tmp_path)
+    assert rows == distinct == last_sequence > int(kept[1]) > 2
+
+
+def test_sighup_takes_the_agent_to_another_aggregator(tmp_path: Path) -> None:
+    """At once, whatever it waits for; a file that can not be read leaves all as it was."""
+    config = tmp_path / "agent.toml"
+    config.write_text(f'server = "127.0.0.1:{free_port()}"\n')
+    with aggregator(tmp_path) as server:
+        command = agent_command(server.server, tmp_path, "--config", str(config), interval="500ms")
+        at = command.index("--server")
+        del command[at : at + 2]
+        with running(command, tmp_path / "agent.log") as agent:
+            agent.wait_for_log("cannot report to")
+            config.write_text(f'server = "{server.server}"\n[tls]\nca = "{tmp_path}/none.pem"\n')
+            agent.process.send_signal(signal.SIGHUP)
+            agent.wait_for_log(
+                f"settings not reloaded, the old ones stay in force: tls.ca: cannot read {tmp_path}/none.pem"
+            )
+            assert "reporting to" not in agent.logged()
+            config.write_text(f'server = "{server.server}"\n[spool]\nmax_bytes = "2MB"\nmax_age = "1h"\n')
+            agent.process.send_signal(signal.SIGHUP)
+            agent.wait_for_log(f"reporting to {server.server}", 5)
+            assert agent.stop() == 0
+
+
+def test_a_state_directory_is_of_one_agent_alone(tmp_path: Path) -> None:
+    """A second one says so and ends, and the first goes on."""
+    command = agent_command(f"127.0.0.1:{free_port()}", tmp_path)
+    with running(command, tmp_path / "first.log") as first:
+        first.wait_for_log("cannot report to")
+        second = run(command)
+        assert second.returncode == 1
+        assert str(tmp_path / "agent-state") in second.stderr
+        assert "Traceback" not in second.stderr
+        assert first.process.poll() is None
 
 
 def test_a_host_that_stops_reporting_is_silent(tmp_path: Path) -> None:

@@ -178,8 +178,12 @@ def aggregator(folder: Path) -> Iterator[Aggregator]:
         one.stop()
 
 
-def agent_command(server: str, folder: Path, *more: str, interval: str = "1s") -> list[str | Path]:
-    """The command of an agent that keeps its state in a folder."""
+def agent_command(
+    server: str, folder: Path, *more: str, interval: str = "1s", cpu_budget: str | None = "100%"
+) -> list[str | Path]:
+    """The command of an agent that keeps its state in a folder, and leaves nothing out unless it is to."""
+    if cpu_budget is not None:
+        more = ("--cpu-budget", cpu_budget, *more)
     return [
         BIN / "loiter-agent",
         "run",

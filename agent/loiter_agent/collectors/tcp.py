@@ -9,7 +9,7 @@ from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
 from loiter_agent.collectors.tcp_sock_diag import SockDiagTcpCollector
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import TcpSnapshot
+from loiter_agent.sample import TcpCounts, TcpSnapshot
 from loiter_agent.time_waits import Tracer
 
 _log = logging.getLogger(__name__)
@@ -20,8 +20,14 @@ class TcpCollector(Protocol):
 
     name: str
 
-    def collect(self, scan: ProcessScan) -> TcpSnapshot:
-        """Takes one. Raises OSError where the sockets can not be read."""
+    def collect(self, scan: ProcessScan, detailed: bool = True) -> TcpSnapshot:
+        """Takes one. Raises OSError where the sockets can not be read.
+
+        Without `detailed`, it does not look into CLOSE_WAIT sockets, nor for whose those in TIME_WAIT were.
+        """
+
+    def count(self) -> TcpCounts:
+        """Counts sockets by state and does nothing else. Raises OSError where they can not be read."""
 
     def set_interval(self, interval: float) -> None:
         """Changes the time between two snapshots, in seconds."""

@@ -13,7 +13,7 @@ import psutil
 
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import Namespace, ProcessKey, ProcessSockets, TcpSnapshot, TcpStates
+from loiter_agent.sample import Namespace, ProcessKey, ProcessSockets, TcpCounts, TcpSnapshot, TcpStates
 
 # States in which no descriptor need refer to the socket (any longer, or yet).
 _OWNERLESS_STATES: Final = frozenset(
@@ -26,6 +26,20 @@ _OWNERLESS_STATES: Final = frozenset(
         psutil.CONN_LAST_ACK,
     }
 )
+# In the order of the enum in include/net/tcp_states.h of the kernel, from 1 on.
+_STATES: Final = (
+    psutil.CONN_ESTABLISHED,
+    psutil.CONN_SYN_SENT,
+    psutil.CONN_SYN_RECV,
+    psutil.CONN_FIN_WAIT1,
+    psutil.CONN_FIN_WAIT2,
+    psutil.CONN_TIME_WAIT,
+    psutil.CONN_CLOSE,
+    psutil.CONN_CLOSE_WAIT,
+    psutil.CONN_LAST_ACK,
+    psutil.CONN_LISTEN,
+    psutil.CONN_CLOSING,
+)
 
 
 class PsutilTcpCollector:
@@ -37,7 +51,7 @@ class PsutilTcpCollector:
         """Takes the procfs whose namespace psutil reads."""
         self._procfs = procfs
 
-    def collect(self, scan: ProcessScan) -> TcpSnapshot:
+    def collect(self, scan: ProcessScan, detailed: bool = True) -> TcpSnapshot:  # noqa: ARG002 - there is no detail
         """Takes a snapshot. Raises OSError where /proc/net/tcp can not be read."""
         pids = scan.by_pid()
         states: Counter[str] = Counter()
@@ -68,6 +82,17 @@ class PsutilTcpCollector:
 
     def set_interval(self, interval: float) -> None:
         """Keeps nothing from one snapshot to the next."""
+
+    def count(self) -> TcpCounts:
+        """Counts sockets by state: no descriptor is looked at. Raises OSError where /proc/net/tcp can not be read."""
+        counts: Counter[str] = Counter()
+        for name in ("tcp", "tcp6"):
+            try:
+                lines = (self._procfs.root / "net" / name).read_bytes().splitlines()[1:]
+            except FileNotFoundError:
+                continue  # a kernel without IPv6
+            counts.update(_STATES[int(line.split(None, 4)[3], 16) - 1] for line in lines)
+        return TcpCounts("psutil", _states(counts))
 
     def close(self) -> None:
         """Holds nothing open."""

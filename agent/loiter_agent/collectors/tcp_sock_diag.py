@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from loiter.limits import MAX_TIME_WAIT_GROUPS
 from loiter_agent import inet_diag
 from loiter_agent.acceptors import Acceptors
+from loiter_agent.clock import since_boot
 from loiter_agent.close_waits import CloseWaits
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.inet_diag import ALL_STATES, INET_DIAG_INFO, TCP_CLOSE_WAIT, TCP_LISTEN, TIME_WAIT_STATES, Chunk
@@ -26,6 +27,7 @@ from loiter_agent.sample import (
     PortBudget,
     ProcessKey,
     ProcessSockets,
+    TcpCounts,
     TcpSnapshot,
     TcpStates,
     TimeWaitGroup,
@@ -34,6 +36,7 @@ from loiter_agent.sample import (
 )
 from loiter_agent.sock_diag import TornDumpError
 from loiter_agent.time_waits import TIME_WAIT_SECONDS, Clues, Group, Shares, TimeWaits, Tracer, WaitingSockets
+from loiter_agent.unaccepted import Unaccepted
 
 _ATTEMPTS: Final = 3
 # From so many TIME_WAIT sockets on, a dump of their own is cheaper: messages of one length are parsed as columns.
@@ -43,8 +46,13 @@ _TOLD_APART: Final = 70
 _WITH_INFO: Final = 1 << (INET_DIAG_INFO - 1)
 
 
-def _boot_time() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+@dataclass(frozen=True, slots=True)
+class _CloseWait:
+    """The CLOSE_WAIT sockets charged to a holder, those of them that it never accepted, and what else is known."""
+
+    count: int
+    unaccepted: int
+    detail: CloseWaitSockets | None = None
 
 
 class SockDiagTcpCollector:
@@ -57,7 +65,7 @@ class SockDiagTcpCollector:
         procfs: Procfs,
         interval: float,
         open_tracer: Callable[[], Tracer | None] = lambda: None,
-        clock: Callable[[], float] = _boot_time,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         """Opens what it needs. Raises OSError where the kernel refuses sock_diag in the agent's own namespace.
 
@@ -69,6 +77,8 @@ class SockDiagTcpCollector:
         self._owners = Owners(procfs)
         self._listeners = Listeners()
         self._close_waits = CloseWaits(interval)
+        self._unaccepted = Unaccepted()
+        self._detailed = True
         self._time_waits = TimeWaits()
         self._shares = Shares()
         self._acceptors = Acceptors()
@@ -80,8 +90,13 @@ class SockDiagTcpCollector:
         self._lists_bound_inactive: bool | None = None
         self._overflows: tuple[float, int] | None = None  # when they were read, and how many
 
-    def collect(self, scan: ProcessScan) -> TcpSnapshot:
-        """Takes a snapshot. Raises OSError where the kernel refuses or breaks off a dump of its own namespace."""
+    def collect(self, scan: ProcessScan, detailed: bool = True) -> TcpSnapshot:
+        """Takes a snapshot. Raises OSError where the kernel refuses or breaks off a dump of its own namespace.
+
+        Without `detailed`, CLOSE_WAIT sockets are charged and nothing more, and those that are new in TIME_WAIT have no
+        owner.
+        """
+        self._detailed = detailed
         opened = self._namespaces.refresh(scan.processes.values())
         self._port_ranges = {one.id: one.settings.port_range if one.settings else None for one in opened}
         self._offsets = {one.id: self._offsets[one.id] for one in opened if one.id in self._offsets}
@@ -91,6 +106,69 @@ class SockDiagTcpCollector:
             torn = self._read(scan, opened)
             if not torn:
                 break
+        if detailed:
+            charges, close_waits, waiting = self._look_into(now, scan, opened)
+        else:
+            self._forget_last_tick()
+            self._listeners.finish(now)
+            charges = self._owners.finish()
+            close_waits = self._counted_close_waits(charges)
+            waiting = self._time_waits.finish(self._no_clues())
+        budgets = self._budgets.update(
+            now, charges.places, waiting, {one.id: one.settings for one in opened}, self._owners.process
+        )
+        return TcpSnapshot(
+            sampler="sock_diag",
+            states=self._states(self._counts(charges), opened),
+            by_process=self._by_process(charges, close_waits, waiting, budgets),
+            attributed=charges.attributed,
+            unattributed=charges.unattributed,
+            ownerless=charges.ownerless + self._time_waits.states.total(),
+            torn=torn,
+            time_wait=_time_wait_groups(waiting),
+            time_wait_nobodys=frozenset(
+                group.place.namespace
+                for group, sockets in waiting.items()
+                if sockets.time_wait and group.owner.how == "unattributed" and not group.ended
+            ),
+            time_wait_limits=self._limits(now, opened[0]),
+            ports=budgets,
+            namespaces=tuple(
+                Namespace(one.id, one.name, one.how if one.id in self._read_ids else None, one.member) for one in opened
+            ),
+        )
+
+    def count(self) -> TcpCounts:
+        """Counts sockets by state, in the namespaces that are read from inside or where nobody talks.
+
+        Raises OSError as `collect` does.
+        """
+        self._forget_last_tick()
+        self._budgets = PortBudgets()
+        opened, left_out = self._namespaces.kept_open()
+        counts: Counter[int] = Counter()
+        torn = False
+        for _ in range(_ATTEMPTS):
+            counts.clear()
+            torn = self._count_into(counts, opened)
+            if not torn:
+                break
+        return TcpCounts("sock_diag", self._states(counts, opened), torn, left_out)
+
+    def set_interval(self, interval: float) -> None:
+        """Changes the time between two snapshots, in seconds."""
+        self._close_waits.set_interval(interval)
+
+    def close(self) -> None:
+        """Closes what it holds open."""
+        self._namespaces.close()
+        if self._tracer is not None:
+            self._tracer.close()
+
+    def _look_into(
+        self, now: float, scan: ProcessScan, opened: Iterable[OpenNamespace]
+    ) -> tuple[Charges, dict[int, _CloseWait], dict[Group, WaitingSockets]]:
+        """Ends a tick: who holds which sockets, why some stay in CLOSE_WAIT, and whose those in TIME_WAIT were."""
         before = self._owners.before(self._time_waits.new_connections())
         of_unknown_age = self._close_waits.of_unknown_age(now)
         ages, sent = self._ask(opened, of_unknown_age, self._close_waits.to_ask_about)
@@ -111,48 +189,59 @@ class SockDiagTcpCollector:
                 accepted=self._accepted,
                 shares=self._shares,
                 tracer=self._tracer,
-                now=_boot_time(),
+                now=since_boot(),
             )
         )
-        budgets = self._budgets.update(
-            now, charges.places, waiting, {one.id: one.settings for one in opened}, self._owners.process
-        )
-        return TcpSnapshot(
-            sampler="sock_diag",
-            states=self._states(charges, opened),
-            by_process=self._by_process(charges, details, waiting, budgets),
-            attributed=charges.attributed,
-            unattributed=charges.unattributed,
-            ownerless=charges.ownerless + self._time_waits.states.total(),
-            torn=torn,
-            time_wait=_time_wait_groups(waiting),
-            time_wait_nobodys=frozenset(
-                group.place.namespace
-                for group, sockets in waiting.items()
-                if sockets.time_wait and group.owner.how == "unattributed" and not group.ended
-            ),
-            time_wait_limits=self._limits(now, opened[0]),
-            ports=budgets,
-            namespaces=tuple(
-                Namespace(one.id, one.name, one.how if one.id in self._read_ids else None, one.member) for one in opened
-            ),
+        close_waits = {holder: _CloseWait(one.count, one.unaccepted, one) for holder, one in details.items()}
+        return charges, close_waits, waiting
+
+    def _counted_close_waits(self, charges: Charges) -> dict[int, _CloseWait]:
+        """Charges CLOSE_WAIT sockets to those who hold them, or should have accepted them."""
+        unaccepted = self._unaccepted.charge(self._owners.holders_of, self._listeners.of)
+        counts = Counter(unaccepted)
+        for place, states in charges.places.items():
+            if place.holder >= 0:
+                counts[place.holder] += states.get(TCP_CLOSE_WAIT, 0)
+        return {holder: _CloseWait(count, unaccepted[holder]) for holder, count in counts.items() if count}
+
+    def _no_clues(self) -> Clues:
+        return Clues(
+            before={},
+            process=lambda _: None,
+            listeners=lambda *_: (),
+            in_cgroup=lambda _: (),
+            alive=lambda _: False,
+            accepted=self._accepted,
+            shares=self._shares,
+            tracer=None,
         )
 
-    def set_interval(self, interval: float) -> None:
-        """Changes the time between two snapshots, in seconds."""
-        self._close_waits.set_interval(interval)
+    def _forget_last_tick(self) -> None:
+        """The next tick that looks into sockets is not the one after the last that did."""
+        self._close_waits.pause()
+        self._owners.forget_connections()
+        self._shares = Shares()
 
-    def close(self) -> None:
-        """Closes what it holds open."""
-        self._namespaces.close()
-        if self._tracer is not None:
-            self._tracer.close()
+    def _count_into(self, counts: Counter[int], opened: Iterable[OpenNamespace]) -> bool:
+        """Counts all sockets once. Returns whether a dump was torn."""
+        torn = False
+        for namespace in opened:
+            try:
+                for chunk in _sockets(namespace):
+                    counts.update(chunk.states())
+            except TornDumpError:
+                torn = True
+            except OSError:
+                if namespace.own:
+                    raise
+        return torn
 
     def _read(self, scan: ProcessScan, opened: Iterable[OpenNamespace]) -> bool:
         """Reads all sockets once. Returns whether a dump was torn."""
-        self._owners.begin(scan)
+        self._owners.begin(scan, remember=self._detailed)
         self._listeners.begin()
         self._close_waits.begin()
+        self._unaccepted = Unaccepted()
         self._time_waits.begin()
         self._read_ids = set()
         torn = False
@@ -192,7 +281,10 @@ class SockDiagTcpCollector:
             self._time_waits.feed(namespace.id, offset, chunk, states)
             return
         if TCP_CLOSE_WAIT in states:
-            self._close_waits.feed(namespace.id, offset, chunk, states)
+            if self._detailed:
+                self._close_waits.feed(namespace.id, offset, chunk, states)
+            else:
+                self._unaccepted.feed(namespace.id, chunk, states)
         self._owners.feed(namespace.id, offset, chunk, states, self._accepted)
 
     def _ask(
@@ -274,7 +366,7 @@ class SockDiagTcpCollector:
     def _by_process(
         self,
         charges: Charges,
-        details: Mapping[int, CloseWaitSockets],
+        held: Mapping[int, _CloseWait],
         waiting: Mapping[Group, WaitingSockets],
         budgets: Iterable[PortBudget],
     ) -> dict[ProcessKey, ProcessSockets]:
@@ -285,11 +377,9 @@ class SockDiagTcpCollector:
             if key is not None:
                 totals[key] += sum(states.values())
                 established[key] += states.get(inet_diag.TCP_ESTABLISHED, 0)
-        close_waits = {self._owners.process(holder): detail for holder, detail in details.items()}
-        for holder, detail in details.items():
-            key = self._owners.process(holder)
-            if key is not None:
-                totals[key] += detail.unaccepted  # which no place is charged with to it
+        close_waits = {key: one for holder, one in held.items() if (key := self._owners.process(holder)) is not None}
+        for key, close_wait in close_waits.items():
+            totals[key] += close_wait.unaccepted  # which no place is charged with to it
         time_wait: Counter[ProcessKey] = Counter()
         for group, sockets in waiting.items():
             if group.owner.key is not None:
@@ -298,23 +388,27 @@ class SockDiagTcpCollector:
         for budget in budgets:
             if budget.owner is not None and budget.available:
                 shares[budget.owner] = max(shares.get(budget.owner, 0.0), min(1.0, budget.used / budget.available))
-        keys = totals.keys() | time_wait.keys() | {key for key in close_waits if key is not None}
+        keys = totals.keys() | time_wait.keys() | close_waits.keys()
         return {
             key: ProcessSockets(
                 established=established[key],
                 close_wait=close_waits[key].count if key in close_waits else 0,
                 total=totals[key],
-                time_wait=time_wait[key],
-                detail=close_waits.get(key),
+                # Of those that were not looked into, some may be its.
+                time_wait=time_wait[key] if self._detailed else None,
+                detail=close_waits[key].detail if key in close_waits else None,
                 ports_share=shares.get(key),
             )
             for key in keys
         }
 
-    def _states(self, charges: Charges, opened: Sequence[OpenNamespace]) -> TcpStates:
+    def _counts(self, charges: Charges) -> Counter[int]:
         counts = Counter(self._time_waits.states)
         for states in charges.places.values():
             counts.update(states)
+        return counts
+
+    def _states(self, counts: Counter[int], opened: Sequence[OpenNamespace]) -> TcpStates:
         # /proc/net/tcp does not list them, nor do kernels before 6.8.
         if self._lists_bound_inactive is None:
             self._lists_bound_inactive = opened[0].lists_bound_inactive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -12,6 +13,7 @@ from loiter.durations import parse_duration
 from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
 from loiter.settings import addresses, labels
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.client import SECURITY
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,15 +79,46 @@ def query_labels(wanted: tuple[tuple[str, str], ...]) -> dict[str, str]:
 
 _OUTPUTS: Final = ("table", "wide", "json", "csv")
 
-server_option = click.option(
-    "--server",
-    type=ServerType(),
-    default=DEFAULT_SERVER,
-    envvar="LOITER_SERVER",
-    metavar="HOST:PORT",
-    show_default=True,
-    help="The aggregator to ask; also LOITER_SERVER.",
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+
+
+def _note(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keeps a value for `connect`, which is all that needs it: verbs do not pass it on."""
+    assert param.name is not None, "an option has a name"
+    ctx.meta[f"{SECURITY}.{param.name}"] = value
+
+
+def _security_option(flag: str, variable: str, help: str, **more: Any) -> Callable[[Command], Command]:
+    return click.option(
+        flag, envvar=variable, expose_value=False, callback=_note, help=f"{help}; also {variable}.", **more
+    )
+
+
+_SERVER_OPTIONS: Final = (
+    click.option(
+        "--server",
+        type=ServerType(),
+        default=DEFAULT_SERVER,
+        envvar="LOITER_SERVER",
+        metavar="HOST:PORT",
+        show_default=True,
+        help="The aggregator to ask; also LOITER_SERVER.",
+    ),
+    _security_option("--ca", "LOITER_TLS_CA", "Authorities to trust the aggregator by", type=_FILE),
+    _security_option("--token-file", "LOITER_TOKEN_FILE", "File with your token", type=_FILE),
+    _security_option("--certificate", "LOITER_TLS_CERTIFICATE", "Your certificate", type=_FILE),
+    _security_option("--key", "LOITER_TLS_KEY", "Its private key", type=_FILE),
+    _security_option("--insecure", "LOITER_INSECURE", "Plaintext, also off this machine", is_flag=True),
 )
+
+
+def server_option(command: Command) -> Command:
+    """Whom to ask, whom to trust, and what to show of oneself."""
+    for option in reversed(_SERVER_OPTIONS):
+        command = option(command)
+    return command
+
+
 window_option = click.option(
     "--window", type=DurationType(), default="1h", metavar="DURATION", show_default=True, help="How far to look back."
 )

@@ -5,25 +5,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from loiter.addresses import is_loopback
 from loiter.settings import SettingsError, load
+from loiter_aggregator.access import core_log
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help=f"Settings. [default: {DEFAULT_FILE}]")
 @click.option("--listen", metavar="HOST:PORT", help="Where agents and readers connect. [default: 127.0.0.1:7433]")
+@click.option("--listen-readers", metavar="HOST:PORT", help="Where readers connect besides, without a certificate.")
 @click.option("--data-dir", metavar="DIR", help="Where the store is kept. [default: /var/lib/loiter]")
-@click.option("--insecure", is_flag=True, default=None, help="Allow plaintext on an address off this machine.")
-def serve(config: Path | None, listen: str | None, data_dir: str | None, insecure: bool | None) -> None:
+@click.option("--certificate", metavar="FILE", help="Certificate to serve by TLS with.")
+@click.option("--key", metavar="FILE", help="Its private key.")
+@click.option("--client-ca", metavar="FILE", help="Authorities of agents, which then have to show a certificate.")
+@click.option("--revoked", metavar="FILE", help="Serial numbers of agents' certificates that are refused.")
+@click.option("--tokens", metavar="FILE", help="File of the tokens. [default: tokens.json in the data folder]")
+@click.option("--insecure", is_flag=True, default=None, help="Off this machine, do without TLS and without asking who.")
+def serve(
+    config: Path | None,
+    listen: str | None,
+    listen_readers: str | None,
+    data_dir: str | None,
+    certificate: str | None,
+    key: str | None,
+    client_ca: str | None,
+    revoked: str | None,
+    tokens: str | None,
+    insecure: bool | None,
+) -> None:
     """Take in reports, keep them, and answer questions, until SIGTERM or Ctrl-C."""
-    # Late: the verbs that only ask have no need of the store.
-    from loiter_aggregator.server import serve as run
-    from loiter_aggregator.store.duckdb_store import StoreError
+    from loiter_aggregator.access.requirements import check  # late: X.509 is for this verb alone
 
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
@@ -31,19 +47,38 @@ def serve(config: Path | None, listen: str | None, data_dir: str | None, insecur
         settings = load(
             AggregatorSettings,
             config,
-            os.environ,
-            {"listen": listen, "data_dir": data_dir, "insecure": insecure},
+            # What `loiter top` reads there is no slip in the name of a setting.
+            {name: value for name, value in os.environ.items() if name != "LOITER_TOKEN"},
+            {
+                "listen": listen,
+                "listen_readers": listen_readers,
+                "data_dir": data_dir,
+                "tls.certificate": certificate,
+                "tls.key": key,
+                "tls.client_ca": client_ca,
+                "tls.revoked": revoked,
+                "tokens": tokens,
+                "insecure": insecure,
+            },
         )
-        if not (settings.insecure or is_loopback(settings.listen)):
-            raise SettingsError(
-                f"{settings.listen} is off this machine, and traffic is not encrypted; "
-                "listen on 127.0.0.1, or give --insecure if the network is yours alone"
-            )
+        check(settings)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    # The core reads the environment once, as it is imported below.
+    captured = settings.tls.certificate is not None and core_log.enable(os.environ)
+    with core_log.capture() if captured else nullcontext():
+        _run(settings)
+
+
+def _run(settings: AggregatorSettings) -> None:
+    from loiter_aggregator.access.certificates import RevocationFileError
+    from loiter_aggregator.access.tokens import TokenFileError
+    from loiter_aggregator.server import serve as run
+    from loiter_aggregator.store.duckdb_store import StoreError
+
     try:
         asyncio.run(run(settings))
-    except (StoreError, OSError) as error:
+    except (StoreError, TokenFileError, RevocationFileError, OSError) as error:
         raise click.ClickException(str(error)) from None

@@ -4,63 +4,208 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.clock import Clock
+from loiter_aggregator.config import LimitSettings
+from loiter_aggregator.ingest.answers import Hearer
 from loiter_aggregator.ingest.counters import Counters
-from loiter_aggregator.store.batch import Batch, HostRecord
+from loiter_aggregator.ingest.known_hosts import KnownHost, KnownHosts
+from loiter_aggregator.ingest.losses import missing, told
+from loiter_aggregator.ingest.names import NameBudget
+from loiter_aggregator.ingest.rates import HourlyBudget
+from loiter_aggregator.ingest.room import Amount, Room
+from loiter_aggregator.store.batch import Batch, HostRecord, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 
 _log = logging.getLogger(__name__)
 
-# Rows on their way into the store, some hundred bytes each: streams wait while there are more.
-_MAX_PENDING_ROWS: Final = 500_000
+# What is committed together: more takes no less time a row, and a full disk may have room for so much and not for all.
+_BATCH_ROWS: Final = 50_000
+# Each start of an agent is an epoch: this is one every three seconds. Each is remembered for a month.
+_EPOCHS_PER_HOUR: Final = 1_200
+# What a hello takes at most, with room to spare.
+_HELLO_BYTES: Final = 16_000
+_REJECTION_BYTES: Final = 500
 
-Acknowledge = Callable[[int, int], None]
+_NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
+
+
+class TooManyEpochs(Exception):
+    """A host draws epochs as no agent does."""
+
+
+@dataclass(slots=True)
+class _Due:
+    """What one stream hears when a batch is durable."""
+
+    acknowledgements: dict[int, int] = field(default_factory=dict)  # epoch → sequence
+    rejections: list[pb.ReportRejection] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A batch on its way into the store, the room it takes by host, and who is to hear of it."""
+
+    batch: Batch = field(default_factory=Batch)
+    amounts: dict[int, Amount] = field(default_factory=dict)
+    due: dict[Hearer, _Due] = field(default_factory=dict)
+
+    def grow(self, host_key: int, rows: int, size: int) -> None:
+        """Notes the room that something takes."""
+        self.amounts.setdefault(host_key, Amount()).add(rows, size)
+
+    def due_to(self, hearer: Hearer) -> _Due:
+        """What a stream is to hear."""
+        return self.due.setdefault(hearer, _Due())
 
 
 class Batcher:
     """Takes reports and calls back once they are durable."""
 
-    def __init__(self, store: DuckDbStore, clock: Clock, commit_seconds: float = 1.0) -> None:
-        """Takes the store to write to. Reads from it what was stored before."""
+    def __init__(
+        self,
+        store: DuckDbStore,
+        clock: Clock,
+        commit_seconds: float = 1.0,
+        limits: LimitSettings | None = None,
+        room: Room | None = None,
+    ) -> None:
+        """Takes the store to write to, in which is what was stored before."""
+        self.limits = limits or LimitSettings()
         self.counters = Counters(started=clock())
+        self.room = room or Room()
         # Called when all that is not durable was given up.
         self.on_reset: Callable[[], None] = lambda: None
         self._store = store
         self._clock = clock
         self._commit_seconds = commit_seconds
-        # The last sequence of each spool that is stored or on its way into the store.
-        self._taken = store.high_water()
-        self._batch = Batch()
-        self._waiting: dict[tuple[int, int, Acknowledge], int] = {}
-        self._room = asyncio.Condition()
-        self._stop = asyncio.Event()
+        # Readers can keep the threads that all share busy: these are our own.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="marks")
+        self._hosts = KnownHosts(store, self._reader)
+        self._names = NameBudget(self.limits.identities_per_hour, clock, self._is_known_identity)
+        self._epochs = HourlyBudget(_EPOCHS_PER_HOUR)
+        # Gathered, the oldest first, and being gathered.
+        self._gathered: deque[_Pending] = deque()
+        self._open = _Pending()
+        self._stop = asyncio.Event()
+
+    async def join(self, host_key: int, hearer: Hearer) -> None:
+        """Begins a stream of a host. What is stored of it is remembered until `leave`. Raises StoreError."""
+        (await self._hosts.load(host_key)).streams.add(hearer)
+
+    def leave(self, host_key: int, hearer: Hearer) -> None:
+        """Ends a stream, which hears nothing any more."""
+        for pending in (*self._gathered, self._open):
+            pending.due.pop(hearer, None)
+        host = self._hosts.get(host_key)
+        if host is not None:
+            host.streams.discard(hearer)
+            self._forget_if_idle(host_key)
+
+    async def certificate_name(self, host_key: int) -> str | None:
+        """The name in the certificate that a host belongs to, be it not durable yet. Raises StoreError."""
+        host = await self._hosts.load(host_key)
+        if host.certificate_name is None:
+            loop = asyncio.get_running_loop()
+            stored = await loop.run_in_executor(self._reader, self._store.certificate_name, host_key)
+            self._name(host, stored)
+        return host.certificate_name
 
     def put_host(self, record: HostRecord) -> None:
         """Takes what a host says of itself, to be stored before any report that comes after it."""
-        self._batch.hosts[record.host_key] = record
+        self._open.batch.hosts[record.host_key] = record
+        self._enter_now(record.host_key, 1, _HELLO_BYTES)
+        host = self._hosts.get(record.host_key)
+        if host is not None:
+            self._name(host, record.certificate_name)
 
-    async def put(self, host_key: int, report: pb.Report, acknowledge: Acknowledge, skew: int = 0) -> None:
-        """Takes a report; `acknowledge(epoch, sequence)` is called when it and all before it are durable.
+    async def put(
+        self,
+        host_key: int,
+        report: pb.Report,
+        hearer: Hearer,
+        skew: int = 0,
+        settled: Mapping[int, int] = _NOTHING,
+        size: int | None = None,
+    ) -> None:
+        """Takes a report that passed validation; `hearer` hears when it and all before it are durable.
 
-        A report that was taken before is not stored again, but acknowledged like the others. Waits while too much is
-        on its way, which makes the stream it came by wait. `skew` is how far the host's clock is behind ours.
+        One that was taken before is not stored again, but acknowledged like the others. Waits while too much is on its
+        way, which makes the stream it came by wait.
+
+        Args:
+            host_key: Its host.
+            report: A sample, or a loss.
+            hearer: The stream it came by.
+            skew: How far the host's clock was behind ours when the sample was taken, in milliseconds.
+            settled: Up to where each epoch is accounted for, as the agent said, be it with another aggregator.
+            size: The bytes of its message.
+
+        Raises:
+            StoreError: What is stored of the host can not be read.
+            TooManyEpochs: The host draws too many.
         """
-        async with self._room:
-            await self._room.wait_for(lambda: self._batch.rows < _MAX_PENDING_ROWS)
-        spool = (host_key, report.spool_epoch)
-        if report.sequence <= self._taken.get(spool, 0):
+        rows, size = 1 + len(report.sample.processes), report.ByteSize() if size is None else size
+        host = await self._enter(host_key, rows, size)
+        epoch, sequence = report.spool_epoch, report.sequence
+        if sequence <= host.marks.get(epoch, 0):
             self.counters.duplicates += 1
+            self.room.leave(host_key, rows, size)
         else:
-            self._taken[spool] = report.sequence
-            self._batch.add(host_key, report, self._clock(), skew)
-        waiting = (*spool, acknowledge)
-        self._waiting[waiting] = max(report.sequence, self._waiting.get(waiting, 0))
+            self._note_epoch(host_key, host, epoch, rows, size)
+            self._open.grow(host_key, rows, size)
+            received = self._clock()
+            known = _settled(host, settled, epoch)
+            if report.WhichOneof("content") == "loss":
+                self._lose(host_key, told(report, known, skew, received), received)
+            else:
+                self._lose(host_key, missing(epoch, sequence, known), received)
+                rename = self._names.renamer(host_key, report.host_id)
+                self._open.batch.add(host_key, report, received, skew, rename)
+            host.marks[epoch] = sequence
+        acknowledged = self._open.due_to(hearer).acknowledgements
+        acknowledged[epoch] = max(sequence, acknowledged.get(epoch, 0))
+        self._seal_if_large()
+
+    async def put_rejected(
+        self,
+        host_key: int,
+        rejection: pb.ReportRejection,
+        hearer: Hearer,
+        ts: int | None = None,
+        settled: Mapping[int, int] = _NOTHING,
+    ) -> None:
+        """Takes that a report was rejected, which is the loss of its sample; `hearer` hears when that is durable.
+
+        Args:
+            host_key: Its host.
+            rejection: What to say of it; its epoch and sequence are those of the report.
+            hearer: The stream it came by.
+            ts: When the sample was taken, where that is known.
+            settled: As for `put`.
+
+        Raises:
+            StoreError, TooManyEpochs: As `put` does.
+        """
+        host = await self._enter(host_key, 1, _REJECTION_BYTES)
+        epoch, sequence = rejection.spool_epoch, rejection.sequence
+        self._note_epoch(host_key, host, epoch, 1, _REJECTION_BYTES)
+        self._open.grow(host_key, 1, _REJECTION_BYTES)
+        if sequence > host.marks.get(epoch, 0):
+            lost = Lost(epoch, sequence, sequence, pb.LOSS_REASON_REJECTED, ts, ts)
+            losses = [*missing(epoch, sequence, _settled(host, settled, epoch)), lost]
+            self._lose(host_key, losses, self._clock())
+            host.marks[epoch] = sequence
+        self._open.due_to(hearer).rejections.append(rejection)
+        self._seal_if_large()
 
     async def run(self) -> None:
         """Commits once a second until `stop` is called, and then once more."""
@@ -83,6 +228,106 @@ class Batcher:
         """Has `run` commit what has come in, and return."""
         self._stop.set()
 
+    async def commit(self) -> None:
+        """Commits what has come in, and says so to those who wait for it.
+
+        Raises:
+            StoreError: Something could not be stored; it is kept for the next time.
+        """
+        last = self._open
+        while True:
+            if not self._gathered:
+                self._seal()
+            pending = self._gathered[0]
+            await self._write(pending)
+            self._gathered.popleft()
+            await self._release(pending)
+            if pending is last or last is self._open:
+                return
+
+    async def _write(self, pending: _Pending) -> None:
+        batch = pending.batch
+        if not batch.rows:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._store.write, batch)
+        except StoreError:
+            self.counters.failed_commits += 1
+            raise
+        except Exception:
+            # The batch itself is at fault, and is given up. An acknowledgement covers all reports before it, so every
+            # stream has to begin anew from what is durable.
+            self.counters.failed_commits += 1
+            await self._give_up()
+            raise
+        self.counters.stored += len(batch)
+        self.counters.samples_lost += batch.samples_lost
+
+    async def _release(self, pending: _Pending) -> None:
+        for host_key, amount in pending.amounts.items():
+            self.room.leave(host_key, amount.rows, amount.size)
+            self._forget_if_idle(host_key)
+        await self.room.announce()
+        for hearer, due in pending.due.items():
+            for rejection in due.rejections:
+                hearer.reject(rejection)
+            for epoch, sequence in due.acknowledgements.items():
+                hearer.acknowledge(epoch, sequence)
+
+    async def _give_up(self) -> None:
+        given_up = (*self._gathered, self._open)
+        self._gathered.clear()
+        self._open = _Pending()
+        self._hosts.forget_all()
+        for pending in given_up:
+            for host_key, amount in pending.amounts.items():
+                self.room.leave(host_key, amount.rows, amount.size)
+        self.on_reset()
+        await self.room.announce()
+
+    async def _enter(self, host_key: int, rows: int, size: int) -> KnownHost:
+        await self.room.enter(host_key, rows, size)
+        try:
+            # From here on nothing is waited for where the host is remembered, as it is while a stream of it is open.
+            return await self._hosts.load(host_key)
+        except BaseException:
+            self.room.leave(host_key, rows, size)
+            raise
+
+    def _enter_now(self, host_key: int, rows: int, size: int) -> None:
+        self.room.force(host_key, rows, size)
+        self._open.grow(host_key, rows, size)
+
+    def _note_epoch(self, host_key: int, host: KnownHost, epoch: int, rows: int, size: int) -> None:
+        if epoch not in host.marks and not self._epochs.take(host_key, self._clock()):
+            self.room.leave(host_key, rows, size)
+            raise TooManyEpochs(f"more than {_EPOCHS_PER_HOUR:,} epochs of this host within an hour")
+
+    def _name(self, host: KnownHost, name: str | None) -> None:
+        """Has a host belong to a certificate, unless it belongs to one."""
+        if host.certificate_name is None:
+            host.certificate_name = name
+
+    def _lose(self, host_key: int, losses: list[Lost], received: int) -> None:
+        for lost in losses:
+            self._open.batch.add_loss(host_key, lost, received)
+
+    def _is_known_identity(self, key: int) -> bool:
+        return self._store.knows_identity(key) or any(key in pending.batch.identities for pending in self._gathered)
+
+    def _seal_if_large(self) -> None:
+        if self._open.batch.rows >= _BATCH_ROWS:
+            self._seal()
+
+    def _seal(self) -> None:
+        self._gathered.append(self._open)
+        self._open = _Pending()
+
+    def _forget_if_idle(self, host_key: int) -> None:
+        host = self._hosts.get(host_key)
+        if host is not None and not host.streams and not self.room.holds(host_key):
+            self._hosts.forget(host_key)
+
     async def _stopped_within(self, seconds: float) -> bool:
         try:
             await asyncio.wait_for(self._stop.wait(), seconds)
@@ -90,34 +335,7 @@ class Batcher:
             return False
         return True
 
-    async def commit(self) -> None:
-        """Commits what has come in, and acknowledges it. Raises StoreError, in which case it is kept for the next."""
-        batch, waiting = self._batch, self._waiting
-        self._batch, self._waiting = Batch(), {}
-        if batch.rows:
-            try:
-                # In a thread of its own: readers can keep those of the pool busy.
-                await asyncio.get_running_loop().run_in_executor(self._writer, self._store.write, batch)
-            except StoreError:
-                self.counters.failed_commits += 1
-                self._put_back(batch, waiting)
-                raise
-            except Exception:
-                # The batch itself is at fault, and is given up. An acknowledgement covers all reports before it, so
-                # every stream has to begin anew from what is durable.
-                self.counters.failed_commits += 1
-                self._batch, self._waiting = Batch(), {}
-                self._taken = self._store.high_water()
-                self.on_reset()
-                raise
-            self.counters.stored += len(batch)
-        async with self._room:
-            self._room.notify_all()
-        for (_, epoch, acknowledge), sequence in waiting.items():
-            acknowledge(epoch, sequence)
 
-    def _put_back(self, batch: Batch, waiting: dict[tuple[int, int, Acknowledge], int]) -> None:
-        batch.extend(self._batch)
-        self._batch = batch
-        for key, sequence in waiting.items():
-            self._waiting[key] = max(sequence, self._waiting.get(key, 0))
+def _settled(host: KnownHost, said: Mapping[int, int], epoch: int) -> int | None:
+    known = [position[epoch] for position in (host.marks, said) if epoch in position]
+    return max(known, default=None)

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from loiter.durations import format_duration
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
+from loiter_aggregator.access.peers import peer_host
+from loiter_aggregator.access.principal import caller
+from loiter_aggregator.access.refusals import RefusalLog
 from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_timestamp
-from loiter_aggregator.ingest.batcher import Batcher
-from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
+from loiter_aggregator.ingest.admission import Admission, retry_info
+from loiter_aggregator.ingest.answers import Answers, Context
+from loiter_aggregator.ingest.batcher import Batcher, TooManyEpochs
+from loiter_aggregator.ingest.clock_log import ClockLog
+from loiter_aggregator.ingest.clocks import HostClock
+from loiter_aggregator.ingest.ownership import NotYours, certificate_name, check_owner
+from loiter_aggregator.ingest.rates import TokenBucket
+from loiter_aggregator.ingest.registry import Conflict, Registry, Session
+from loiter_aggregator.ingest.validation import (
+    Invalid,
+    check_hello,
+    check_name,
+    check_report,
+    check_sent,
+)
 from loiter_aggregator.store.batch import HostRecord, key_of
+from loiter_aggregator.store.duckdb_store import StoreError
 
 _log = logging.getLogger(__name__)
 
@@ -23,25 +41,40 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
 
 _HELLO_TIMEOUT_SECONDS: Final = 10.0
 _STOPPING: Final = "the aggregator is stopping"
+_EPOCHS_RETRY_SECONDS: Final = 600.0
+# So many seconds' worth of reports may come at once, as after a reconnect.
+_BURST_SECONDS: Final = 2.0
 
-# Less may be the time that a hello was on its way.
-_TOLERATED_SKEW_MS: Final = 5_000
 
-_Context = grpc.aio.ServicerContext[bytes, pb.StreamReportsResponse]
+def _since_boot() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 class IngestService:
     """Takes in the reports of agents."""
 
-    def __init__(self, batcher: Batcher, clock: Clock) -> None:
-        """Takes the batcher that reports go to."""
+    def __init__(
+        self,
+        batcher: Batcher,
+        clock: Clock,
+        since_boot: Clock = _since_boot,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes the batcher that reports go to, and the clocks: time of day and CLOCK_BOOTTIME in milliseconds."""
         self._batcher = batcher
         self._clock = clock
+        self._since_boot = since_boot
+        self._monotonic = monotonic
+        self._registry = Registry(clock, monotonic)
+        self._admission = Admission(batcher.limits.streams, batcher.counters, batcher.room.longest_wait)
+        self._clock_log = ClockLog()
+        self._refusals = RefusalLog(_log)
+        self._buckets: dict[int, TokenBucket] = {}
+        # The streams that are open, and those that we end, with why.
         self._streams: set[asyncio.Task[None]] = set()
-        self._ended: set[asyncio.Task[None]] = set()
-        self._why_ended = "connect again"
+        self._ended: dict[asyncio.Task[None], str] = {}
         self._stopping = False
-        batcher.on_reset = self._end_streams
+        batcher.on_reset = lambda: self._end_streams("connect again")
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Builds the handler to register with a server.
@@ -60,77 +93,175 @@ class IngestService:
             },
         )
 
+    def conflicts(self) -> list[Conflict]:
+        """Machines that were refused of late since another one has their host id."""
+        return self._registry.conflicts()
+
     async def end_streams(self) -> None:
         """Ends every stream, after what is to be acknowledged has been; agents connect again later."""
         self._stopping = True
-        self._why_ended = _STOPPING
-        self._end_streams()
+        self._end_streams(_STOPPING)
         await asyncio.gather(*self._streams, return_exceptions=True)
 
-    def _end_streams(self) -> None:
+    def _end_streams(self, reason: str) -> None:
         for stream in self._streams:
-            self._ended.add(stream)
+            self._end(stream, reason)
+
+    def _end(self, stream: asyncio.Task[None], reason: str) -> None:
+        if stream not in self._ended:
+            self._ended[stream] = reason
             stream.cancel()
 
-    async def stream_reports(self, _: object, context: _Context) -> None:
+    async def stream_reports(self, _: object, context: Context) -> None:
         """Serves one stream from its hello to its end."""
         if self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
-        answers = _Answers(context)
+        if (reason := self._admission.refusal()) is not None:
+            await self._come_later(context, reason, self._admission.retry_seconds())
+        answers = Answers(context)
         stream = asyncio.create_task(self._serve(context, answers))
         self._streams.add(stream)
+        self._batcher.counters.streams = len(self._streams)
         try:
             await stream
         except asyncio.CancelledError:
             if stream not in self._ended:
                 raise
             await answers.flush()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, self._why_ended)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self._ended[stream])
         finally:
+            stream.cancel()  # where the call itself was cancelled
             self._streams.discard(stream)
-            self._ended.discard(stream)
+            self._ended.pop(stream, None)
+            self._batcher.counters.streams = len(self._streams)
 
-    async def _serve(self, context: _Context, answers: _Answers) -> None:
-        hello = await self._hello(context)
+    async def _serve(self, context: Context, answers: Answers) -> None:
+        hello, sent = await self._hello(context)
         host_key = key_of(hello.host.host_id)
-        skew = self._skew(hello)
-        await context.write(
-            pb.StreamReportsResponse(hello_ack=pb.HelloAck(aggregator_time=to_timestamp(self._clock())))
+        stream = asyncio.current_task()
+        assert stream is not None, "started as one"
+        session = Session(
+            host_id=hello.host.host_id,
+            hostname=hello.host.hostname,
+            boot_id=hello.host.boot_id,
+            instance=hello.instance,
+            peer=peer_host(context.peer()),
+            interval_seconds=from_duration(hello.interval) / 1_000,
+            end=lambda: self._end(stream, "this agent has opened another stream"),
         )
+        try:
+            await self._batcher.join(host_key, answers)
+            name = await self._name(context, hello, host_key)
+            if (other := await self._registry.enter(session)) is not None:
+                await self._refuse_twin(context, session, other)
+            self._batcher.put_host(_record(hello, host_key, name))
+            await context.write(
+                pb.StreamReportsResponse(hello_ack=pb.HelloAck(aggregator_time=to_timestamp(self._clock())))
+            )
+            await self._take_reports(context, answers, hello, sent, session)
+        except StoreError as error:
+            _log.error("%s", error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the store can not be read; see the aggregator's log")
+        except TooManyEpochs as error:
+            self._refusals.say((session.peer, "epochs"), f"{session.peer} is told to come back later: {error}")
+            await self._come_later(context, str(error), _EPOCHS_RETRY_SECONDS)
+        finally:
+            self._registry.leave(session)
+            self._batcher.leave(host_key, answers)
+
+    async def _take_reports(
+        self, context: Context, answers: Answers, hello: pb.Hello, sent: int | None, session: Session
+    ) -> None:
+        host_key = key_of(hello.host.host_id)
+        intake = _Intake(
+            host_key=host_key,
+            host_id=hello.host.host_id,
+            hostname=printable(hello.host.hostname),
+            settled={position.spool_epoch: position.sequence for position in hello.settled},
+            clock=self._host_clock(hello, sent),
+        )
+        self._clock_log.note(host_key, intake.hostname, intake.clock.current)
         answering = asyncio.create_task(answers.run())
-        rejected = 0
         try:
             while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
-                report = pb.Report()
-                try:
-                    report = _decode_report(data)
-                    check_report(report, hello.host.host_id)
-                except Invalid as error:
-                    self._batcher.counters.rejected += 1
-                    rejected += 1
-                    if rejected == 1:  # the rest is counted, and said when the stream ends
-                        _log.warning("report of %s rejected: %s", printable(hello.host.hostname), error)
-                    await answers.reject(report, error)
-                    continue
-                await self._batcher.put(host_key, report, answers.acknowledge, skew)
+                for conflict in self._registry.hear(session):
+                    _log.error(
+                        "%s at %s and %s at %s have the same host id %s: only the first is stored; give the other one "
+                        "an id of its own",
+                        *map(printable, (conflict.hostname, conflict.peer)),
+                        *map(printable, (conflict.refused_hostname, conflict.refused_peer, conflict.host_id)),
+                    )
+                await self._take(intake, answers, data)
+                await self._keep_to_rate(host_key)
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
-            if rejected > 1:
-                _log.warning("%d reports of %s rejected in all", rejected, printable(hello.host.hostname))
+            self._forget_rate(host_key)
+            if intake.rejected > 1:
+                _log.warning("%d reports of %s rejected in all", intake.rejected, intake.hostname)
 
-    def _skew(self, hello: pb.Hello) -> int:
-        """How far the host's clock is behind ours, in milliseconds; 0 where the difference may be the network's."""
-        if not hello.HasField("agent_time"):
-            return 0
-        skew = self._clock() - from_timestamp(hello.agent_time)
-        if abs(skew) < _TOLERATED_SKEW_MS:
-            return 0
-        name, size = printable(hello.host.hostname), format_duration(abs(skew) / 1_000)
-        _log.warning("the clock of %s is %s %s; its samples are set right", name, size, "slow" if skew > 0 else "fast")
-        return skew
+    async def _take(self, intake: _Intake, answers: Answers, data: bytes) -> None:
+        report = pb.Report()
+        try:
+            request = _decode(data)
+            if request.WhichOneof("request") != "report":
+                raise Invalid("the message is not a report")
+            report = request.report
+            check_name(report, intake.host_id)
+            check_sent(request)
+            check_report(report)
+        except Invalid as error:
+            await self._reject(intake, answers, report, error)
+            return
+        clock = intake.clock
+        clock.hear(_sent(request), self._clock(), self._since_boot())
+        skew = 0
+        if report.HasField("sample"):
+            skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.sample.sample_time))
+            self._clock_log.note(intake.host_key, intake.hostname, clock.current)
+        elif report.loss.HasField("last_sample_time"):
+            skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.loss.last_sample_time))
+        await self._batcher.put(intake.host_key, report, answers, skew, intake.settled, len(data))
 
-    async def _hello(self, context: _Context) -> pb.Hello:
+    async def _reject(self, intake: _Intake, answers: Answers, report: pb.Report, error: Invalid) -> None:
+        self._batcher.counters.rejected += 1
+        intake.rejected += 1
+        if intake.rejected == 1:  # the rest is counted, and said when the stream ends
+            _log.warning("report of %s rejected: %s", intake.hostname, error)
+        rejection = pb.ReportRejection(
+            spool_epoch=report.spool_epoch,
+            sequence=report.sequence,
+            code=grpc.StatusCode.INVALID_ARGUMENT.value[0],
+            reason=str(error),
+        )
+        await answers.room()
+        try:
+            check_name(report, intake.host_id)
+        except Invalid:  # it is not known which report it is
+            answers.reject(rejection)
+        else:
+            await self._batcher.put_rejected(intake.host_key, rejection, answers, settled=intake.settled)
+
+    async def _keep_to_rate(self, host_key: int) -> None:
+        """Lets a host that floods wait. It is not read meanwhile, and the others are."""
+        rate, now = self._batcher.limits.reports_per_second, self._monotonic()
+        bucket = self._buckets.get(host_key)
+        if bucket is None:
+            bucket = self._buckets[host_key] = TokenBucket(rate, _BURST_SECONDS * rate, now)
+        if (pause := bucket.take(now)) > 0:
+            await asyncio.sleep(pause)
+
+    def _forget_rate(self, host_key: int) -> None:
+        """A host that connects again and again has no more for that."""
+        bucket = self._buckets.get(host_key)
+        if bucket is not None and bucket.is_full(self._monotonic()):
+            del self._buckets[host_key]
+
+    def _host_clock(self, hello: pb.Hello, sent: int | None) -> HostClock:
+        agent_time = from_timestamp(hello.agent_time) if hello.HasField("agent_time") else None
+        return HostClock(hello.host.boot_id, agent_time, sent, self._clock(), self._since_boot())
+
+    async def _hello(self, context: Context) -> tuple[pb.Hello, int | None]:
         try:
             data = await asyncio.wait_for(context.read(), _HELLO_TIMEOUT_SECONDS)
         except TimeoutError:
@@ -142,64 +273,73 @@ class IngestService:
             if request.WhichOneof("request") != "hello":
                 raise Invalid("the first message is not a hello")
             check_hello(request.hello)
+            check_sent(request)
         except Invalid as error:
             self._batcher.counters.rejected += 1
-            _log.warning("stream of %s refused: %s", context.peer(), error)
+            peer = peer_host(context.peer())
+            self._refusals.say((peer, str(error)), f"stream of {peer} refused: {error}")
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        hello = request.hello
-        record = HostRecord(
-            host_key=key_of(hello.host.host_id),
-            host_id=hello.host.host_id,
-            hostname=hello.host.hostname,
-            boot_id=hello.host.boot_id,
-            agent_version=hello.host.agent_version,
-            kernel_release=hello.host.kernel_release,
-            interval_ms=from_duration(hello.interval),
-            labels=dict(hello.host.labels),
+        return request.hello, _sent(request)
+
+    async def _name(self, context: Context, hello: pb.Hello, host_key: int) -> str | None:
+        """The name in the certificate that the host belongs to. Ends the stream where it belongs to another."""
+        principal = caller.get()
+        try:
+            name = certificate_name(principal, hello.host)
+            if name is not None:
+                check_owner(principal, hello.host, name, await self._batcher.certificate_name(host_key))
+        except NotYours as error:
+            await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, str(error))
+        return name
+
+    async def _refuse_twin(self, context: Context, session: Session, other: Session) -> NoReturn:
+        await self._refuse(
+            context,
+            grpc.StatusCode.ALREADY_EXISTS,
+            f"{printable(other.hostname)} at {other.peer} reports under the same host id {session.host_id}; if that is "
+            "another machine, made from the same image, give this one an id of its own: set host_id, or remove "
+            "/etc/machine-id and run systemd-machine-id-setup; if it is this one, its former connection will be found "
+            "dead soon",
         )
-        self._batcher.put_host(record)
-        return hello
+
+    async def _refuse(self, context: Context, code: grpc.StatusCode, reason: str) -> NoReturn:
+        self._batcher.counters.calls_refused += 1
+        peer = peer_host(context.peer())
+        self._refusals.say((peer, reason), f"stream of {peer} refused: {reason}")
+        await context.abort(code, reason)
+        raise AssertionError("unreachable: abort raises")
+
+    async def _come_later(self, context: Context, reason: str, seconds: float) -> NoReturn:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, retry_info(reason, seconds))
+        raise AssertionError("unreachable: abort raises")
 
 
-class _Answers:
-    """What goes back on one stream. Acknowledgements are merged while they wait, so nothing here can pile up."""
+class _Intake:
+    """What one stream brings in, and how to take it."""
 
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        self._acknowledged: dict[int, int] = {}  # epoch → sequence
-        self._changed = asyncio.Event()
-        self._writing = asyncio.Lock()
+    def __init__(
+        self, host_key: int, host_id: str, hostname: str, settled: Mapping[int, int], clock: HostClock
+    ) -> None:
+        self.host_key = host_key
+        self.host_id = host_id
+        self.hostname = hostname
+        self.settled = settled
+        self.clock = clock
+        self.rejected = 0
 
-    def acknowledge(self, epoch: int, sequence: int) -> None:
-        """Has an acknowledgement sent soon."""
-        self._acknowledged[epoch] = sequence
-        self._changed.set()
 
-    async def reject(self, report: pb.Report, error: Invalid) -> None:
-        """Sends a rejection. Waits where the agent does not read its answers: it is then read no further either."""
-        rejection = pb.ReportRejection(
-            spool_epoch=report.spool_epoch,
-            sequence=report.sequence,
-            code=grpc.StatusCode.INVALID_ARGUMENT.value[0],
-            reason=str(error),
-        )
-        async with self._writing:
-            await self._context.write(pb.StreamReportsResponse(report_rejection=rejection))
-
-    async def run(self) -> None:
-        """Sends acknowledgements until it is cancelled."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Sends the acknowledgements that wait."""
-        while self._acknowledged:
-            epoch, sequence = self._acknowledged.popitem()
-            ack = pb.ReportAck(spool_epoch=epoch, sequence=sequence)
-            async with self._writing:
-                await self._context.write(pb.StreamReportsResponse(report_ack=ack))
+def _record(hello: pb.Hello, host_key: int, name: str | None) -> HostRecord:
+    return HostRecord(
+        host_key=host_key,
+        host_id=hello.host.host_id,
+        hostname=hello.host.hostname,
+        boot_id=hello.host.boot_id,
+        agent_version=hello.host.agent_version,
+        kernel_release=hello.host.kernel_release,
+        interval_ms=from_duration(hello.interval),
+        labels=dict(hello.host.labels),
+        certificate_name=name,
+    )
 
 
 def _decode(data: bytes) -> pb.StreamReportsRequest:
@@ -209,8 +349,9 @@ def _decode(data: bytes) -> pb.StreamReportsRequest:
         raise Invalid("the message is not a StreamReportsRequest, or is cut short") from None
 
 
-def _decode_report(data: bytes) -> pb.Report:
-    request = _decode(data)
-    if request.WhichOneof("request") != "report":
-        raise Invalid("the message is not a report")
-    return request.report
+def _sent(request: pb.StreamReportsRequest) -> int | None:
+    return from_duration(request.sent_since_boot) if request.HasField("sent_since_boot") else None
+
+
+def _taken(report: pb.Report) -> int | None:
+    return from_duration(report.taken_since_boot) if report.HasField("taken_since_boot") else None

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -37,6 +38,11 @@ _LABEL_KEY: Final = re.compile(LABEL_KEY_PATTERN)
 _LATEST_SECONDS: Final = 4_102_444_800  # the year 2100
 _MAX_SEQUENCE: Final = 2**63 - 1
 _MAX_PORT: Final = 65_535
+_MAX_SETTLED: Final = 2_000
+# No agent keeps so many: at one a second, that is thirty years.
+_MAX_LOSS: Final = 1_000_000_000
+# A century without a reboot.
+_LONGEST_SECONDS: Final = 3_155_760_000
 _MAX_ROWS: Final = {
     "processes": MAX_PROCESSES,
     "collectors": MAX_COLLECTORS,
@@ -47,6 +53,9 @@ _MAX_ROWS: Final = {
 _SAMPLERS: Final = frozenset(sample_pb2.Sampler.values())
 _CAUSES: Final = frozenset(sample_pb2.Cause.values())
 _OWNER_SOURCES: Final = frozenset(sample_pb2.OwnerSource.values())
+_DEGRADATIONS: Final = frozenset(sample_pb2.Degradation.values())
+_LOSS_REASONS: Final = frozenset(ingest_service_pb2.LossReason.values())
+_COST: Final = ("cpu_seconds", "wall_seconds", "process_cpu_seconds", "cpu_share", "cpu_budget")
 _PORT_RATES: Final = ("connects_per_second", "exhausting_connects_per_second", "exhausted_in_seconds")
 _EVIDENCE_SHARES: Final = ("survived", "run_delay_share", "throttled_share", "cpu_pressure", "io_pressure")
 
@@ -76,16 +85,48 @@ def check_hello(hello: ingest_service_pb2.Hello) -> None:
     )
     if hello.HasField("agent_time"):
         _check_time("agent_time", hello.agent_time)
+    _check(len(hello.settled) <= _MAX_SETTLED, f"settled has more than {_MAX_SETTLED} positions")
+    for position in hello.settled:
+        _check(0 < position.spool_epoch <= _MAX_SEQUENCE, "spool_epoch of a settled position is out of range")
+        _check(position.sequence <= _MAX_SEQUENCE, "sequence of a settled position is out of range")
 
 
-def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
-    """Checks a report on a stream that was opened for `host_id`."""
+def check_sent(request: ingest_service_pb2.StreamReportsRequest) -> None:
+    """Checks what goes with every message."""
+    if request.HasField("sent_since_boot"):
+        _check_duration("sent_since_boot", request.sent_since_boot)
+
+
+def check_name(report: ingest_service_pb2.Report, host_id: str) -> None:
+    """Checks what names a report on a stream that was opened for `host_id`."""
     _check(report.host_id == host_id, "host_id is not the one in the hello")
-    _check(_BOOT_ID.fullmatch(report.boot_id), "boot_id is not a UUID")
     _check(0 < report.spool_epoch <= _MAX_SEQUENCE, "spool_epoch is out of range")
     _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
-    _check(report.HasField("sample"), "sample is missing")
-    _check_sample(report.sample)
+
+
+def check_report(report: ingest_service_pb2.Report) -> None:
+    """Checks the rest of a report whose name was checked."""
+    _check(_BOOT_ID.fullmatch(report.boot_id), "boot_id is not a UUID")
+    if report.HasField("taken_since_boot"):
+        _check_duration("taken_since_boot", report.taken_since_boot)
+    content = report.WhichOneof("content")
+    _check(content is not None, "sample is missing")
+    if content == "loss":
+        _check_loss(report.loss, report.sequence)
+    else:
+        _check_sample(report.sample)
+
+
+def _check_loss(loss: ingest_service_pb2.Loss, sequence: int) -> None:
+    _check(loss.reason in _LOSS_REASONS, "loss.reason is not known")
+    _check(loss.first_sequence <= sequence, "loss.first_sequence is after the sequence of the report")
+    _check(
+        not loss.first_sequence or sequence - loss.first_sequence < _MAX_LOSS,
+        f"loss covers more than {_MAX_LOSS:,} samples",
+    )
+    for name in ("first_sample_time", "last_sample_time"):
+        if loss.HasField(name):
+            _check_time(f"loss.{name}", getattr(loss, name))
 
 
 def _check_sample(sample: sample_pb2.Sample) -> None:
@@ -102,7 +143,14 @@ def _check_sample(sample: sample_pb2.Sample) -> None:
         _check_process(process)
     for status in sample.collectors:
         _check_texts("a collector", status, ("name", "error"))
-    _check_numbers("sample.cost", sample.cost, ("cpu_seconds", "wall_seconds", "process_cpu_seconds"))
+    _check_numbers("sample.cost", sample.cost, _COST)
+    _check(sample.degradation in _DEGRADATIONS, "sample.degradation is not known")
+    if sample.HasField("interval"):
+        _check_duration("sample.interval", sample.interval)
+        _check(
+            MIN_INTERVAL_SECONDS <= from_duration(sample.interval) / 1_000 <= MAX_INTERVAL_SECONDS,
+            "sample.interval is out of range",
+        )
     for group in sample.time_wait:
         _check_time_wait_group(group)
     _check_numbers("sample.time_wait_limits", sample.time_wait_limits, ("seconds", "overflows_per_second"))
@@ -178,6 +226,13 @@ def _check_texts(what: str, message: Message, names: Iterable[str]) -> None:
 
 def _check_time(what: str, stamp: Timestamp) -> None:
     _check(0 <= stamp.seconds < _LATEST_SECONDS and 0 <= stamp.nanos < 10**9, f"{what} is out of range")
+
+
+def _check_duration(what: str, duration: Duration) -> None:
+    _check(
+        0 <= duration.seconds <= _LONGEST_SECONDS and 0 <= duration.nanos < 10**9,
+        f"{what} is out of range",
+    )
 
 
 def _check_text(what: str, text: str) -> None:

@@ -25,10 +25,13 @@ from loiter_aggregator.ranking.query import (
     trend_part,
     trends,
 )
-from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.store.question import Reader
 
 # Those that there are anything to say about: sockets that come and go have none.
 _CAUSES: Final = tuple(cause for cause in sample_pb2.Cause.values() if cause)
+# Where any has CLOSE_WAIT sockets, it takes one of those to know whether they are stuck.
+_STUCK: Final = """
+    CASE WHEN max(close_wait_now) > 0 THEN sum(CASE WHEN close_wait_now > 0 THEN stuck END) ELSE sum(stuck) END"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class AppRow:
     ports_share: float | None
 
 
-def rank_apps(store: DuckDbStore, ranking: Ranking) -> list[AppRow]:
+def rank_apps(store: Reader, ranking: Ranking) -> list[AppRow]:
     """Ranks the applications. Raises StoreError."""
     causes = ", ".join(f"cause{cause}" for cause in _CAUSES)
     sums = ", ".join(f"sum(CASE WHEN cause = {cause} THEN close_wait_now END) AS cause{cause}" for cause in _CAUSES)
@@ -64,7 +67,7 @@ def rank_apps(store: DuckDbStore, ranking: Ranking) -> list[AppRow]:
                 sum(CASE WHEN fit IS NOT NULL THEN syy - sy * sy / n END) AS variance,
                 sum(n) AS n, sum(time_wait_now) AS time_wait_now, sum(time_wait_mean) AS time_wait_mean,
                 sum(time_wait_max) AS time_wait_max, sum(established) AS established, max(fd_share) AS fd_share,
-                sum(stuck) AS stuck, max(ports_share) AS ports_share, {sums}
+                {_STUCK} AS stuck, max(ports_share) AS ports_share, {sums}
             FROM ({current_processes(ranking)}) AS current JOIN identity USING (identity_key)
             GROUP BY app) AS apps{forecast_join(ranking, "app")}
         ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, app
@@ -94,7 +97,7 @@ def _most(sockets: Sequence[int | None]) -> sample_pb2.Cause.ValueType | None:
     return max(known, key=lambda cause: known[cause], default=None)
 
 
-def app_trends(store: DuckDbStore, ranking: Ranking, rows: list[AppRow]) -> dict[str, Trend]:
+def app_trends(store: Reader, ranking: Ranking, rows: list[AppRow]) -> dict[str, Trend]:
     """Reads the CLOSE_WAIT trend of ranked applications: for each part, the maxima of their processes added up."""
     if not rows:
         return {}

@@ -1,10 +1,10 @@
-"""Adds up the fleet: totals, coverage, silent hosts."""
+"""Adds up the fleet: totals, coverage, silent hosts, and hosts that something else is the matter with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from loiter_aggregator.ranking.query import (
     Trend,
@@ -14,7 +14,7 @@ from loiter_aggregator.ranking.query import (
     trend_part,
     trends,
 )
-from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.store.question import Reader
 from loiter_aggregator.store.schema import TCP_STATES
 
 # A host that missed three reports is silent. The floor keeps one late commit from counting as silence.
@@ -29,6 +29,13 @@ _COVERAGE = (
     "namespaces_by_procfs",
     "close_wait_uncharged",
 )
+
+# For how long the loss of samples is said beneath every ranking.
+LOSING_FOR_MS: Final = 3_600_000
+
+# When the last of a row of lost_sample was taken; where that is not known, when it was heard of.
+LOST_AT: Final = "coalesce(last_ts, first_ts, received)"
+_LOST: Final = "last_sequence - first_sequence + 1"
 
 SILENT = f"greatest({_SILENT_AFTER_INTERVALS} * interval_ms, {_SILENT_FLOOR_MS})"
 
@@ -47,6 +54,9 @@ class Coverage:
     namespaces_unread: int | None
     namespaces_by_procfs: int | None
     close_wait_uncharged: int | None
+    hosts_degraded: int = 0
+    hosts_skewed: int = 0
+    hosts_losing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +68,24 @@ class SilentHost:
     last_seen: int
 
 
+@dataclass(frozen=True, slots=True)
+class NotedHost:
+    """A host that something is the matter with; what, and how much, is that of the question.
+
+    `figure` is None where it is not known.
+    """
+
+    host_id: str
+    hostname: str
+    figure: int | None
+
+
 def is_silent(last_seen: int, interval_ms: int, now: int) -> bool:
     """Tells whether a host stopped reporting."""
     return now - last_seen > max(_SILENT_AFTER_INTERVALS * interval_ms, _SILENT_FLOOR_MS)
 
 
-def fleet_coverage(store: DuckDbStore, labels: Mapping[str, str], now: int) -> Coverage:
+def fleet_coverage(store: Reader, labels: Mapping[str, str], now: int) -> Coverage:
     """Says what the figures of the fleet rest on. Raises StoreError."""
     parameters = label_parameters(labels) | {"now": now}
     hosts, reporting = store.read(
@@ -74,22 +96,32 @@ def fleet_coverage(store: DuckDbStore, labels: Mapping[str, str], now: int) -> C
     )[0]
     sums = ", ".join(f"sum({column})" for column in _COVERAGE)
     unknown = " OR ".join(f"{column} IS NULL" for column in _COVERAGE)
-    *figures, unknown_hosts = store.read(
+    *figures, unknown_hosts, degraded, skewed = store.read(
         f"""
-        SELECT {sums}, count(CASE WHEN {unknown} THEN 1 END)
-        FROM ({_latest(labels, _COVERAGE)}) AS latest""",
+        SELECT {sums}, count(CASE WHEN {unknown} THEN 1 END), count(CASE WHEN degradation > 0 THEN 1 END),
+            count(CASE WHEN skew <> 0 THEN 1 END)
+        FROM ({_latest(labels, (*_COVERAGE, "degradation", "skew"))}) AS latest""",
         parameters,
     )[0]
+    losing = store.read(
+        f"""
+        SELECT count(DISTINCT host_key) FROM lost_sample JOIN host USING (host_key)
+        WHERE {LOST_AT} >= $now - {LOSING_FOR_MS}{label_filter(labels)}""",
+        parameters,
+    )[0][0]
     return Coverage(
         hosts=hosts,
         hosts_reporting=reporting,
         hosts_silent=hosts - reporting,
         hosts_unknown=unknown_hosts,
+        hosts_degraded=degraded,
+        hosts_skewed=skewed,
+        hosts_losing=losing,
         **{column: optional_int(figure) for column, figure in zip(_COVERAGE, figures, strict=True)},
     )
 
 
-def fleet_states(store: DuckDbStore, labels: Mapping[str, str], now: int) -> dict[str, int | None]:
+def fleet_states(store: Reader, labels: Mapping[str, str], now: int) -> dict[str, int | None]:
     """Adds up the latest TCP states of the reporting hosts. None where no host knows. Raises StoreError."""
     sums = ", ".join(f"sum({state})" for state in TCP_STATES)
     sql = f"SELECT {sums} FROM ({_latest(labels, TCP_STATES)}) AS latest"
@@ -97,7 +129,7 @@ def fleet_states(store: DuckDbStore, labels: Mapping[str, str], now: int) -> dic
     return {state: None if value is None else int(value) for state, value in zip(TCP_STATES, row, strict=True)}
 
 
-def silent_hosts(store: DuckDbStore, labels: Mapping[str, str], now: int, limit: int) -> list[SilentHost]:
+def silent_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int) -> list[SilentHost]:
     """Lists the hosts that stopped reporting, longest first. Raises StoreError."""
     rows = store.read(
         f"""
@@ -109,7 +141,42 @@ def silent_hosts(store: DuckDbStore, labels: Mapping[str, str], now: int, limit:
     return [SilentHost(*row) for row in rows]
 
 
-def fleet_trend(store: DuckDbStore, labels: Mapping[str, str], since: int, now: int, state: str) -> Trend:
+def losing_hosts(store: Reader, labels: Mapping[str, str], since: int, limit: int) -> list[NotedHost]:
+    """Lists the hosts that lost samples, most first; those of which no number is known last. Raises StoreError."""
+    rows = store.read(
+        f"""
+        SELECT host_id, hostname, sum({_LOST}) AS lost FROM lost_sample JOIN host USING (host_key)
+        WHERE {LOST_AT} >= $since{label_filter(labels)}
+        GROUP BY host_key, host_id, hostname ORDER BY lost DESC NULLS LAST, hostname LIMIT {int(limit)}""",
+        label_parameters(labels) | {"since": since},
+    )
+    return [NotedHost(host_id, hostname, optional_int(lost)) for host_id, hostname, lost in rows]
+
+
+def skewed_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int) -> list[NotedHost]:
+    """Lists the reporting hosts whose clocks are off, by how many milliseconds they are behind, most first.
+
+    Raises StoreError.
+    """
+    return _noted(store, labels, now, "skew", "abs(skew)", limit)
+
+
+def degraded_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int) -> list[NotedHost]:
+    """Lists the reporting hosts whose agents leave something out, most first. Raises StoreError."""
+    return _noted(store, labels, now, "degradation", "degradation", limit)
+
+
+def _noted(store: Reader, labels: Mapping[str, str], now: int, column: str, order: str, limit: int) -> list[NotedHost]:
+    rows = store.read(
+        f"""
+        SELECT host_id, hostname, {column} FROM ({_latest(labels, (column,))}) AS latest JOIN host USING (host_key)
+        WHERE {column} <> 0 ORDER BY {order} DESC, hostname LIMIT {int(limit)}""",
+        label_parameters(labels) | {"now": now},
+    )
+    return [NotedHost(*row) for row in rows]
+
+
+def fleet_trend(store: Reader, labels: Mapping[str, str], since: int, now: int, state: str) -> Trend:
     """Reads one TCP state of all hosts over a window: for each part, the maxima of the hosts added up."""
     assert state in TCP_STATES
     rows: list[tuple[Any, ...]] = store.read(
@@ -125,11 +192,13 @@ def fleet_trend(store: DuckDbStore, labels: Mapping[str, str], since: int, now: 
 
 
 def _latest(labels: Mapping[str, str], columns: Sequence[str]) -> str:
-    """The relation of columns of the latest samples of the hosts that are reporting: one row a host."""
+    """The relation of columns of the latest samples of the hosts that are reporting: one row a host.
+
+    The latest sample is the one taken last. What came last may have waited on the host for long.
+    """
     values = ", ".join(f"max({column}) AS {column}" for column in columns)
     return f"""
         SELECT host_key, {values} FROM host_sample JOIN (
-            SELECT host_key, max(ts) AS latest FROM host_sample JOIN host USING (host_key)
-            WHERE received >= last_seen AND last_seen >= $now - {SILENT}{label_filter(labels)}
-            GROUP BY host_key) AS newest USING (host_key)
+            SELECT host_key, host_latest.ts AS latest FROM host_latest JOIN host USING (host_key)
+            WHERE last_seen >= $now - {SILENT}{label_filter(labels)}) AS newest USING (host_key)
         WHERE ts = latest GROUP BY host_key"""

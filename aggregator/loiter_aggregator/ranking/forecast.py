@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loiter_aggregator.ranking.query import Ranking, label_filter, label_parameters
-from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.ranking.query import KNOWS_PROCESSES, Ranking, label_filter, label_parameters
+from loiter_aggregator.store.question import Reader
 
 # RLIM_INFINITY is 2^64 - 1 (getrlimit(2)); no kernel has room for as many descriptors as half of that.
 _UNLIMITED: Final = 2**63
@@ -70,7 +70,8 @@ def forecasts(ranking: Ranking, only: str = "") -> str:
     hosts = f"ts >= $since{label_filter(ranking.labels)}"
     series = "host_key, pid, start_time"
     return f"""
-        WITH fd_hosts AS (SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} GROUP BY host_key),
+        WITH fd_hosts AS (
+            SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} AND {KNOWS_PROCESSES} GROUP BY host_key),
         -- A limit does not change with time, as a rule: that of the latest sample is the largest or the only one.
         fd_newest AS (
             SELECT {series}, max(identity_key) AS identity_key, max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
@@ -127,7 +128,7 @@ def forecast_join(ranking: Ranking, by: str) -> str:
 
 
 def process_forecasts(
-    store: DuckDbStore, ranking: Ranking, series: Iterable[tuple[int, int, int]]
+    store: Reader, ranking: Ranking, series: Iterable[tuple[int, int, int]]
 ) -> dict[tuple[int, int, int], Forecast]:
     """Reads the forecasts of processes, by what names them in the store. Raises StoreError."""
     wanted = set(series)
@@ -145,7 +146,7 @@ def process_forecasts(
     return {key: _forecast(found[key]) for key in wanted & found.keys()}
 
 
-def host_forecasts(store: DuckDbStore, ranking: Ranking, host_keys: Iterable[int]) -> dict[int, Forecast]:
+def host_forecasts(store: Reader, ranking: Ranking, host_keys: Iterable[int]) -> dict[int, Forecast]:
     """Reads the forecast of the process of each host that runs out first. Raises StoreError."""
     keys = ", ".join(str(int(key)) for key in host_keys)
     if not keys:
@@ -159,7 +160,7 @@ def host_forecasts(store: DuckDbStore, ranking: Ranking, host_keys: Iterable[int
     return {key: _forecast(forecast) for key, forecast in rows}
 
 
-def app_forecasts(store: DuckDbStore, ranking: Ranking, apps: Iterable[str]) -> dict[str, Forecast]:
+def app_forecasts(store: Reader, ranking: Ranking, apps: Iterable[str]) -> dict[str, Forecast]:
     """Reads the forecast of the process of each application that runs out first. Raises StoreError."""
     named = {f"app{number}": app for number, app in enumerate(apps)}
     if not named:

@@ -9,6 +9,7 @@ from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
+    KNOWS_CAUSES,
     ORDER,
     POINTS,
     SUMS,
@@ -21,7 +22,7 @@ from loiter_aggregator.ranking.query import (
     trend_part,
     trends,
 )
-from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.store.question import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class HostRow:
     ports_share: float | None
 
 
-def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None) -> list[HostRow]:
+def rank_hosts(store: Reader, ranking: Ranking, host_key: int | None = None) -> list[HostRow]:
     """Ranks the hosts that sent samples in the window, or looks at one of them. Raises StoreError."""
     only = "" if host_key is None else f" AND host_key = {int(host_key)}"
     rows = store.read(
@@ -58,7 +59,8 @@ def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None
         newest AS (
             SELECT host_key, max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now,
                 max(established) AS established, max(fd_allocated) AS fd_allocated, max(fd_limit) AS fd_limit,
-                max(cause) AS cause, max(stuck) AS stuck, max(ports_share) AS ports_share
+                max(cause) AS cause, max(ports_share) AS ports_share,
+                max(CASE WHEN {KNOWS_CAUSES} OR close_wait = 0 THEN stuck END) AS stuck
             FROM host_sample JOIN sums USING (host_key) WHERE ts = latest GROUP BY host_key),
         figures AS (
             SELECT *, {GROWTH} AS growth, {FIT} AS fit,
@@ -93,7 +95,7 @@ def rank_hosts(store: DuckDbStore, ranking: Ranking, host_key: int | None = None
     ]
 
 
-def host_trends(store: DuckDbStore, ranking: Ranking, rows: list[HostRow]) -> dict[int, Trend]:
+def host_trends(store: Reader, ranking: Ranking, rows: list[HostRow]) -> dict[int, Trend]:
     """Reads the CLOSE_WAIT trend of ranked hosts, by host key. Raises StoreError."""
     if not rows:
         return {}

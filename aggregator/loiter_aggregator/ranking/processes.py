@@ -1,7 +1,8 @@
 """Ranks processes.
 
 Only processes that are in the latest sample of their host are ranked: agents report every process that has CLOSE_WAIT
-sockets, so one that is not there any more has ended, or has none left.
+sockets, so one that is not there any more has ended, or has none left. The latest sample is that of those that have
+processes: an agent over its budget may leave them out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
+    KNOWS_PROCESSES,
     ORDER,
     POINTS,
     SUMS,
@@ -26,7 +28,7 @@ from loiter_aggregator.ranking.query import (
     trend_part,
     trends,
 )
-from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.store.question import Reader
 
 # A series is a process: a restart has another start time and so starts another one.
 SERIES: Final = "host_key, pid, start_time"
@@ -80,22 +82,22 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
 
     A process without CLOSE_WAIT sockets need not be reported: in a sample of its host that it is not part of, it has
     none. Such samples take part in its line from its start on, so that a burst of the last moments is not taken for
-    the trend of the window. They do not where a host had to leave out processes that have such sockets, nor where its
-    clock was wrong: start times are by that clock.
+    the trend of the window. They do not where a host had to leave out processes that have such sockets. Start times
+    are by the host's clock, as it was when the process was reported first: set right, as the times of samples are.
     """
     only = "" if host_key is None else f" AND host_key = {int(host_key)}"
     hosts = f"ts >= $since{only}{label_filter(ranking.labels)}"
     absent = "greatest(seen_n - all_n, 0)"
     return f"""
         WITH host_points AS (
-            SELECT host_key, ts, (ts - $now) / 1000.0 AS t, coalesce(other_close_wait, 1) + abs(skew) AS left_out
-            FROM host_sample WHERE {hosts}),
+            SELECT host_key, ts, (ts - $now) / 1000.0 AS t, coalesce(other_close_wait, 1) AS left_out, skew
+            FROM host_sample WHERE {hosts} AND {KNOWS_PROCESSES}),
         hosts AS (
             SELECT host_key, max(ts) AS latest, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt,
                 max(left_out) AS left_out
             FROM host_points GROUP BY host_key),
         reported AS (
-            SELECT {SERIES}, {SUMS}, least(start_time, min(ts)) AS first, count(*) AS all_n,
+            SELECT {SERIES}, {SUMS}, min(ts) AS first_ts, count(*) AS all_n,
                 sum(point_t) AS all_t, sum(point_t * point_t) AS all_tt,
                 avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max
             FROM (SELECT *, {POINTS}, (ts - $now) / 1000.0 AS point_t FROM process_sample WHERE {hosts})
@@ -108,16 +110,20 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
                 max(age_p99_seconds) AS age_p99, max(age_max_seconds) AS age_max, max(ports_share) AS ports_share
             FROM process_sample JOIN hosts USING (host_key)
             WHERE ts = latest GROUP BY {SERIES}),
+        skews AS (SELECT host_key, ts AS first_ts, max(skew) AS skew FROM host_points WHERE skew <> 0 GROUP BY ALL),
+        started AS (
+            SELECT {SERIES}, least(start_time + coalesce(skew, 0), first_ts) AS first
+            FROM reported LEFT JOIN skews USING (host_key, first_ts) WHERE y_max > 0),
         -- Processes that started within the window: only what their host saw since then counts for them.
         young AS (
-            SELECT host_key, pid, start_time, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt
-            FROM reported JOIN host_points USING (host_key)
-            WHERE first > $since AND ts >= first AND y_max > 0 GROUP BY host_key, pid, start_time),
+            SELECT {SERIES}, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt
+            FROM started JOIN host_points USING (host_key)
+            WHERE first > $since AND ts >= first GROUP BY {SERIES}),
         since_start AS (
             SELECT {SERIES}, coalesce(young.seen_n, hosts.seen_n) AS seen_n,
                 coalesce(young.seen_t, hosts.seen_t) AS seen_t, coalesce(young.seen_tt, hosts.seen_tt) AS seen_tt
-            FROM reported JOIN hosts USING (host_key) LEFT JOIN young USING ({SERIES})
-            WHERE left_out = 0 AND y_max > 0 AND (first <= $since OR young.seen_n IS NOT NULL)),
+            FROM started JOIN hosts USING (host_key) LEFT JOIN young USING ({SERIES})
+            WHERE left_out = 0 AND (first <= $since OR young.seen_n IS NOT NULL)),
         filled AS (
             SELECT {SERIES}, n + absent AS n, sy, sty, syy, y_max,
                 st + CASE WHEN absent > 0 THEN seen_t - all_t ELSE 0 END AS st,
@@ -131,7 +137,7 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
         FROM newest JOIN filled USING ({SERIES})"""
 
 
-def rank_processes(store: DuckDbStore, ranking: Ranking, host_key: int | None = None) -> list[ProcessRow]:
+def rank_processes(store: Reader, ranking: Ranking, host_key: int | None = None) -> list[ProcessRow]:
     """Ranks the processes of all hosts, or of one. Raises StoreError."""
     rows = store.read(
         f"""
@@ -176,7 +182,7 @@ def _row(row: tuple[Any, ...]) -> ProcessRow:
     )
 
 
-def process_trends(store: DuckDbStore, ranking: Ranking, rows: list[ProcessRow]) -> dict[tuple[int, int, int], Trend]:
+def process_trends(store: Reader, ranking: Ranking, rows: list[ProcessRow]) -> dict[tuple[int, int, int], Trend]:
     """Reads the CLOSE_WAIT trend of ranked processes, by what names them in the store. Raises StoreError."""
     if not rows:
         return {}

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsInt
 
+from loiter.v1 import sample_pb2
+
 By = Literal["close_wait_growth", "close_wait", "time_wait", "time_wait_max", "fd_share", "stuck", "fd_eta", "ports"]
 
 # What each measure ranks by, worst first. Every ranking names its columns so.
@@ -26,6 +28,11 @@ ORDER: Final[Mapping[By, str]] = {
 }
 
 TREND_PARTS: Final = 20
+
+# A sample of an agent that leaves processes out says nothing of them, not that there are none.
+KNOWS_PROCESSES: Final = f"coalesce(degradation, 0) < {sample_pb2.DEGRADATION_COUNTS_ONLY}"
+# Nor does one that leaves causes out say that CLOSE_WAIT sockets have none.
+KNOWS_CAUSES: Final = f"coalesce(degradation, 0) < {sample_pb2.DEGRADATION_NO_DETAIL}"
 
 # The points of a series, for the sums below: `t` is unknown where `y` is, so that both leave the sample out.
 POINTS: Final = """

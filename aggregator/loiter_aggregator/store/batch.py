@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from loiter.v1 import ingest_service_pb2, sample_pb2
-from loiter_aggregator.clock import from_timestamp
-from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, TCP_STATES
+from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE, TCP_STATES
 
 Column = np.ndarray[Any, np.dtype[Any]]
 
@@ -50,9 +51,23 @@ def key_of(*parts: str) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
+class Identity(NamedTuple):
+    """What a process is called."""
+
+    name: str
+    app: str
+    user: str
+
+
+@lru_cache(maxsize=16_384)
+def identity_key(identity: Identity) -> int:
+    """The key of an identity. Most processes are called as they were in the sample before."""
+    return key_of(*identity)
+
+
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """What an agent says of its host when it connects."""
+    """What an agent says of its host when it connects, and the name in the certificate that vouches for it."""
 
     host_key: int
     host_id: str
@@ -62,6 +77,26 @@ class HostRecord:
     kernel_release: str
     interval_ms: int
     labels: Mapping[str, str]
+    certificate_name: str | None = None
+
+
+class Lost(NamedTuple):
+    """Samples of one epoch that will never come. Without a first sequence, it is not known how many they are.
+
+    The times, in milliseconds and corrected, are of the first and the last of them, where that is known.
+    """
+
+    epoch: int
+    first_sequence: int | None
+    last_sequence: int
+    reason: ingest_service_pb2.LossReason.ValueType
+    first_ts: int | None = None
+    last_ts: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many are known to be lost."""
+        return 0 if self.first_sequence is None else self.last_sequence - self.first_sequence + 1
 
 
 @dataclass(slots=True)
@@ -71,29 +106,48 @@ class Batch:
     hosts: dict[int, HostRecord] = field(default_factory=dict)
     host_rows: list[tuple[Any, ...]] = field(default_factory=list)
     process_rows: list[tuple[Any, ...]] = field(default_factory=list)
-    identities: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    lost_rows: list[tuple[Any, ...]] = field(default_factory=list)
+    identities: dict[int, Identity] = field(default_factory=dict)
     high_water: dict[tuple[int, int], int] = field(default_factory=dict)  # (host key, epoch) → sequence
     last_seen: dict[int, int] = field(default_factory=dict)  # host key → received
+    intervals: dict[int, int] = field(default_factory=dict)  # host key → milliseconds until the next tick
     latest: dict[int, tuple[int, sample_pb2.Sample]] = field(default_factory=dict)  # host key → (ts, sample)
+    samples_lost: int = 0
 
-    def add(self, host_key: int, report: ingest_service_pb2.Report, received: int, skew: int = 0) -> None:
-        """Adds a report that passed validation.
+    def add(
+        self,
+        host_key: int,
+        report: ingest_service_pb2.Report,
+        received: int,
+        skew: int = 0,
+        rename: Callable[[Identity], Identity] | None = None,
+    ) -> int:
+        """Adds a sample that passed validation, and returns the time it was taken at, set right.
 
-        `skew` is how far, in milliseconds, the host's clock is behind ours. A sample is never from our future.
+        `skew` is how far, in milliseconds, the host's clock was behind ours when the sample was taken. A sample is
+        never from our future. `rename` may give a process another identity than it claims.
         """
         sample = report.sample
-        ts = min(from_timestamp(sample.sample_time) + skew, received)
-        self.host_rows.append(_host_row(host_key, sample, ts, received, skew))
+        taken = from_timestamp(sample.sample_time)
+        ts = min(taken + skew, received)
+        # What was added to the agent's time, so that it can be had back.
+        added = ts - taken if skew else 0
+        self.host_rows.append(_host_row(host_key, report, ts, received, added))
         for process in sample.processes:
-            identity = key_of(process.name, process.app, process.user)
-            self.identities[identity] = (process.name, process.app, process.user)
+            identity = Identity(process.name, process.app, process.user)
+            key = identity_key(identity)
+            if key not in self.identities:
+                if rename is not None:
+                    identity = rename(identity)
+                    key = identity_key(identity)
+                self.identities[key] = identity
             self.process_rows.append(
                 (
                     ts,
                     host_key,
                     process.pid,
                     from_timestamp(process.start_time),
-                    identity,
+                    key,
                     *_optional(process, _PROCESS_COUNTS),
                     _stuck(process),
                     process.cause or None,
@@ -102,24 +156,28 @@ class Batch:
                 )
             )
         self._keep_latest(host_key, ts, sample)
-        self.high_water[host_key, report.spool_epoch] = report.sequence
+        self._mark(host_key, report.spool_epoch, report.sequence, received)
+        return ts
+
+    def add_loss(self, host_key: int, lost: Lost, received: int) -> None:
+        """Adds samples that will never come. The mark moves to the last of them."""
+        times = (lost.first_ts, lost.last_ts)
+        self.lost_rows.append(
+            (host_key, lost.epoch, lost.first_sequence, lost.last_sequence, *times, received, lost.reason)
+        )
+        self.samples_lost += lost.samples
+        self._mark(host_key, lost.epoch, lost.last_sequence, received)
+
+    def _mark(self, host_key: int, epoch: int, sequence: int, received: int) -> None:
+        self.high_water[host_key, epoch] = sequence
         self.last_seen[host_key] = received
 
-    def extend(self, later: Batch) -> None:
-        """Adds all of a batch that was gathered after this one."""
-        self.hosts.update(later.hosts)
-        self.host_rows.extend(later.host_rows)
-        self.process_rows.extend(later.process_rows)
-        self.identities.update(later.identities)
-        self.high_water.update(later.high_water)
-        self.last_seen.update(later.last_seen)
-        for host_key, (ts, sample) in later.latest.items():
-            self._keep_latest(host_key, ts, sample)
-
     def _keep_latest(self, host_key: int, ts: int, sample: sample_pb2.Sample) -> None:
-        # By when it was taken: after an outage, a spool is emptied from its oldest report on.
+        # By when it was taken: after an outage, what has waited comes beside what is new.
         if host_key not in self.latest or ts >= self.latest[host_key][0]:
             self.latest[host_key] = (ts, sample)
+            if sample.HasField("interval"):
+                self.intervals[host_key] = from_duration(sample.interval)
 
     def host_columns(self) -> dict[str, Column]:
         """The rows of host_sample as columns."""
@@ -128,6 +186,10 @@ class Batch:
     def process_columns(self) -> dict[str, Column]:
         """The rows of process_sample as columns."""
         return _columns(self.process_rows, PROCESS_SAMPLE)
+
+    def lost_columns(self) -> dict[str, Column]:
+        """The rows of lost_sample as columns."""
+        return _columns(self.lost_rows, LOST_SAMPLE)
 
     def latest_columns(self) -> dict[str, Column]:
         """The rows of host_latest as columns."""
@@ -140,14 +202,15 @@ class Batch:
     @property
     def rows(self) -> int:
         """How many rows it holds: its size."""
-        return len(self.hosts) + len(self.host_rows) + len(self.process_rows)
+        return len(self.hosts) + len(self.host_rows) + len(self.process_rows) + len(self.lost_rows)
 
     def __len__(self) -> int:
-        """How many reports there are."""
+        """How many samples there are."""
         return len(self.host_rows)
 
 
-def _host_row(host_key: int, sample: sample_pb2.Sample, ts: int, received: int, skew: int) -> tuple[Any, ...]:
+def _host_row(host_key: int, report: ingest_service_pb2.Report, ts: int, received: int, skew: int) -> tuple[Any, ...]:
+    sample = report.sample
     return (
         ts,
         received,
@@ -164,6 +227,9 @@ def _host_row(host_key: int, sample: sample_pb2.Sample, ts: int, received: int, 
         _cause(sample.processes),
         _host_stuck(sample),
         max((share for share in map(_ports_share, sample.ports) if share is not None), default=None),
+        report.spool_epoch,
+        report.sequence,
+        sample.degradation,
     )
 
 

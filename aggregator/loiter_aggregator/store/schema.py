@@ -61,8 +61,8 @@ HOST_SAMPLE: Final = {
     "degradation": ("UTINYINT", "u1"),
 }
 
-# Samples that were taken and will never come: sequences from the first to the last. `first_sequence` is NULL where it is
-# not known how many there were.
+# Samples that were taken and will never come: sequences from the first to the last. `first_sequence` is NULL where it
+# is not known how many there were.
 LOST_SAMPLE: Final = {
     "host_key": ("UBIGINT", "u8"),
     "spool_epoch": ("UBIGINT", "u8"),

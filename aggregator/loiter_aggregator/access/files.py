@@ -1,0 +1,90 @@
+"""Files that decide who gets in: written whole, by one writer at a time, and read again when they change."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Final
+
+_LOOK_EVERY_SECONDS: Final = 1.0
+
+# What tells one content of a file from the next: a file that is replaced has another inode, one that is written in
+# place another time or size. None stands for a file that is missing or can not be looked at.
+Stamp = tuple[int, int, int, int] | None
+
+
+def write_atomically(file: Path, content: bytes, mode: int) -> None:
+    """Replaces a file. It is on the disk when this returns, and after a crash it holds the old content or the new.
+
+    It belongs to whom the old one belonged, or else its folder: what root writes, the aggregator's user must read.
+
+    Raises:
+        OSError: It can not be written.
+    """
+    owner = os.stat(file if file.exists() else file.parent)
+    with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
+        try:
+            os.fchmod(stream.fileno(), mode)
+            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+                with suppress(PermissionError):  # only root may give files away
+                    os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(stream.name, file)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(stream.name)
+            raise
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Keeps other writers of a file waiting. The lock is a file beside it: the file itself is replaced."""
+    descriptor = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stamp(file: Path) -> Stamp:
+    """Looks at a file without reading it."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size, status.st_ctime_ns
+
+
+class Watch:
+    """Tells when one of some files has changed, looking once a second at most."""
+
+    def __init__(self, files: Sequence[Path], monotonic: Callable[[], float]) -> None:
+        """Takes them as they are now."""
+        self._files = tuple(files)
+        self._monotonic = monotonic
+        self._looked = monotonic()
+        self._stamps = self._look()
+
+    def changed(self) -> bool:
+        """Whether one has changed since this was last true."""
+        now = self._monotonic()
+        if now - self._looked < _LOOK_EVERY_SECONDS:
+            return False
+        self._looked = now
+        before, self._stamps = self._stamps, self._look()
+        return self._stamps != before
+
+    def _look(self) -> tuple[Stamp, ...]:
+        return tuple(stamp(file) for file in self._files)

@@ -1,0 +1,97 @@
+"""What is stored of the hosts that are connected: up to where their reports are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Final
+
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+
+# From so many on, one question for all hosts takes less time than one for each.
+_MANY: Final = 20
+
+
+@dataclass(slots=True)
+class KnownHost:
+    """One host: the last sequence of each epoch that is stored or on its way into the store, and who is at it."""
+
+    marks: dict[int, int]
+    certificate_name: str | None = None
+    streams: set[object] = field(default_factory=set)
+
+
+class KnownHosts:
+    """Reads from the store what is stored of a host when it connects, and forgets it when nobody needs it any more.
+
+    The event loop does not wait for that, and a fleet that connects at once is read at once.
+    """
+
+    def __init__(self, store: DuckDbStore, executor: Executor) -> None:
+        """Takes the store to read from, and the threads to read in."""
+        self._store = store
+        self._executor = executor
+        self._hosts: dict[int, KnownHost] = {}
+        self._loads: dict[int, asyncio.Future[None]] = {}
+        self._queue: list[int] = []
+        self._loading: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """How many hosts are remembered."""
+        return len(self._hosts)
+
+    def get(self, host_key: int) -> KnownHost | None:
+        """What is remembered of a host."""
+        return self._hosts.get(host_key)
+
+    async def load(self, host_key: int) -> KnownHost:
+        """What is known of a host; does not wait where that is remembered.
+
+        Raises:
+            StoreError: It can not be read.
+        """
+        while (host := self._hosts.get(host_key)) is None:
+            load = self._loads.get(host_key)
+            if load is None:
+                load = self._loads[host_key] = asyncio.get_running_loop().create_future()
+                self._queue.append(host_key)
+                if self._loading is None or self._loading.done():
+                    self._loading = asyncio.create_task(self._load_all())
+            await asyncio.shield(load)  # others may wait for the same
+        return host
+
+    def forget(self, host_key: int) -> None:
+        """Lets go of a host."""
+        self._hosts.pop(host_key, None)
+
+    def forget_all(self) -> None:
+        """Lets go of all hosts."""
+        self._hosts.clear()
+
+    async def _load_all(self) -> None:
+        while self._queue:
+            keys, self._queue = self._queue, []
+            error: Exception | None = None
+            marks: dict[int, dict[int, int]] = {}
+            try:
+                marks = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, keys)
+            except Exception as caught:  # whatever it is, it is for those who wait
+                error = caught
+            for key in keys:
+                load = self._loads.pop(key)
+                if error is None:
+                    self._hosts[key] = KnownHost(marks[key])
+                    load.set_result(None)
+                else:
+                    load.set_exception(error)
+                    load.exception()  # nobody may be waiting any more
+
+    def _read(self, keys: Sequence[int]) -> dict[int, dict[int, int]]:
+        marks: dict[int, dict[int, int]] = {key: {} for key in keys}
+        for one in keys if len(keys) < _MANY else (None,):
+            for (key, epoch), sequence in self._store.high_water(one).items():
+                if key in marks:
+                    marks[key][epoch] = sequence
+        return marks

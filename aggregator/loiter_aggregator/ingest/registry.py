@@ -1,0 +1,141 @@
+"""Which host is connected by which stream, and who claims the id of another.
+
+Machines made from one image have one machine-id, and so one host id. Two of them at a time are told by what each run of
+an agent draws for itself. One that comes while another is alive is refused; that it is not the same machine, whose old
+connection has not been found dead yet, is certain once the other goes on to deliver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from loiter_aggregator.clock import Clock
+
+_SILENT_INTERVALS: Final = 3
+_SILENT_FLOOR_SECONDS: Final = 5.0
+# An agent that was killed and is started again at once may be faster than the news of its end.
+_VACATED_WITHIN_SECONDS: Final = 2.0
+_MAX_CONFLICTS: Final = 1_000
+_REMEMBERED_MS: Final = 3_600_000
+# Others that claim the id of one stream, told apart until it delivers.
+_MAX_CLAIMS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A machine that was refused since another one reports under its host id; `last_time` in milliseconds."""
+
+    host_id: str
+    hostname: str
+    peer: str
+    refused_hostname: str
+    refused_peer: str
+    last_time: int
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One stream of a host. `instance` is 0 with agents that draw none; `end` ends the stream."""
+
+    host_id: str
+    hostname: str
+    boot_id: str
+    instance: int
+    peer: str
+    interval_seconds: float
+    end: Callable[[], None]
+    heard: float = 0.0
+    claims: dict[tuple[str, str], Conflict] = field(default_factory=dict)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def is_same_agent(self, other: Session) -> bool:
+        """Whether two streams are of one run of one agent."""
+        if self.instance or other.instance:
+            return self.instance == other.instance
+        return (self.boot_id, self.hostname) == (other.boot_id, other.hostname)
+
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing was heard for so long that its machine may be gone."""
+        return now - self.heard > max(_SILENT_INTERVALS * self.interval_seconds, _SILENT_FLOOR_SECONDS)
+
+
+class Registry:
+    """The streams that are open, by host."""
+
+    def __init__(self, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Takes the clock that conflicts are dated by, and the one that silence is told by."""
+        self._clock = clock
+        self._monotonic = monotonic
+        self._sessions: dict[str, Session] = {}
+        self._conflicts: OrderedDict[tuple[str, str, str], Conflict] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many hosts are connected."""
+        return len(self._sessions)
+
+    async def enter(self, session: Session) -> Session | None:
+        """Lets a stream in, and ends what it takes the place of. Returns the stream that is in its way, if one is."""
+        session.heard = self._monotonic()
+        other = self._in_the_way_of(session)
+        if other is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_VACATED_WITHIN_SECONDS):
+                    await other.left.wait()
+            other = self._in_the_way_of(session)
+        if other is None:
+            if (before := self._sessions.get(session.host_id)) is not None:
+                before.end()
+            self._sessions[session.host_id] = session
+        else:
+            self._claim(other, session)
+        return other
+
+    def leave(self, session: Session) -> None:
+        """A stream is over."""
+        session.left.set()
+        if self._sessions.get(session.host_id) is session:
+            del self._sessions[session.host_id]
+
+    def hear(self, session: Session) -> list[Conflict]:
+        """A report came by a stream. Returns the conflicts that are certain now, and were not known before."""
+        session.heard = self._monotonic()
+        if not session.claims:
+            return []
+        claims, session.claims = session.claims, {}
+        return [conflict for conflict in claims.values() if self._record(conflict)]
+
+    def conflicts(self) -> list[Conflict]:
+        """The conflicts of the last hour, the latest last; at most 1,000."""
+        since = self._clock() - _REMEMBERED_MS
+        for key in [key for key, conflict in self._conflicts.items() if conflict.last_time < since]:
+            del self._conflicts[key]
+        return list(self._conflicts.values())
+
+    def _in_the_way_of(self, session: Session) -> Session | None:
+        other = self._sessions.get(session.host_id)
+        if other is None or other.is_same_agent(session) or other.is_silent(self._monotonic()):
+            return None
+        return other
+
+    def _claim(self, holder: Session, session: Session) -> None:
+        claim = (session.hostname, session.peer)
+        if claim in holder.claims or len(holder.claims) < _MAX_CLAIMS:
+            holder.claims[claim] = Conflict(
+                session.host_id, holder.hostname, holder.peer, session.hostname, session.peer, self._clock()
+            )
+
+    def _record(self, conflict: Conflict) -> bool:
+        """Remembers a conflict; returns whether it is new."""
+        key = (conflict.host_id, conflict.refused_hostname, conflict.refused_peer)
+        new = key not in self._conflicts
+        self._conflicts[key] = conflict
+        self._conflicts.move_to_end(key)
+        if len(self._conflicts) > _MAX_CONFLICTS:
+            self._conflicts.popitem(last=False)
+        return new

@@ -1,0 +1,67 @@
+"""What the agent keeps out of its memory."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as version_of
+
+from loiter.version import version
+from loiter_agent.lean import trim
+from support.programs import run
+
+LOADED = """
+import sys
+from loiter_agent.lean import leave_out_openssl, leave_out_plugins
+leave_out_openssl()
+with leave_out_plugins():
+    import loiter_agent.service
+print(*(name for name, module in sys.modules.items() if module is not None))
+"""
+
+
+def test_what_is_not_used_is_not_loaded() -> None:
+    """OpenSSL, what reads the metadata of packages, and what starts processes: megabytes on every host."""
+    done = run([sys.executable, "-c", LOADED])
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"loiter_agent.service", "apscheduler.schedulers.asyncio", "grpc", "asyncio"} <= loaded
+    assert not loaded & {"ssl", "_ssl", "_hashlib", "email", "zipfile", "importlib.metadata", "multiprocessing"}
+
+
+def test_the_stand_ins_are_gone_afterwards() -> None:
+    """Whoever wants the real modules later gets them."""
+    code = LOADED + "import importlib.metadata as m; import apscheduler.executors.pool as p\n"
+    done = run([sys.executable, "-c", code + "print(m.version('grpcio'), p.ThreadPoolExecutor.__mro__)"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_there_already_is_left_alone() -> None:
+    """As in a process that has more to do than to run the agent."""
+    code = "import importlib.metadata as m, sys\n" + LOADED + "assert sys.modules['importlib.metadata'] is m\n"
+    done = run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    """It is written down in one place, and read from there when the distribution is built."""
+    assert version() == version_of("loiter")
+
+
+def test_free_memory_goes_back_to_the_kernel() -> None:
+    """Where the C library can do that; it is no failure where it can not."""
+    code = """
+import os
+from loiter_agent.lean import trim
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+blocks = [bytearray(1_000) for _ in range(30_000)]
+keep = blocks[-1]
+del blocks
+before = resident()
+trim()
+print(before - resident())
+"""
+    done = run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10_000_000
+    trim()

@@ -1,0 +1,141 @@
+"""What comes over the wire: bytes that no agent sent, and messages that are nearly right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Final
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from fuzz.oracle import is_printable_refusal
+from loiter.v1 import ingest_service_pb2 as pb
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
+from loiter_aggregator.store.batch import Batch, key_of
+from support.reports import NOW, full_report, hello, host_id
+
+_HOSTNAME: Final = "web-1"
+_HOST_ID: Final = host_id(_HOSTNAME)
+_INTEGERS: Final = (0, 1, 3, 255, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
+_FLOATS: Final = (0.0, -0.0, -1.0, 1e308, float("inf"), float("-inf"), float("nan"), 5e-324, 0.5, 1e18)
+_TEXTS: Final = ("", "x", "\0", "\x1b[31m", "é" * 256, "x" * 257, "x" * 70_000, "\u202e", "<script>", "=1+1", "\N{BOM}")
+# The width of a field's type; a value outside it can not be set, nor sent.
+_RANGES: Final = {
+    FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+    FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
+    FieldDescriptor.CPPTYPE_ENUM: (-(2**31), 2**31 - 1),
+}
+
+
+def request(data: bytes) -> None:
+    """One message of an agent as it comes: it is refused by DecodeError or Invalid, or it can be stored."""
+    try:
+        message = pb.StreamReportsRequest.FromString(data)
+    except DecodeError:
+        return
+    take_in(message)
+
+
+def mutated_request(data: bytes) -> None:
+    """A valid message with fields changed one by one, as the bytes say."""
+    message = _hello() if data[:1] < b"\x20" else _report()
+    rng = random.Random(data)
+    for _ in range(1 + len(data) % 4):
+        _mutate(message, rng)
+    # Over the wire, as it would come: what can not be sent is no input.
+    take_in(pb.StreamReportsRequest.FromString(message.SerializeToString()))
+
+
+def take_in(message: pb.StreamReportsRequest) -> None:
+    """Does what IngestService does with a message. Whatever passes validation fits the columns of the store."""
+    try:
+        if message.WhichOneof("request") == "hello":
+            check_hello(message.hello)
+            key_of(message.hello.host.host_id)
+            return
+        check_report(message.report, _HOST_ID)
+    except Invalid as error:
+        is_printable_refusal(error)
+        return
+    batch = Batch()
+    batch.add(key_of(_HOST_ID), message.report, NOW)
+    columns = batch.host_columns() if batch.host_rows else {}
+    if batch.process_rows:
+        batch.process_columns()
+    if batch.latest:
+        batch.latest_columns()
+    assert {len(column) for column in columns.values()} <= {1}
+    for name, app, user in batch.identities.values():
+        (name + app + user).encode()
+
+
+def _hello() -> pb.StreamReportsRequest:
+    return pb.StreamReportsRequest(hello=hello(_HOSTNAME, labels={"role": "web", "dc": "fra1"}))
+
+
+def _report() -> pb.StreamReportsRequest:
+    message = pb.StreamReportsRequest()
+    message.ParseFromString(_full_report())
+    return message
+
+
+@cache
+def _full_report() -> bytes:
+    return pb.StreamReportsRequest(report=full_report()).SerializeToString()
+
+
+def _mutate(message: Message, rng: random.Random) -> None:
+    """Changes one field somewhere in a message."""
+    owner, field = rng.choice(list(_fields(message)))
+    kind = rng.randrange(6)
+    if kind == 0:
+        owner.ClearField(field.name)
+    elif field.is_repeated:
+        _mutate_repeated(owner, field, rng)
+    elif field.message_type is not None:
+        getattr(owner, field.name).SetInParent()
+    else:
+        setattr(owner, field.name, _value(field, rng))
+
+
+def _mutate_repeated(owner: Message, field: Any, rng: random.Random) -> None:
+    values: Any = getattr(owner, field.name)
+    times = rng.choice((1, 2, 40, 3_000))
+    if field.message_type is None:
+        values.extend(_value(field, rng) for _ in range(times))
+    elif field.message_type.GetOptions().map_entry:
+        key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+        for _ in range(min(times, 40)):
+            values[str(_value(key, rng))[:300]] = _value(value, rng)
+    else:
+        one = values[0] if len(values) else values.add()
+        for _ in range(times if one.ByteSize() < 100 else min(times, 40)):
+            values.add().CopyFrom(one)
+
+
+def _fields(message: Message) -> Iterator[tuple[Message, Any]]:
+    """All fields of a message and of the messages that are set in it; of many alike, the first two."""
+    for field in message.DESCRIPTOR.fields:
+        yield message, field
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        if field.is_repeated:
+            for inner in getattr(message, field.name)[:2]:
+                yield from _fields(inner)
+        elif message.HasField(field.name):
+            yield from _fields(getattr(message, field.name))
+
+
+def _value(field: Any, rng: random.Random) -> object:
+    if field.cpp_type in _RANGES:
+        lowest, highest = _RANGES[field.cpp_type]
+        return max(lowest, min(highest, rng.choice((1, -1)) * rng.choice(_INTEGERS)))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return rng.choice(_TEXTS) if field.type == FieldDescriptor.TYPE_STRING else rng.randbytes(rng.randrange(300))
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return rng.random() < 0.5
+    return rng.choice(_FLOATS)
