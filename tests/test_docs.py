@@ -91,9 +91,10 @@ def _documents() -> list[Row]:
         ports=[sample_pb2.PortBudget()],
         namespaces=[sample_pb2.NetworkNamespace()],
         collectors=[sample_pb2.CollectorStatus(error="why")],
+        spool=sample_pb2.SpoolStatus(),
     )
     aged = pb.ProcessRank(close_wait_age=sample_pb2.SocketAges())
-    host = pb.GetHostResponse(processes=[aged], latest=latest)
+    host = pb.GetHostResponse(processes=[aged], latest=latest, lost_samples=[pb.LostSamples()])
     process = sample_pb2.ProcessSample(
         evidence=sample_pb2.CloseWaitEvidence(accept_queue=sample_pb2.AcceptQueue()),
         peers=[sample_pb2.Peer()],
@@ -102,7 +103,14 @@ def _documents() -> list[Row]:
     why = pb.ExplainProcessResponse(
         rank=aged, latest=process, steps=[pb.ExplanationStep()], time_wait=latest.time_wait, ports=latest.ports
     )
-    fleet = pb.GetFleetResponse(silent_hosts=[pb.SilentHost()])
+    notice = [pb.HostNotice()]
+    fleet = pb.GetFleetResponse(
+        silent_hosts=[pb.SilentHost()],
+        losing_hosts=notice,
+        skewed_hosts=notice,
+        degraded_hosts=notice,
+        conflicts=[pb.HostConflict()],
+    )
     return [
         host_row(1, pb.HostRank()),
         process_row(1, aged),

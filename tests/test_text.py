@@ -11,7 +11,7 @@ from loiter.text import printable
 properties = settings(derandomize=True, max_examples=200, deadline=None, database=None)
 
 
-@pytest.mark.parametrize("text", ["", "nginx: worker process", "café", "日本語", r"C:\path"])
+@pytest.mark.parametrize("text", ["", "nginx: worker process", "café", "cafe\u0301", "日本語", "ที่นี่", r"C:\path"])
 def test_ordinary_text_is_left_alone(text: str) -> None:
     """In any script."""
     assert printable(text) is text
@@ -30,8 +30,9 @@ def test_ordinary_text_is_left_alone(text: str) -> None:
         ("zero\u200bwidth\ufeff", r"zero\u200bwidth\ufeff"),
         ("caf\udce9", r"caf\udce9"),
         ("\U000e0041", r"\U000e0041"),
+        ("z" + 5 * "\u0301" + "a", "z" + 4 * "\u0301" + r"\u0301a"),
     ],
-    ids=["colour", "title", "C1", "line ends", "C0", "bidi", "separators", "zero width", "surrogate", "tag"],
+    ids=["colour", "title", "C1", "line ends", "C0", "bidi", "separators", "zero width", "surrogate", "tag", "marks"],
 )
 def test_what_a_terminal_would_act_on_is_written_as_an_escape(text: str, shown: str) -> None:
     """Controls, overrides of the writing direction, separators and bytes that were no UTF-8."""

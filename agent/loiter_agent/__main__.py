@@ -18,7 +18,7 @@ from loiter.transport import SecurityFileError, read_certificates, read_key, rea
 from loiter.version import version
 from loiter_agent.config import DEFAULT_FILE, AgentSettings
 from loiter_agent.host import HOST_ID_FILE, identify_host
-from loiter_agent.lean import leave_out_openssl, leave_out_plugins
+from loiter_agent.lean import leave_out_openssl, leave_out_unused
 from loiter_agent.procfs import Procfs
 
 # grpc, protobuf and apscheduler are imported by `run` alone: `sample` is to start fast and stay small.
@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> None:
 
     # Before grpc is imported: its C core would write to standard error what we report in our own words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    with leave_out_plugins():
+    with leave_out_unused():
         from loiter_agent.service import Agent
 
     def read_settings() -> AgentSettings:

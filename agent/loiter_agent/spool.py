@@ -1,12 +1,20 @@
 """Keeps reports from the tick that made them until an aggregator has them.
 
-In a file of the state directory (see spool_file). Where the disk does not take them, since it is full, read-only or
-gone, they are kept in memory, within bounds of their own, and moved to the disk as soon as that is possible: those in
-memory are lost, and not counted, if the agent ends meanwhile. A file that can not be read any more is set aside, and a
-loss of unknown size takes its place.
+They are kept in `spool.db` in the agent's state directory, written before they are sent and deleted when they are
+acknowledged. What `append` has returned for survives the end of the agent, kill -9 and a power cut: see `spool_file`. A
+spool draws a new epoch whenever it is opened, so a sequence is never used twice, even if a disk that does not keep its
+word has lost the last of what was written.
 
-Reports are numbered in epochs. Every opening of a spool draws a new one, so that a number is never used twice, even
-where a power cut took back what was written last.
+The oldest is dropped when there is more than the bounds allow, and a Loss takes its place and is sent like a report.
+Age is told by the clock since boot; of reports of an earlier boot, by the wall clock.
+
+Two things can go wrong with the disk:
+
+- The file can not be read any more. It is set aside as `spool.db.corrupt-TIME`, a new one begins with a Loss of unknown
+  size, and sampling goes on.
+- It can not be written: the disk is full, or the directory is not ours to write to. Then reports are kept in memory, up
+  to 1,000 and 8 MB, and move to the disk as soon as it takes them, which is tried with each report. If the agent ends
+  before that, those that were not acknowledged are lost and not counted. What is on the disk is sent meanwhile.
 """
 
 from __future__ import annotations
@@ -19,42 +27,43 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from loiter.limits import MAX_MESSAGE_BYTES
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
+from loiter_agent.clock import since_boot as since_boot_now
 from loiter_agent.encode import fit
-from loiter_agent.spool_file import Bounds, Corrupt, Counts, Now, Position, SpoolFile, Unwritable, new_epoch
+from loiter_agent.spool_file import Bounds, Corrupt, Counts, Now, Position, SpoolFile, new_epoch, unknown_loss
 
 _log = logging.getLogger(__name__)
 
-FILE: Final = "spool.db"
-_LOCK_FILE: Final = "spool.lock"
-# Beside the database: its write-ahead log and index.
-_COMPANIONS: Final = ("-wal", "-shm")
-_MOST_SET_ASIDE: Final = 3
+Result = TypeVar("Result")
 
 # What a report adds to its sample, with room to spare.
 _ENVELOPE_BYTES: Final = 1_024
-_MEMORY_REPORTS: Final = 1_000
 _MEMORY_BYTES: Final = 8_000_000
+_MEMORY_REPORTS: Final = 1_000
+# More than so many reports waiting as a connection is made do not go before new ones, but beside them.
+_MANY_WAITING: Final = 16
+_CORRUPT_FILES_KEPT: Final = 3
+# What SQLite's integers hold.
+_LARGEST: Final = (1 << 63) - 1
 
-Result = TypeVar("Result")
 
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """What there is to send: the epoch that new reports go into, and those before it, oldest first."""
 
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    live: Position
+    backlog: tuple[Position, ...]
 
 
 class Spool:
-    """Reports that wait for their acknowledgement, bounded by bytes and age: the oldest are dropped first and counted.
-
-    What touches the disk runs in a thread of the spool's own, so that a disk that is slow holds up nobody else.
-    """
+    """A bounded queue of reports in the order of their sequence. The disk is used by a thread of its own."""
 
     def __init__(
         self,
@@ -64,295 +73,321 @@ class Spool:
         max_bytes: int,
         max_age: float,
         clock: Callable[[], float] = time.time,
-        since_boot: Callable[[], float] = _boottime,
     ) -> None:
-        """Opens the spool of a directory, and makes what is missing.
+        """Opens the spool of a directory, which is made if need be, and starts an epoch.
 
-        Args:
-            host_id: The host that reports are of.
-            boot_id: The boot they are taken in.
-            directory: Where the file is.
-            max_bytes: How much is kept on the disk.
-            max_age: How long a report is kept, in seconds.
-            clock: The wall clock, in seconds since 1970.
-            since_boot: CLOCK_BOOTTIME, in seconds.
-
-        Raises:
-            OSError: Another agent uses the directory.
+        Raises BlockingIOError where another agent has it open.
         """
         self.host_id = host_id
         self.instance = new_epoch()
         self._boot_id = boot_id
         self._directory = directory
+        self._file = directory / "spool.db"
         self._bounds = Bounds(max_bytes, max_age)
-        self._clock, self._since_boot = clock, since_boot
-        self._epoch, self._sequence = self.instance, 0
+        self._clock = clock
+        self._epoch = self.instance
+        self._sequence = 0
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._lock: int | None = None
         self._disk: SpoolFile | None = None
         self._memory: SpoolFile | None = None
-        self._lock: int | None = None
-        self._closed = False
-        self._change = asyncio.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
-        self._open_disk()
+        try:
+            self._disk = self._open()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self._keep_in_memory(error)
+        self._thread = ThreadPoolExecutor(1, "spool")
 
-    @property
-    def epoch(self) -> int:
-        """The epoch that new reports are numbered in."""
-        return self._epoch
+    def __len__(self) -> int:
+        """How many reports wait for their acknowledgement."""
+        return sum(counts.reports for counts in self._counts())
 
     @property
     def dropped(self) -> int:
-        """Samples that were given up since the spool was made."""
+        """How many samples were given up before they were acknowledged, since the spool was made."""
         return sum(counts.dropped for counts in self._counts())
-
-    def __len__(self) -> int:
-        """How many reports wait, losses included."""
-        return sum(counts.reports for counts in self._counts())
 
     def status(self) -> sample_pb2.SpoolStatus:
         """What waits, for a sample to tell."""
+        counts = self._counts()
         return sample_pb2.SpoolStatus(
-            waiting_reports=len(self),
-            waiting_bytes=sum(counts.bytes for counts in self._counts()),
+            waiting_reports=sum(one.reports for one in counts),
+            waiting_bytes=sum(one.bytes for one in counts),
             in_memory=self._memory is not None,
         )
 
     def configure(self, max_bytes: int, max_age: float) -> None:
-        """Changes the bounds, from the next report on."""
+        """Sets how much is kept and for how long, in bytes and seconds, from the next report on."""
         self._bounds = Bounds(max_bytes, max_age)
 
     async def append(self, sample: sample_pb2.Sample, since_boot: float) -> None:
-        """Adds a sample as the next report; it is on the disk, if that takes it, when this returns.
-
-        `since_boot` is CLOCK_BOOTTIME in seconds when the sample was taken.
-        """
+        """Adds a sample as the next report, taken so many seconds after the boot. Returns when it is written."""
         await self._run(lambda: self._append(sample, since_boot))
         self._notify()
 
-    async def begin_epoch(self) -> None:
-        """Has the reports to come be numbered anew: those that wait become a backlog."""
-        await self._run(self._draw_epoch)
-        self._notify()
-
-    async def positions(self) -> list[Position]:
-        """Up to where the epochs are settled of which reports wait, oldest first, and the present one."""
-        return await self._run(self._positions)
+    async def begin(self) -> Lanes:
+        """Says where a stream is to begin. Where many reports wait, new ones go into a new epoch from now on."""
+        return await self._run(self._begin)
 
     async def read(self, epoch: int, after: int) -> list[pb.Report]:
-        """The next few reports of an epoch behind a sequence; none where there are none yet."""
+        """The next few reports of an epoch behind a sequence, in their order; none where there are none."""
         return await self._run(lambda: self._read(epoch, after))
+
+    async def read_live(self, epoch: int, after: int) -> list[pb.Report]:
+        """The next few reports behind a place in the live epoch, once there are any. They may begin the next epoch."""
+        while True:
+            changed = self._changed
+            if reports := await self.read(epoch, after):
+                return reports
+            if epoch != self._epoch:
+                epoch, after = self._epoch, 0
+            else:
+                await changed.wait()
 
     async def acknowledge(self, epoch: int, sequence: int) -> None:
         """Lets go of every report of an epoch up to a sequence."""
-        await self._run(lambda: self._settle(lambda file: file.acknowledge(epoch, sequence)))
-        self._notify()
+        if epoch <= _LARGEST and sequence <= _LARGEST:
+            await self._run(lambda: self._settle(lambda file: file.acknowledge(epoch, sequence)))
+            self._notify()
 
     async def reject(self, epoch: int, sequence: int) -> None:
-        """Drops one report that the aggregator will never take, which has noted the loss."""
-        await self._run(lambda: self._settle(lambda file: file.reject(epoch, sequence)))
-        self._notify()
-
-    @property
-    def change(self) -> asyncio.Event:
-        """What is set once something is added or settled from now on."""
-        return self._change
+        """Drops one report that an aggregator will never take. No Loss takes its place: the aggregator knows of it."""
+        if epoch <= _LARGEST and sequence <= _LARGEST:
+            await self._run(lambda: self._settle(lambda file: file.reject(epoch, sequence)))
+            self._notify()
 
     async def drained(self) -> None:
-        """Returns once no report waits."""
+        """Returns once no report is waiting."""
         while len(self):
-            await self._change.wait()
+            await self._changed.wait()
 
     async def close(self) -> None:
-        """Closes the files. What is on the disk stays there. Closing twice is harmless."""
-        if self._closed:
-            return
-        await self._run(self._close)
-        self._closed = True
-        self._thread.shutdown(wait=False)
+        """Closes the file, after what is in memory was given a last chance to get there. May be called again."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
+
+    # What follows is called in the spool's own thread, but for the constructor's part of it.
 
     async def _run(self, work: Callable[[], Result]) -> Result:
+        if self._closed:
+            raise ValueError("the spool is closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _notify(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()
-
-    # All from here on runs in the thread, or before there is one.
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _counts(self) -> list[Counts]:
         return [file.counts for file in (self._disk, self._memory) if file is not None]
 
-    def _now(self) -> Now:
-        return Now(self._boot_id, self._since_boot(), self._clock())
+    def _files(self) -> list[SpoolFile]:
+        return [file for file in (self._disk, self._memory) if file is not None]
+
+    def _now(self, since_boot: float) -> Now:
+        return Now(self._boot_id, since_boot, self._clock())
 
     def _append(self, sample: sample_pb2.Sample, since_boot: float) -> None:
-        sample = fit(sample, MAX_MESSAGE_BYTES - _ENVELOPE_BYTES)
-        taken = sample.sample_time.ToNanoseconds() / 1e9
-        if self._memory is not None:
-            self._move_to_disk()
-        while True:
-            report = pb.Report(
-                host_id=self.host_id,
-                boot_id=self._boot_id,
-                spool_epoch=self._epoch,
-                sequence=self._sequence + 1,
-                sample=sample,
-            )
-            report.taken_since_boot.FromNanoseconds(round(since_boot * 1e9))
-            if self._add(report, taken):
-                self._sequence += 1
+        fitted = fit(sample, min(MAX_MESSAGE_BYTES, self._bounds.max_bytes) - _ENVELOPE_BYTES)
+        now = self._now(since_boot)
+        self._return_to_disk(now)
+        taken = sample.sample_time.ToNanoseconds() / 1e9 if sample.HasField("sample_time") else now.clock
+        for _ in range(2):  # once more where the file was corrupt: in a new one, in a new epoch
+            if self._memory is None and self._write(fitted, taken, now):
                 return
+        memory = self._keep_in_memory(OSError("what is written can not be read"))
+        memory.append([(self._next(fitted, now), taken)], self._memory_bounds(), now)
 
-    def _add(self, report: pb.Report, taken: float) -> bool:
-        """Adds a report where there is room for it. False: it has to be numbered anew."""
-        if self._memory is None and self._disk is not None:
-            try:
-                self._disk.append([(report, taken)], self._bounds, self._now())
-            except Unwritable as error:
-                self._keep_in_memory(str(error))
-            except Corrupt as error:
-                self._set_aside(error)
-                return False
-            else:
-                return True
-        assert self._memory is not None
-        self._memory.append([(report, taken)], self._memory_bounds(), self._now())
-        return True
+    def _write(self, sample: sample_pb2.Sample, taken: float, now: Now) -> bool:
+        """Appends to the file, and says whether it took it. Where not, finds somewhere else to append to."""
+        assert self._disk is not None
+        report = self._next(sample, now)
+        try:
+            self._disk.append([(report, taken)], self._bounds, now)
+        except Corrupt as error:
+            self._replace(error)
+        except OSError as error:
+            self._sequence -= 1  # nothing was written
+            self._keep_in_memory(error)
+        else:
+            return True
+        return False
+
+    def _next(self, sample: sample_pb2.Sample, now: Now) -> pb.Report:
+        self._sequence += 1
+        report = self._report(now)
+        report.sample.CopyFrom(sample)
+        return report
+
+    def _report(self, now: Now) -> pb.Report:
+        report = pb.Report(
+            host_id=self.host_id, boot_id=self._boot_id, spool_epoch=self._epoch, sequence=self._sequence
+        )
+        report.taken_since_boot.FromNanoseconds(round(now.since_boot * 1e9))
+        return report
 
     def _memory_bounds(self) -> Bounds:
         return Bounds(min(_MEMORY_BYTES, self._bounds.max_bytes), self._bounds.max_age, _MEMORY_REPORTS)
 
-    def _draw_epoch(self) -> None:
-        self._epoch, self._sequence = new_epoch(), 0
-
-    def _positions(self) -> list[Position]:
-        found: dict[int, Position] = {}
-        for file in self._files():
-            known: list[Position] = []
-            for position in self._try(file, file.positions, known):
-                found.setdefault(position.epoch, position)
-        found.setdefault(self._epoch, Position(self._epoch, self._sequence))
-        return list(found.values())
+    def _begin(self) -> Lanes:
+        waiting = self._ask(lambda file: file.waiting(self._epoch))
+        if sum(waiting) > _MANY_WAITING:
+            self._epoch, self._sequence = new_epoch(), 0
+        positions: dict[int, Position] = {}
+        for found in self._ask(lambda file: file.positions()):
+            for position in found:
+                positions.setdefault(position.epoch, position)  # an epoch in both begins on the disk
+        live = positions.pop(self._epoch, None) or Position(self._epoch, self._sequence)
+        return Lanes(live, tuple(positions.values()))
 
     def _read(self, epoch: int, after: int) -> list[pb.Report]:
-        for file in self._files():  # what is in memory came after what is on the disk
-            nothing: list[pb.Report] = []
-            if reports := self._try(file, partial(file.read, epoch, after), nothing):
+        # What is in memory of an epoch comes after what is on the disk.
+        for file in self._files():
+            if reports := self._use(file, lambda file: file.read(epoch, after)):
                 return reports
         return []
 
-    def _settle(self, work: Callable[[SpoolFile], None]) -> None:
+    def _settle(self, settle: Callable[[SpoolFile], None]) -> None:
         for file in self._files():
-            self._try(file, partial(work, file), None)
+            self._use(file, settle)
 
-    def _files(self) -> list[SpoolFile]:
-        return [file for file in (self._disk, self._memory) if file is not None]
+    def _ask(self, ask: Callable[[SpoolFile], Result]) -> list[Result]:
+        answers = (self._use(file, ask) for file in self._files())
+        return [answer for answer in answers if answer is not None]
 
-    def _try(self, file: SpoolFile, work: Callable[[], Result], otherwise: Result) -> Result:
-        """Asks a file. One that is corrupt is set aside; one that can not be written to keeps what it is to do."""
+    def _use(self, file: SpoolFile, use: Callable[[SpoolFile], Result]) -> Result | None:
+        """Does something with a file. None where it can not be read any more, or the disk does not take it now."""
         try:
-            return work()
-        except Unwritable:
-            return otherwise
+            return use(file)
         except Corrupt as error:
-            if file is self._disk:
-                self._set_aside(error)
-            return otherwise
-
-    def _open_disk(self) -> None:
-        try:
-            self._take_lock()
-            self._disk = SpoolFile(self.host_id, self._directory / FILE)
-        except Unwritable as error:
-            self._keep_in_memory(str(error))
-        except Corrupt as error:
-            self._set_aside(error)
-
-    def _take_lock(self) -> None:
-        if self._lock is not None:
-            return
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(self._directory / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._replace(error)
         except OSError as error:
-            raise Unwritable(error.strerror) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise OSError(
-                f"another agent uses {self._directory}; give each a state directory of its own (--state-dir)"
-            ) from None
-        self._lock = lock
+            _log.debug("%s: %s", self._file, error)  # the next report says so, if it lasts
+        return None
 
-    def _keep_in_memory(self, reason: str) -> None:
-        if self._memory is not None:
-            return
-        self._memory = SpoolFile(self.host_id, None)
-        _log.error(
-            "cannot write to %s (%s); up to %s reports are kept in memory instead, until it can be written to, "
-            "and are lost if the agent ends before",
-            self._directory / FILE,
-            reason,
-            f"{_MEMORY_REPORTS:,}",
-        )
-
-    def _move_to_disk(self) -> None:
-        assert self._memory is not None
+    def _open(self) -> SpoolFile:
+        """Opens the file, or a new one in its place. Raises OSError where neither can be done."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._lock is None:
+            self._lock = _lock(self._directory)
         try:
-            if self._disk is None:
-                self._take_lock()
-                self._disk = SpoolFile(self.host_id, self._directory / FILE)
-            moved = self._memory.counts.reports
-            self._disk.take_over(self._memory, self._bounds, self._now())
-        except OSError:
-            return  # tried again at the next report
+            return SpoolFile(self.host_id, self._file)
         except Corrupt as error:
-            self._set_aside(error)
-            return
-        self._memory.close()
-        self._memory = None
-        _log.warning("%s can be written to again; %d reports moved there", self._directory / FILE, moved)
+            return self._anew(error)
 
-    def _set_aside(self, error: Corrupt) -> None:
-        """Renames the file, begins another and an epoch with it, and reports a loss of unknown size."""
+    def _anew(self, corrupt: Corrupt, dropped: int = 0) -> SpoolFile:
+        """Sets the file aside and begins a new one: in a new epoch, with a loss of unknown size.
+
+        Raises OSError where either can not be done. Once it is set aside, the loss is noted, in memory if need be.
+        """
+        aside = _set_aside(self._file)
+        _log.error(
+            "the spool can not be read any more (%s): it is kept as %s, and what was in it is lost; sampling goes on",
+            corrupt,
+            aside,
+        )
+        if self._sequence:
+            self._epoch = new_epoch()
+        self._sequence = 1
+        now = self._now(since_boot_now())
+        loss = unknown_loss(self._report(now), self._epoch, self._sequence, pb.LOSS_REASON_SPOOL_CORRUPT)
+        try:
+            file = SpoolFile(self.host_id, self._file)
+            try:
+                file.append([(loss, now.clock)], self._bounds, now)
+                file.add_dropped(dropped)
+            except BaseException:
+                file.close()
+                raise
+        except (Corrupt, OSError) as error:
+            memory = self._keep_in_memory(error)
+            memory.append([(loss, now.clock)], self._memory_bounds(), now)
+            memory.add_dropped(dropped)
+            raise OSError(str(error)) from error
+        return file
+
+    def _replace(self, corrupt: Corrupt) -> None:
+        """Begins a new file where the one in use is corrupt, or keeps reports in memory where that can not be done."""
+        dropped = 0
         if self._disk is not None:
+            dropped = self._disk.counts.dropped
             self._disk.close()
             self._disk = None
-        file = self._directory / FILE
-        aside = f"{file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        _log.error("the spool can not be read any more (%s); it is kept as %s, and a new one begun", error, aside)
-        self._draw_epoch()
-        self._sequence = 1
-        loss = pb.Report(host_id=self.host_id, boot_id=self._boot_id, spool_epoch=self._epoch, sequence=1)
-        loss.taken_since_boot.FromNanoseconds(round(self._since_boot() * 1e9))
-        loss.loss.reason = pb.LOSS_REASON_SPOOL_CORRUPT
-        reports = [(loss, self._clock())]
         try:
-            for suffix in ("", *_COMPANIONS):
-                with suppress(FileNotFoundError):
-                    Path(f"{file}{suffix}").rename(f"{aside}{suffix}")
-            self._forget_older()
-            self._disk = SpoolFile(self.host_id, file)
-            self._disk.append(reports, self._bounds, self._now())
-        except (OSError, Corrupt) as failure:
-            if self._disk is not None:
-                self._disk.close()
-                self._disk = None
-            self._keep_in_memory(str(failure))
-            assert self._memory is not None
-            self._memory.append(reports, self._memory_bounds(), self._now())
+            self._disk = self._anew(corrupt, dropped)
+        except OSError as error:
+            self._keep_in_memory(error)
 
-    def _forget_older(self) -> None:
-        kept = sorted(self._directory.glob(f"{FILE}.corrupt-*Z"))
-        for old in kept[:-_MOST_SET_ASIDE]:
-            for suffix in ("", *_COMPANIONS):
-                with suppress(OSError):
-                    Path(f"{old}{suffix}").unlink()
+    def _keep_in_memory(self, error: Corrupt | OSError) -> SpoolFile:
+        """Returns what holds reports in memory, for the reason given."""
+        if self._memory is None:
+            self._memory = SpoolFile(self.host_id, None)
+            _log.error(
+                "%s can not be written (%s): reports are kept in memory, up to %d, and are lost if the agent ends "
+                "before they are sent; the disk is tried again with each",
+                self._file,
+                (error.strerror if isinstance(error, OSError) else None) or error,
+                _MEMORY_REPORTS,
+            )
+        return self._memory
+
+    def _return_to_disk(self, now: Now) -> None:
+        """Moves what is in memory to the disk, if the disk takes it."""
+        if self._memory is None:
+            return
+        try:
+            if self._disk is None:
+                self._disk = self._open()
+            self._disk.take_over(self._memory, self._bounds, now)
+        except Corrupt as error:
+            self._replace(error)
+        except OSError as error:
+            _log.debug("%s can still not be written: %s", self._file, error)
+        else:
+            moved = self._memory.counts.reports
+            self._memory.close()
+            self._memory = None
+            _log.info("%s is written again: %d reports were moved to it from memory", self._file, moved)
 
     def _close(self) -> None:
+        self._return_to_disk(self._now(since_boot_now()))
         for file in self._files():
             file.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _lock(directory: Path) -> int:
+    """Makes sure that no other agent uses a directory, for as long as the file returned is open (flock(2))."""
+    lock = os.open(directory / "spool.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise BlockingIOError(
+            f"{directory} is in use by another agent: stop that one, or give this one a state_dir of its own"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _set_aside(file: Path) -> Path:
+    """Renames a file that is corrupt, and deletes all but the last few such. Raises OSError."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = file.with_name(f"{file.name}.corrupt-{stamp}")
+    # The log first: a new file must never come to lie beside the log of another.
+    for ending in ("-wal", "-shm", "-journal", ""):
+        with suppress(FileNotFoundError):
+            file.with_name(file.name + ending).rename(aside.with_name(aside.name + ending))
+    stamps = {one.name.partition("Z")[0] for one in file.parent.glob(f"{file.name}.corrupt-*")}
+    for old in sorted(stamps)[:-_CORRUPT_FILES_KEPT]:
+        for one in file.parent.glob(f"{old}Z*"):
+            with suppress(OSError):
+                one.unlink()
+    return aside

@@ -54,7 +54,7 @@ _SCHEMA: Final = (
     f"PRAGMA user_version = {_VERSION}",
 )
 _INSERT: Final = (
-    "INSERT OR REPLACE INTO report (position, epoch, first, sequence, reason, boot_id, since_boot, taken, crc, body) "
+    "INSERT INTO report (position, epoch, first, sequence, reason, boot_id, since_boot, taken, crc, body) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _COLUMNS: Final = "epoch, first, sequence, reason, boot_id, since_boot, taken, crc, body"
@@ -169,7 +169,6 @@ class SpoolFile:
         """Adds all that another holds, behind its own. All or nothing. Raises Corrupt or Unwritable."""
         self._check_room(other.counts.bytes)
         with self._transaction(durable=True):
-            # What stands here for the same reports was given up when the other began to hold them.
             for row in other.rows():
                 self._insert_row(None, row)
             dropped = self._counts.dropped + other.counts.dropped
@@ -556,7 +555,7 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Says of an error of SQLite whether the file or the disk is at fault. Mistakes of ours stay what they are."""
+    """Says of an error of SQLite whether the file or the disk is at fault. Misuse stays what it is."""
     try:
         yield
     except sqlite3.ProgrammingError:
@@ -566,8 +565,9 @@ def _translated() -> Iterator[None]:
         if code & 0xFF in _UNWRITABLE and code not in _UNREADABLE:
             raise Unwritable(str(error)) from error
         raise Corrupt(str(error)) from error
-    except (UnicodeDecodeError, OverflowError) as error:
-        raise Corrupt(str(error)) from error
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        # A column holds what was never put there: in SQLite, a value has the type that the file says.
+        raise Corrupt(f"{type(error).__name__}: {error}") from error
 
 
 def _decode(epoch: int, sequence: int, crc: int, body: bytes) -> pb.Report:

@@ -1,4 +1,4 @@
-"""Streams the reports of the spool to an aggregator, for as long as the agent runs."""
+"""Keeps a stream open to an aggregator, for as long as the agent runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -21,15 +22,19 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.ingest_service_pb2_grpc import IngestServiceStub
 from loiter_agent.backoff import Backoff
-from loiter_agent.lanes import Call, Ended, Lanes, send, status_of
+from loiter_agent.failure import Call, Failure, Kind, failure_of
 from loiter_agent.security import Security, call_metadata, explain_failure, open_channel
-from loiter_agent.spool import Spool
+from loiter_agent.spool import Lanes, Spool
+from loiter_agent.stream import BACKLOG_RATE, Pace, Stream, write
 
 _log = logging.getLogger(__name__)
 
 _HELLO_TIMEOUT_SECONDS: Final = 10.0
-# So many reports that wait go the same way as new ones; more become a backlog, which new ones overtake.
-_FEW_REPORTS: Final = 16
+_EXPLANATION_TIMEOUT_SECONDS: Final = 10.0
+# Positions of epochs in a hello. Of an epoch beyond, the aggregator can not tell what is missing.
+_MAX_POSITIONS: Final = 1_000
+# Different errors that are logged until an aggregator takes a report.
+_MAX_ERRORS: Final = 16
 
 _CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -42,37 +47,32 @@ _CHANNEL_OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-# What only a person can mend: said as an error, and tried again without hurry.
-_HOPELESS: Final = frozenset(
-    (
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNIMPLEMENTED,
-    )
-)
-_MAX_SAID: Final = 100
-
 
 class Uplink:
     """Keeps one stream open to one of the aggregators, and opens the next when it breaks."""
 
-    def __init__(self, spool: Spool, rng: random.Random | None = None) -> None:
-        """Takes the spool to send from."""
+    def __init__(
+        self,
+        spool: Spool,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Takes the spool to send from; what draws the waits; and the clock that old reports are spread out by."""
         self._spool = spool
         self._backoff = Backoff(rng or random.Random())  # noqa: S311 - spreads load, no secret
+        self._pace = Pace(BACKLOG_RATE, clock, sleep)
         self._servers: tuple[str, ...] = ()
         self._host = sample_pb2.Host()
         self._interval = 0.0
         self._security = Security()
         self._session: asyncio.Task[None] | None = None
         self._broken_since: float | None = None
-        self._said: set[str] = set()
+        self._errors: set[str] = set()
         self._configured = asyncio.Event()
 
     def configure(self, servers: tuple[str, ...], host: sample_pb2.Host, interval: float, security: Security) -> None:
-        """Sets whom to report to, as whom, how often and how. An open stream is ended, to open one with what is new."""
+        """Sets whom to report to, as whom, how often and how safely. An open stream is ended, to open a new one."""
         self._servers, self._host, self._interval, self._security = servers, host, interval, security
         self._configured.set()
         if self._session is not None:
@@ -82,7 +82,8 @@ class Uplink:
         """Delivers until it is cancelled. An aggregator that is away is reported once, and once when it is back."""
         turn = 0
         while True:
-            server = self._servers[turn % len(self._servers)]
+            servers = self._servers
+            server = servers[turn % len(servers)]
             turn += 1
             self._configured.clear()
             self._session = asyncio.create_task(self._deliver(server))
@@ -96,85 +97,113 @@ class Uplink:
                     raise
                 turn = 0  # configured anew
                 continue
-            except (Ended, TimeoutError, OSError) as error:
-                pause = await self._lost(server, error)
+            except Failure as failure:
+                self._lost(server, failure)
+                seconds = self._backoff.after(failure, len(servers))
             with suppress(TimeoutError):
                 # Not wait_for, which in Python 3.11 can lose a cancellation that comes as the time runs out.
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(seconds):
                     await self._configured.wait()
                 turn = 0
 
     async def _deliver(self, server: str) -> None:
-        if len(self._spool) > _FEW_REPORTS:
-            await self._spool.begin_epoch()
-        metadata = call_metadata(self._security)
-        async with open_channel(server, self._security, _CHANNEL_OPTIONS) as channel:
+        """Delivers until the stream ends. Raises Failure."""
+        security = self._security
+        try:
+            channel = open_channel(server, security, _CHANNEL_OPTIONS)
+        except OSError as error:
+            raise Failure(Kind.REFUSED, _explain(error)) from None
+        async with channel:
+            try:
+                metadata = call_metadata(security)
+            except OSError as error:
+                raise Failure(Kind.REFUSED, _explain(error)) from None
             call = IngestServiceStub(channel).StreamReports(metadata=metadata)
             try:
-                await self._greet(call)
-                # A greeting alone is no delivery: an aggregator that ends each stream after it counts as away.
-                await Lanes(call, self._spool, lambda: self._connected(server)).run()
-            except grpc.aio.AioRpcError as error:
-                raise status_of(error) from None
+                async with asyncio.timeout(_HELLO_TIMEOUT_SECONDS):
+                    lanes = await self._greet(call)
+            except Failure as failure:
+                raise await self._explained(server, security, failure) from None
+            except TimeoutError:
+                raise Failure(Kind.AWAY, "no answer") from None
+            # A greeting alone is no delivery: an aggregator that ends each stream after it counts as away.
+            stream = Stream(call, self._spool, lanes, self._pace, lambda: self._connected(server))
+            try:
+                await stream.run()
+            except ExceptionGroup as group:
+                if call.done():  # then the status of the call says why
+                    raise await failure_of(call, greeted=True) from None
+                raise group.exceptions[0] from None
 
-    async def _greet(self, call: Call) -> None:
+    async def _greet(self, call: Call) -> Lanes:
+        """Opens a stream by a hello, and returns what there is to send. Raises Failure."""
         try:
-            async with asyncio.timeout(_HELLO_TIMEOUT_SECONDS):
-                await send(call, pb.StreamReportsRequest(hello=await self._hello()))
-                answer = await call.read()
-        except asyncio.InvalidStateError:  # the call was over before it was written to
-            raise await Ended.of(call) from None
+            # Only then: whoever reaches nobody has no need of a new epoch at each try.
+            await call.wait_for_connection()
+            lanes = await self._spool.begin()
+            await write(call, pb.StreamReportsRequest(hello=self._hello(lanes)))
+            answer = await call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call is over
+            raise await failure_of(call, greeted=False) from None
         if not isinstance(answer, pb.StreamReportsResponse):  # grpc.aio.EOF
-            raise await Ended.of(call)
+            raise await failure_of(call, greeted=False)
         if answer.WhichOneof("response") != "hello_ack":
-            raise Ended(None, "the server does not speak this protocol: no acknowledgement of the hello")
+            raise Failure(Kind.AWAY, "the server does not speak this protocol: no acknowledgement of the hello")
+        return lanes
 
-    async def _hello(self) -> pb.Hello:
+    def _hello(self, lanes: Lanes) -> pb.Hello:
         interval = Duration()
         interval.FromTimedelta(timedelta(seconds=self._interval))
-        settled = [
-            pb.SpoolPosition(spool_epoch=position.epoch, sequence=position.sequence)
-            for position in await self._spool.positions()
-        ]
         now = Timestamp()
         now.GetCurrentTime()
+        settled = [
+            pb.SpoolPosition(spool_epoch=position.epoch, sequence=position.sequence)
+            for position in (lanes.live, *lanes.backlog[: _MAX_POSITIONS - 1])
+        ]
         return pb.Hello(
             host=self._host, interval=interval, agent_time=now, instance=self._spool.instance, settled=settled
         )
 
+    async def _explained(self, server: str, security: Security, failure: Failure) -> Failure:
+        """Where a connection could not be made because of TLS, says so: somebody has to mend that."""
+        if failure.kind is not Kind.AWAY:
+            return failure
+        details = str(failure)
+        try:
+            async with asyncio.timeout(_EXPLANATION_TIMEOUT_SECONDS):
+                words = await explain_failure(server, security, details)
+        except TimeoutError:
+            return failure
+        return failure if words == details else Failure(Kind.REFUSED, words)
+
     def _connected(self, server: str) -> None:
+        waiting, dropped = len(self._spool), self._spool.dropped
         if self._broken_since is None:
             _log.info("reporting to %s", server)
         else:
             away = format_duration(time.monotonic() - self._broken_since)
-            waiting, dropped = len(self._spool), self._spool.dropped
             _log.info("reporting to %s again after %s: %d reports to send, %d dropped", server, away, waiting, dropped)
         self._broken_since = None
-        self._said.clear()
-        self._backoff.reset()
+        self._errors.clear()
+        self._backoff.succeeded()
 
-    async def _lost(self, server: str, error: Ended | TimeoutError | OSError) -> float:
-        """Says what is new about a connection that broke or was not to be had; returns for how long to pause."""
-        ended = error if isinstance(error, Ended) else Ended(None, str(error) or "no answer")
-        hopeless = ended.code in _HOPELESS
-        reason = str(ended)
-        if ended.code is grpc.StatusCode.UNAVAILABLE:
-            reason = await explain_failure(server, self._security, reason)
-        self._say(server, printable(reason), hopeless)
-        if self._broken_since is None:
-            self._broken_since = time.monotonic()
-        return self._backoff.after(len(self._servers), ended.retry_after, hopeless)
-
-    def _say(self, server: str, reason: str, hopeless: bool) -> None:
+    def _lost(self, server: str, failure: Failure) -> None:
+        reason = printable(str(failure))
         first = self._broken_since is None
-        new = f"{server} {reason}" not in self._said and len(self._said) < _MAX_SAID
-        if new:
-            self._said.add(f"{server} {reason}")
-        if hopeless and new:
-            _log.error("%s refuses this agent: %s; sampling goes on, and it is tried again", server, reason)
+        if first:
+            self._broken_since = time.monotonic()
+        if failure.kind is Kind.REFUSED:
+            error = f"{server}: {reason}"
+            if error not in self._errors and len(self._errors) < _MAX_ERRORS:
+                self._errors.add(error)
+                _log.error("cannot report to %s; sampling goes on, reports are kept, and it is tried again", error)
         elif first:
             _log.warning(
                 "cannot report to %s (%s); sampling goes on, reports are kept, and it is tried again", server, reason
             )
         else:
             _log.debug("still cannot report to %s: %s", server, reason)
+
+
+def _explain(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -39,5 +39,6 @@ def from_duration(duration: Duration) -> int:
 
 def to_duration(milliseconds: int) -> Duration:
     """Converts milliseconds to a protobuf duration."""
-    seconds, rest = divmod(milliseconds, 1_000)
-    return Duration(seconds=seconds, nanos=rest * 1_000_000)
+    duration = Duration()
+    duration.FromMilliseconds(milliseconds)  # both its parts are negative, or neither
+    return duration

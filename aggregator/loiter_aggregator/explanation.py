@@ -68,7 +68,8 @@ class Explanation:
 class Facts:
     """What an explanation rests on. `time_wait` and `ports` are those of the process.
 
-    `entered` tells that the sockets may be in another network namespace than those of a shell on the host.
+    `entered` tells that the sockets may be in another network namespace than those of a shell on the host, and
+    `without_detail` that the agent left out what explains them.
     """
 
     process: sample_pb2.ProcessSample
@@ -79,6 +80,7 @@ class Facts:
     ports: tuple[sample_pb2.PortBudget, ...]
     coverage: sample_pb2.Coverage
     entered: bool
+    without_detail: bool
 
     @property
     def close_wait(self) -> int | None:
@@ -131,6 +133,7 @@ def facts_of(
         ports=tuple(budget for budget in sample.ports if budget.HasField("pid") and budget.pid == process.pid),
         coverage=sample.coverage,
         entered=process.HasField("container") or len(sample.namespaces) > 1,
+        without_detail=sample.degradation >= sample_pb2.DEGRADATION_NO_DETAIL,
     )
 
 
@@ -199,6 +202,11 @@ def _why(facts: Facts) -> str:
         "of its listener.",
         sample_pb2.CAUSE_UNKNOWN: f"It keeps {many} in CLOSE-WAIT{unknown}.",
     }
+    if facts.without_detail:
+        return (
+            f"Why it holds {_sockets(facts.close_wait)} in CLOSE-WAIT is unknown: the agent leaves that out for now."
+            + (_other_trouble(facts))
+        )
     fine = f"Its {_sockets(facts.close_wait)} in CLOSE-WAIT have not been so for long: there is nothing to explain yet."
     return said.get(facts.process.cause, fine + _other_trouble(facts))
 
@@ -541,9 +549,11 @@ def _unseen(facts: Facts) -> Iterable[str]:
     process, evidence, coverage = facts.process, facts.evidence, facts.coverage
     if facts.rank.silent:
         yield "The host fell silent: all of this is of its last sample."
-    if facts.close_wait and not process.HasField("evidence"):
+    if facts.without_detail:
+        yield "What the agent leaves out to keep within its processor budget: causes, ages, peers, TIME-WAIT owners."
+    elif facts.close_wait and not process.HasField("evidence"):
         yield "Its CLOSE-WAIT sockets could not be looked into: neither their queues nor its threads."
-    if facts.close_wait and not process.HasField("close_wait_age"):
+    if facts.close_wait and not process.HasField("close_wait_age") and not facts.without_detail:
         yield "How long its sockets have been in CLOSE-WAIT."
     if process.HasField("evidence"):
         if not evidence.HasField("survived"):

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -24,6 +24,7 @@ from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_dur
 from loiter_aggregator.explanation import explain, facts_of
 from loiter_aggregator.host_detail import HostDetail, LostSamples, find_host, known_names, lost_samples
 from loiter_aggregator.ingest.counters import Counters
+from loiter_aggregator.ingest.registry import Conflict
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
 from loiter_aggregator.ranking.fleet import (
     degraded_hosts,
@@ -85,23 +86,6 @@ class Overloaded(Exception):
     """More questions wait than are worth waiting for."""
 
 
-class Conflict(Protocol):
-    """Two machines that claim one host id; see the message HostConflict. The time is in milliseconds."""
-
-    @property
-    def host_id(self) -> str: ...
-    @property
-    def hostname(self) -> str: ...
-    @property
-    def peer(self) -> str: ...
-    @property
-    def refused_hostname(self) -> str: ...
-    @property
-    def refused_peer(self) -> str: ...
-    @property
-    def last_time(self) -> int: ...
-
-
 class FleetService(FleetServiceServicer):
     """Answers from the store."""
 
@@ -123,7 +107,7 @@ class FleetService(FleetServiceServicer):
         self._conflicts = conflicts
         self._query_seconds = query_seconds
         self._turns = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
-        self._waiting = 0
+        self._in_hand = 0
 
     async def RankHosts(self, request: pb.RankHostsRequest, context: _Context) -> pb.RankHostsResponse:
         """Ranks hosts."""
@@ -151,15 +135,15 @@ class FleetService(FleetServiceServicer):
 
     async def _answer(self, context: _Context, work: Callable[[Question], Answer]) -> Answer:
         try:
-            if self._waiting >= _QUESTIONS_WAITING:
+            if self._in_hand >= _QUESTIONS_AT_ONCE + _QUESTIONS_WAITING:
                 raise Overloaded
-            self._waiting += 1
+            self._in_hand += 1
             try:
                 async with asyncio.timeout(self._query_seconds):
                     async with self._turns:
                         return await self._work(work)
             finally:
-                self._waiting -= 1
+                self._in_hand -= 1
         except InvalidRequest as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except NotFound as error:
@@ -243,6 +227,11 @@ class FleetService(FleetServiceServicer):
         detail = self._find_host(store, request.name)
         sample = detail.latest if detail.latest is not None else sample_pb2.Sample()
         process = next((one for one in sample.processes if one.pid == request.pid), None)
+        if process is None and sample.degradation >= sample_pb2.DEGRADATION_COUNTS_ONLY:
+            raise NotFound(
+                f"the agent of {printable(detail.host.hostname)} leaves out processes for now, to keep within its "
+                "processor budget; 'loiter host' shows them as they were last"
+            )
         if process is None:
             raise NotFound(
                 f"process {request.pid} is not in the latest sample of {printable(detail.host.hostname)}; "

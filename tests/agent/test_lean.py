@@ -11,9 +11,9 @@ from support.programs import run
 
 LOADED = """
 import sys
-from loiter_agent.lean import leave_out_openssl, leave_out_plugins
+from loiter_agent.lean import leave_out_openssl, leave_out_unused
 leave_out_openssl()
-with leave_out_plugins():
+with leave_out_unused():
     import loiter_agent.service
 print(*(name for name, module in sys.modules.items() if module is not None))
 """
@@ -26,13 +26,27 @@ def test_what_is_not_used_is_not_loaded() -> None:
     loaded = set(done.stdout.split())
     assert {"loiter_agent.service", "apscheduler.schedulers.asyncio", "grpc", "asyncio"} <= loaded
     assert not loaded & {"ssl", "_ssl", "_hashlib", "email", "zipfile", "importlib.metadata", "multiprocessing"}
+    assert not loaded & {"google.protobuf.internal.python_message", "google.protobuf.internal.encoder"}
 
 
 def test_the_stand_ins_are_gone_afterwards() -> None:
     """Whoever wants the real modules later gets them."""
-    code = LOADED + "import importlib.metadata as m; import apscheduler.executors.pool as p\n"
-    done = run([sys.executable, "-c", code + "print(m.version('grpcio'), p.ThreadPoolExecutor.__mro__)"])
+    code = """
+from importlib.metadata import version
+from apscheduler.executors.pool import ThreadPoolExecutor
+from google.protobuf.internal.python_message import GeneratedProtocolMessageType
+print(version("grpcio"), ThreadPoolExecutor.__mro__, GeneratedProtocolMessageType)
+"""
+    done = run([sys.executable, "-c", LOADED + code])
     assert done.returncode == 0, done.stderr
+
+
+def test_where_protobuf_has_no_messages_in_c_those_in_python_are_used() -> None:
+    """They are slower, and there."""
+    python = {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    done = run([sys.executable, "-c", LOADED], python)
+    assert done.returncode == 0, done.stderr
+    assert "google.protobuf.internal.python_message" in done.stdout.split()
 
 
 def test_what_is_there_already_is_left_alone() -> None:

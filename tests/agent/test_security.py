@@ -42,7 +42,7 @@ def pki(tmp_path: Path) -> Pki:
 async def serving(tls: TlsSettings | None) -> AsyncIterator[str]:
     """A gRPC server, which has no methods, and its address."""
     server = grpc.aio.server()
-    credentials = None if tls is None else server_credentials(tls, ask_clients=True)
+    credentials = None if tls is None else server_credentials(tls, "this", ask_clients=True)
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.ingest.room import Amount, Room
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from support.aggregators import FakeClock, host_key, open_store
@@ -24,10 +27,17 @@ class Stream:
     """What an agent's stream was told, in order."""
 
     acknowledged: list[tuple[int, int]] = field(default_factory=list)
+    rejected: list[int] = field(default_factory=list)
+    on_acknowledged: Callable[[], object] = lambda: None
 
     def acknowledge(self, epoch: int, sequence: int) -> None:
         """Notes it."""
         self.acknowledged.append((epoch, sequence))
+        self.on_acknowledged()
+
+    def reject(self, rejection: pb.ReportRejection) -> None:
+        """Notes it."""
+        self.rejected.append(rejection.sequence)
 
 
 class FailingStore(DuckDbStore):
@@ -59,7 +69,7 @@ def test_a_report_is_acknowledged_only_after_the_commit(store: DuckDbStore, cloc
     async def scenario() -> None:
         batcher, stream = Batcher(store, clock), Stream()
         for sequence in (1, 2, 3):
-            await batcher.put(WEB_1, report(sequence=sequence), stream.acknowledge)
+            await batcher.put(WEB_1, report(sequence=sequence), stream)
         assert stream.acknowledged == []
         assert _stored(store) == []
         await batcher.commit()
@@ -75,7 +85,7 @@ def test_a_report_is_durable_when_it_is_acknowledged(store: DuckDbStore, clock: 
 
     async def scenario() -> None:
         batcher = Batcher(store, clock)
-        await batcher.put(WEB_1, report(), lambda *_: marks.append(store.high_water()))
+        await batcher.put(WEB_1, report(), Stream(on_acknowledged=lambda: marks.append(store.high_water())))
         await batcher.commit()
 
     asyncio.run(scenario())
@@ -87,9 +97,9 @@ def test_the_time_of_arrival_is_the_aggregators(store: DuckDbStore, clock: FakeC
 
     async def scenario() -> None:
         batcher = Batcher(store, clock)
-        await batcher.put(WEB_1, report(taken=sample(5)), Stream().acknowledge)
+        await batcher.put(WEB_1, report(taken=sample(5)), Stream())
         clock.now += SECOND
-        await batcher.put(WEB_1, report(sequence=2, taken=sample(6)), Stream().acknowledge)
+        await batcher.put(WEB_1, report(sequence=2, taken=sample(6)), Stream())
         await batcher.commit()
 
     asyncio.run(scenario())
@@ -101,8 +111,8 @@ def test_each_stream_hears_of_its_own_reports(store: DuckDbStore, clock: FakeClo
 
     async def scenario() -> None:
         batcher, first, second = Batcher(store, clock), Stream(), Stream()
-        await batcher.put(WEB_1, report("web-1", 4), first.acknowledge)
-        await batcher.put(WEB_2, report("web-2", 9), second.acknowledge)
+        await batcher.put(WEB_1, report("web-1", 4), first)
+        await batcher.put(WEB_2, report("web-2", 9), second)
         await batcher.commit()
         assert first.acknowledged == [(EPOCH, 4)]
         assert second.acknowledged == [(EPOCH, 9)]
@@ -116,9 +126,9 @@ def test_a_report_that_comes_twice_is_stored_once_and_acknowledged_twice(store: 
     async def scenario() -> None:
         batcher, first, second = Batcher(store, clock), Stream(), Stream()
         for _ in range(2):
-            await batcher.put(WEB_1, report(), first.acknowledge)
+            await batcher.put(WEB_1, report(), first)
         await batcher.commit()
-        await batcher.put(WEB_1, report(), second.acknowledge)
+        await batcher.put(WEB_1, report(), second)
         assert second.acknowledged == []
         await batcher.commit()
         assert first.acknowledged == [(EPOCH, 1)]
@@ -137,7 +147,7 @@ def test_a_report_from_before_a_restart_is_stored_once(tmp_path: Path, clock: Fa
         store, stream = open_store(tmp_path), Stream()
         batcher = Batcher(store, clock)
         for sequence in sequences:
-            await batcher.put(WEB_1, report(sequence=sequence), stream.acknowledge)
+            await batcher.put(WEB_1, report(sequence=sequence), stream)
         await batcher.commit()
         stored = _stored(store)
         store.close()
@@ -153,8 +163,8 @@ def test_two_epochs_of_a_host_are_apart(store: DuckDbStore, clock: FakeClock) ->
 
     async def scenario() -> None:
         batcher, stream = Batcher(store, clock), Stream()
-        await batcher.put(WEB_1, report(sequence=5), stream.acknowledge)
-        await batcher.put(WEB_1, report(sequence=1, epoch=EPOCH + 1), stream.acknowledge)
+        await batcher.put(WEB_1, report(sequence=5), stream)
+        await batcher.put(WEB_1, report(sequence=1, epoch=EPOCH + 1), stream)
         await batcher.commit()
         assert sorted(stream.acknowledged) == [(EPOCH, 5), (EPOCH + 1, 1)]
         assert sorted(_stored(store)) == [(WEB_1, 1), (WEB_1, 5)]
@@ -170,12 +180,12 @@ def test_a_batch_that_can_not_be_stored_is_kept_and_acknowledged_later(tmp_path:
         store = FailingStore(tmp_path, "256MB")
         store.failures = 2
         batcher, first, second = Batcher(store, clock), Stream(), Stream()
-        await batcher.put(WEB_1, report(taken=sample(NOW, 1, processes=[process(100, 1)])), first.acknowledge)
+        await batcher.put(WEB_1, report(taken=sample(NOW, 1, processes=[process(100, 1)])), first)
         with pytest.raises(StoreError, match="the disk is full"):
             await batcher.commit()
-        await batcher.put(WEB_1, report(sequence=1), second.acknowledge)  # sent again, on another stream
-        await batcher.put(WEB_1, report(sequence=2), second.acknowledge)
-        await batcher.put(WEB_2, report("web-2", 1), first.acknowledge)
+        await batcher.put(WEB_1, report(sequence=1), second)  # sent again, on another stream
+        await batcher.put(WEB_1, report(sequence=2), second)
+        await batcher.put(WEB_2, report("web-2", 1), first)
         with pytest.raises(StoreError):
             await batcher.commit()
         assert first.acknowledged == second.acknowledged == []
@@ -204,7 +214,7 @@ def test_what_comes_in_during_a_commit_that_fails_comes_after_it(tmp_path: Path,
         def write(self, batch: Batch) -> None:
             if self.fails:
                 self.fails = False
-                put = self.during.put(WEB_1, report(sequence=2), self.stream.acknowledge)
+                put = self.during.put(WEB_1, report(sequence=2), self.stream)
                 asyncio.run_coroutine_threadsafe(put, self.loop).result()
                 raise StoreError("the disk is full")
             super().write(batch)
@@ -213,11 +223,11 @@ def test_what_comes_in_during_a_commit_that_fails_comes_after_it(tmp_path: Path,
         store = Interrupted(tmp_path, "256MB")
         batcher = store.during = Batcher(store, clock)
         store.loop = asyncio.get_running_loop()
-        await batcher.put(WEB_1, report(sequence=1), store.stream.acknowledge)
+        await batcher.put(WEB_1, report(sequence=1), store.stream)
         with pytest.raises(StoreError):
             await batcher.commit()
         await batcher.commit()
-        assert store.stream.acknowledged == [(EPOCH, 2)]
+        assert store.stream.acknowledged == [(EPOCH, 1), (EPOCH, 2)]
         assert _stored(store) == [(WEB_1, 1), (WEB_1, 2)]
         assert store.high_water() == {(WEB_1, EPOCH): 2}
         store.close()
@@ -234,7 +244,7 @@ def test_a_duplicate_of_what_is_being_committed_waits_for_the_next_commit(tmp_pa
         again = Stream()
 
         def write(self, batch: Batch) -> None:
-            put = self.during.put(WEB_1, report(), self.again.acknowledge)
+            put = self.during.put(WEB_1, report(), self.again)
             asyncio.run_coroutine_threadsafe(put, self.loop).result()
             assert self.again.acknowledged == []
             super().write(batch)
@@ -243,7 +253,7 @@ def test_a_duplicate_of_what_is_being_committed_waits_for_the_next_commit(tmp_pa
         store, stream = Interrupted(tmp_path, "256MB"), Stream()
         batcher = store.during = Batcher(store, clock)
         store.loop = asyncio.get_running_loop()
-        await batcher.put(WEB_1, report(), stream.acknowledge)
+        await batcher.put(WEB_1, report(), stream)
         await batcher.commit()
         await batcher.commit()
         assert store.again.acknowledged == [(EPOCH, 1)]
@@ -259,7 +269,7 @@ def test_stop_commits_what_has_come_in(store: DuckDbStore, clock: FakeClock) -> 
     async def scenario() -> None:
         batcher, stream = Batcher(store, clock, commit_seconds=3_600), Stream()
         running = asyncio.create_task(batcher.run())
-        await batcher.put(WEB_1, report(), stream.acknowledge)
+        await batcher.put(WEB_1, report(), stream)
         batcher.stop()
         await running
         assert stream.acknowledged == [(EPOCH, 1)]
@@ -276,7 +286,7 @@ def test_run_commits_again_and_again_without_being_told(store: DuckDbStore, cloc
         running = asyncio.create_task(batcher.run())
         for sequence in (1, 2):
             acknowledged = asyncio.Event()
-            await batcher.put(WEB_1, report(sequence=sequence), lambda *_, done=acknowledged: done.set())
+            await batcher.put(WEB_1, report(sequence=sequence), Stream(on_acknowledged=acknowledged.set))
             await acknowledged.wait()
         assert not running.done()
         batcher.stop()
@@ -295,7 +305,7 @@ def test_run_outlives_a_store_that_fails_and_says_so_once(
         store.failures = 3
         batcher, acknowledged = Batcher(store, clock, commit_seconds=0.001), asyncio.Event()
         running = asyncio.create_task(batcher.run())
-        await batcher.put(WEB_1, report(), lambda *_: acknowledged.set())
+        await batcher.put(WEB_1, report(), Stream(on_acknowledged=acknowledged.set))
         await acknowledged.wait()
         batcher.stop()
         await running
@@ -309,17 +319,14 @@ def test_run_outlives_a_store_that_fails_and_says_so_once(
     assert "the disk is full; reports are not acknowledged" in caplog.messages[0]
 
 
-def test_a_stream_waits_while_too_much_is_on_its_way(
-    store: DuckDbStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_waits_while_too_much_is_on_its_way(store: DuckDbStore, clock: FakeClock) -> None:
     """The queue is bounded: a put returns when a commit has made room, and its report is not lost."""
-    monkeypatch.setattr("loiter_aggregator.ingest.batcher._MAX_PENDING_ROWS", 2)
 
     async def scenario() -> None:
-        batcher, stream = Batcher(store, clock), Stream()
+        batcher, stream = Batcher(store, clock, room=Room(bound=Amount(rows=2, size=1_000_000))), Stream()
         for sequence in (1, 2):
-            await batcher.put(WEB_1, report(sequence=sequence), stream.acknowledge)
-        third = asyncio.create_task(batcher.put(WEB_1, report(sequence=3), stream.acknowledge))
+            await batcher.put(WEB_1, report(sequence=sequence), stream)
+        third = asyncio.create_task(batcher.put(WEB_1, report(sequence=3), stream))
         for _ in range(10):
             await asyncio.sleep(0)
         assert not third.done()

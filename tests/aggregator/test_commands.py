@@ -13,12 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
-from loiter.v1 import sample_pb2
+from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter.version import version
 from loiter_aggregator.commands import VERBS, loiter
+from loiter_aggregator.ingest.registry import Conflict
+from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import FakeClock, open_store, put_host, record, serving_in_background, store_samples
-from support.reports import MINUTE, NOW, hello, host_id, process, sample
+from support.aggregators import FakeClock, host_key, open_store, put_host, record, serving_in_background, store_samples
+from support.reports import EPOCH, HOUR, MINUTE, NOW, full_report, hello, host_id, process, report, sample, stamp
 
 HOSTILE = "\x1b[31m[red]=evil"
 KINDS = ("hosts", "processes", "apps")
@@ -68,6 +70,61 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = open_store(tmp_path_factory.mktemp("commands"))
     _fill(store)
     with serving_in_background(store, FakeClock()) as address:
+        yield address
+    store.close()
+
+
+# What a terminal, a spreadsheet or a browser would act on, and what it would take for markup.
+NASTY = (
+    "\x1b]0;title\x07\x9b2J",
+    "=cmd|' /C calc'!A0",
+    "<script>alert(1)</script>",
+    "\u202egnp.exe\u2066",
+    "z" + 256 * "\u0301",
+    "[bold red]x[/] [link=file:///]y[/link]",
+    "two\r\nlines\ttabs\x08\x00",
+)
+
+
+def _trouble(store: DuckDbStore) -> None:
+    """A host of each nasty name with all that can be the matter with one, and texts as nasty in every place."""
+    for place, name in enumerate(NASTY):
+        said = hello(f"host-{place}", labels={"role": name, "number": str(place)})
+        said.host.hostname, said.host.kernel_release, said.host.agent_version = name, name, name
+        key = host_key(f"host-{place}")
+        batch = Batch()
+        batch.hosts[key] = record(said)
+        for sequence in range(1, 4):
+            at = NOW - (3 - sequence) * MINUTE
+            taken = full_report().sample
+            taken.sample_time.CopyFrom(stamp(at - HOUR - 2 * MINUTE))
+            taken.degradation = sample_pb2.DEGRADATION_NO_DETAIL
+            taken.cost.cpu_share, taken.cost.cpu_budget = 0.031, 0.02
+            taken.spool.waiting_reports, taken.spool.waiting_bytes, taken.spool.in_memory = 1_234, 5_600_000, True
+            for one in taken.processes:
+                one.name = one.app = one.user = one.arguments = name
+                one.evidence.wait_channels[name] = 1
+            for group in taken.time_wait:
+                group.owner.name = group.owner.app = group.destination = group.namespace = name
+            for budget in taken.ports:
+                budget.source = budget.destination = budget.namespace = name
+            for namespace in taken.namespaces:
+                namespace.id, namespace.name = f"{name}{namespace.read}", name
+            taken.collectors.add(name=name, error=name)
+            batch.add(key, report(f"host-{place}", sequence, taken), at, skew=HOUR + 2 * MINUTE)
+        full = ingest_service_pb2.LOSS_REASON_SPOOL_FULL
+        batch.add_loss(key, Lost(EPOCH, 4, 4_803, full, NOW - 30 * MINUTE, NOW - 2 * MINUTE), NOW)
+        batch.add_loss(key, Lost(EPOCH, None, 4_804, ingest_service_pb2.LOSS_REASON_SPOOL_CORRUPT), NOW)
+        store.write(batch)
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an aggregator whose hosts all have something the matter with them, and nasty names."""
+    store = open_store(tmp_path_factory.mktemp("troubled"))
+    _trouble(store)
+    conflicts = [Conflict(host_id("host-0"), name, name, name, name, NOW) for name in NASTY]
+    with serving_in_background(store, FakeClock(), conflicts) as address:
         yield address
     store.close()
 
@@ -437,3 +494,124 @@ def test_help_lists_every_verb_and_every_verb_has_help() -> None:
 def test_the_version_is_that_of_the_distribution() -> None:
     """One line."""
     assert good("127.0.0.1:1", "--version") == f"loiter {version()}\n"
+
+
+def flat(text: str) -> str:
+    """The words, wherever the lines were broken."""
+    return " ".join(text.split())
+
+
+def test_host_says_what_is_the_matter_with_it(troubled: str) -> None:
+    """Its clock, what its agent leaves out, what waits on it, and what is lost."""
+    said = flat(good(troubled, "host", host_id("host-1")))
+    assert "clock 1h 2m behind: 2027-01-15T06:58:00.000Z at the latest sample" in said
+    assert "degraded: no_detail; the agent used 3.1 % of a processor, its budget is 2.0 %" in said
+    assert "1,234 reports waited on the host, 5.6 MB, in memory: the disk does not take them" in said
+    assert "LOST FROM TO WHY - - - spool_corrupt 4,800 2027-01-15T07:30:00.000Z 2027-01-15T07:58:00.000Z" in said
+    document = json.loads(good(troubled, "host", host_id("host-1"), "-o", "json"))
+    assert document["clock_skew_seconds"] == 3_720
+    assert document["latest_agent_time"] == "2027-01-15T06:58:00.000Z"
+    assert document["last_sample"] == "2027-01-15T08:00:00.000Z"
+    assert document["degradation"] == "no_detail"
+    assert document["spool"] == {"waiting_reports": 1_234, "waiting_bytes": 5_600_000, "in_memory": True}
+    assert (document["cost"]["cpu_share"], document["cost"]["cpu_budget"]) == (0.031, 0.02)
+    assert document["lost_samples"] == [
+        {"first_time": None, "last_time": None, "samples": None, "reason": "spool_corrupt"},
+        {
+            "first_time": "2027-01-15T07:30:00.000Z",
+            "last_time": "2027-01-15T07:58:00.000Z",
+            "samples": 4_800,
+            "reason": "spool_full",
+        },
+    ]
+
+
+def test_a_host_that_nothing_is_the_matter_with_says_nothing(server: str) -> None:
+    """In JSON, none is none, and what an older agent does not say is null."""
+    text = good(server, "host", "web-1") + good(server, "fleet") + good(server, "top", "hosts")
+    for word in ("clock", "degraded", "waited", "LOST", "LOSING HOST", "CLOCK OFF", "LEFT OUT", "SAME ID", "budget"):
+        assert word not in text
+    document = json.loads(good(server, "host", "web-1", "-o", "json"))
+    assert (document["clock_skew_seconds"], document["degradation"], document["lost_samples"]) == (0, "none", [])
+    assert document["spool"] is None
+    document = json.loads(good(server, "host", "new", "-o", "json"))
+    assert (document["clock_skew_seconds"], document["latest_agent_time"], document["degradation"]) == (
+        None,
+        None,
+        None,
+    )
+
+
+def test_fleet_names_the_hosts_that_something_is_the_matter_with(troubled: str) -> None:
+    """Each with how much of it, at most --limit of them, the rest counted."""
+    text = flat(good(troubled, "fleet", "--limit", "5"))
+    for heading in ("LOSING HOST SAMPLES", "CLOCK OFF BY", "LEFT OUT STEP", "SAME ID FROM REFUSED FROM"):
+        assert heading in text
+    assert "<script>alert(1)</script> 4,800" in text
+    assert "<script>alert(1)</script> 1h 2m behind" in text
+    assert "<script>alert(1)</script> no_detail" in text
+    assert text.count("and 2 more; -o json lists up to 1,000") == 4
+    counted = "hosts that lost samples: 7; hosts with a wrong clock: 7; hosts over their budget: 7"
+    for verb in (("fleet",), ("top", "hosts"), ("top", "processes"), ("top", "apps")):
+        assert counted in flat(good(troubled, *verb))
+    document = json.loads(good(troubled, "fleet", "-o", "json"))
+    script = next(place for place, name in enumerate(NASTY) if name.startswith("<"))
+    same = {"host": NASTY[script], "host_id": host_id(f"host-{script}")}
+    assert {**same, "samples": 4_800} in document["losing_hosts"]
+    assert {**same, "clock_skew_seconds": 3_720} in document["skewed_hosts"]
+    assert {**same, "degradation": "no_detail"} in document["degraded_hosts"]
+    assert document["conflicts"][script] == {
+        "host": NASTY[script],
+        "host_id": host_id("host-0"),
+        "peer": NASTY[script],
+        "refused_host": NASTY[script],
+        "refused_peer": NASTY[script],
+        "last_time": "2027-01-15T08:00:00.000Z",
+    }
+
+
+TABLES = [
+    *(("top", kind, "--by", by) for kind in KINDS for by in ("close-wait-growth", "stuck", "ports", "fd-eta")),
+    ("fleet",),
+    *(("host", host_id(f"host-{place}")) for place in range(len(NASTY))),
+    *(("explain", host_id(f"host-{place}"), "100") for place in range(len(NASTY))),
+]
+
+
+@pytest.mark.parametrize("arguments", TABLES, ids=" ".join)
+def test_nothing_that_a_host_wrote_reaches_the_terminal_as_more_than_text(
+    troubled: str, arguments: tuple[str, ...]
+) -> None:
+    """Controls, overrides and piles of marks are written out, markup is shown as it is, and 80 columns are kept."""
+    forms = ("table",) if arguments[0] == "explain" else ("table", "wide")
+    for form in forms:
+        result = run(troubled, *arguments, "-o", form)
+        assert result.exit_code == 0, result.output
+        lines = result.output.split("\n")
+        assert all(line.isprintable() for line in lines)
+        assert 5 * "\u0301" not in result.output
+        if form == "table" and arguments[0] != "explain":  # its commands are never broken
+            assert max(map(cell_len, lines)) <= 80
+
+
+@pytest.mark.parametrize("arguments", TABLES, ids=" ".join)
+def test_nothing_that_a_host_wrote_is_a_formula_in_csv_or_more_than_text_in_json(
+    troubled: str, arguments: tuple[str, ...]
+) -> None:
+    """What goes to standard error beside it included."""
+    if arguments[0] != "explain":
+        result = run(troubled, *arguments, "-o", "csv")
+        assert result.exit_code == 0, result.output
+        assert all(line.isprintable() for line in (result.stdout + result.stderr).replace("\r\n", "\n").split("\n"))
+        for row in csv.reader(io.StringIO(result.stdout, newline="")):
+            assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in row)
+    result = run(troubled, *arguments, "-o", "json")
+    assert json.loads(result.stdout)
+    assert all(line.isprintable() for line in result.output.split("\n"))
+
+
+def test_an_error_says_a_nasty_name_as_text(troubled: str) -> None:
+    """The name that was asked for, and those that come close."""
+    for name in NASTY:
+        said = failure(troubled, "host", name.replace("\0", "") + "x")
+        assert said.rstrip("\n").isprintable()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from loiter.v1 import sample_pb2
+from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter_aggregator.ranking.fleet import (
     Coverage,
+    NotedHost,
+    degraded_hosts,
     fleet_coverage,
     fleet_states,
     fleet_trend,
     is_silent,
+    losing_hosts,
     silent_hosts,
+    skewed_hosts,
 )
+from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import put_host, record, store_samples
-from support.reports import HOUR, MINUTE, NOW, SECOND, hello, host_id, sample
+from support.aggregators import batch_of, host_key, put_host, record, store_samples
+from support.reports import EPOCH, HOUR, MINUTE, NOW, SECOND, hello, host_id, report, sample
 
 
 def _coverage(
@@ -177,3 +182,66 @@ def test_a_host_counts_once_even_if_two_of_its_samples_have_one_time(store: Duck
     """A clock that was set back can do that."""
     store_samples(store, "a", [sample(NOW, 3), sample(NOW, 4)])
     assert fleet_states(store, {}, NOW)["close_wait"] == 4
+
+
+def _lose(store: DuckDbStore, hostname: str, first: int | None, last: int, at: int | None, received: int = NOW) -> None:
+    batch = Batch()
+    reason = ingest_service_pb2.LOSS_REASON_SPOOL_FULL
+    batch.add_loss(host_key(hostname), Lost(EPOCH, first, last, reason, at, at), received)
+    store.write(batch)
+
+
+def test_hosts_that_lost_samples_are_named_most_first(store: DuckDbStore) -> None:
+    """Within the window by when they were taken, else by when that was heard of; where no number is known, last."""
+    for name in ("a", "b", "c", "d", "e"):
+        put_host(store, record(hello(name, labels={"role": name})), NOW)
+    _lose(store, "a", 1, 10, NOW - MINUTE)
+    _lose(store, "a", 15, 15, NOW - MINUTE)
+    _lose(store, "b", 1, 300, NOW - 2 * HOUR)
+    _lose(store, "c", None, 1, None)
+    _lose(store, "d", 5, 104, None)
+    assert losing_hosts(store, {}, NOW - HOUR, 10) == [
+        NotedHost(host_id("d"), "d", 100),
+        NotedHost(host_id("a"), "a", 11),
+        NotedHost(host_id("c"), "c", None),
+    ]
+    assert [host.hostname for host in losing_hosts(store, {}, NOW - 3 * HOUR, 1)] == ["b"]
+    assert [host.hostname for host in losing_hosts(store, {"role": "a"}, NOW - HOUR, 10)] == ["a"]
+    assert fleet_coverage(store, {}, NOW).hosts_losing == 3
+    assert fleet_coverage(store, {"role": "e"}, NOW).hosts_losing == 0
+
+
+def test_a_host_whose_last_word_is_a_loss_still_counts(store: DuckDbStore) -> None:
+    """Its latest sample is the one taken last, whatever came after."""
+    store_samples(store, "web-1", [sample(NOW - SECOND, 7)])
+    _lose(store, "web-1", 2, 5, NOW - HOUR)
+    assert fleet_states(store, {}, NOW)["close_wait"] == 7
+
+
+def test_hosts_with_wrong_clocks_are_named_most_first(store: DuckDbStore) -> None:
+    """Behind and ahead, of those that report, by their latest sample."""
+    for name, skew, ago in (("slow", HOUR, 0), ("fast", -2 * HOUR, 0), ("mended", 0, 0), ("gone", HOUR, MINUTE)):
+        batch = Batch()
+        batch.hosts[host_key(name)] = record(hello(name))
+        for sequence, off in ((1, HOUR), (2, skew)):
+            at = NOW - ago - (2 - sequence) * SECOND
+            batch.add(host_key(name), report(name, sequence, sample(at - off, 1)), at, skew=off)
+        store.write(batch)
+    assert skewed_hosts(store, {}, NOW, 10) == [
+        NotedHost(host_id("fast"), "fast", -2 * HOUR),
+        NotedHost(host_id("slow"), "slow", HOUR),
+    ]
+    assert fleet_coverage(store, {}, NOW).hosts_skewed == 2
+
+
+def test_hosts_that_leave_something_out_are_named_most_first(store: DuckDbStore) -> None:
+    """By their latest sample: what waited on them before tells what was."""
+    for name, step in (("a", 1), ("b", 4), ("c", 0)):
+        taken = sample(NOW, 1)
+        taken.degradation = sample_pb2.Degradation.ValueType(step)
+        store_samples(store, name, [taken])
+    late = sample(NOW - MINUTE, 1)
+    late.degradation = sample_pb2.DEGRADATION_NO_DETAIL
+    store.write(batch_of(report("c", 1, late, epoch=8)))
+    assert degraded_hosts(store, {}, NOW, 10) == [NotedHost(host_id("b"), "b", 4), NotedHost(host_id("a"), "a", 1)]
+    assert fleet_coverage(store, {}, NOW).hosts_degraded == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -11,25 +13,43 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from loiter.v1 import fleet_service_pb2 as pb
-from loiter.v1 import sample_pb2
-from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub
+from loiter.v1 import ingest_service_pb2, sample_pb2
+from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub, add_FleetServiceServicer_to_server
 from loiter.version import version
 from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.ingest.counters import Counters
+from loiter_aggregator.ingest.registry import Conflict
+from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import FakeClock, put_host, record, serving, store_samples
-from support.reports import HOUR, MINUTE, NOW, SECOND, boot_id, explained, hello, host_id, process, sample
+from loiter_aggregator.store.question import CalledOff, Question
+from support.aggregators import FakeClock, host_key, put_host, record, serving, store_samples
+from support.reports import (
+    EPOCH,
+    HOUR,
+    MINUTE,
+    NOW,
+    SECOND,
+    boot_id,
+    explained,
+    hello,
+    host_id,
+    process,
+    report,
+    sample,
+)
 
 Scenario = Callable[[Any], Awaitable[None]]
 
 
-def ask(store: DuckDbStore, scenario: Scenario) -> None:
+def ask(store: DuckDbStore, scenario: Scenario, conflicts: Sequence[Conflict] = ()) -> None:
     """Runs a scenario with a stub of a server of its own, whose clock stands at NOW."""
 
     async def serve() -> None:
         clock = FakeClock()
         async with (
-            serving(store, Batcher(store, clock), clock) as address,
+            serving(store, Batcher(store, clock), clock, conflicts) as address,
             grpc.aio.insecure_channel(address) as channel,
         ):
             await asyncio.wait_for(scenario(FleetServiceStub(channel)), 30)
@@ -571,3 +591,188 @@ def test_what_can_not_be_explained_is_not_found(store: DuckDbStore) -> None:
         assert details.startswith("window is")
 
     ask(store, scenario)
+
+
+def store_troubled(store: DuckDbStore) -> None:
+    """A host whose clock is an hour behind, whose agent leaves processes out, and which lost samples."""
+    batch = Batch()
+    key = host_key("web-1")
+    batch.hosts[key] = record(hello())
+    for sequence in range(1, 4):
+        at = NOW - (3 - sequence) * MINUTE
+        counted = sample(at - HOUR, 5, processes=[process(100, 5)] if sequence < 3 else [])
+        if sequence == 3:
+            counted.degradation = sample_pb2.DEGRADATION_COUNTS_ONLY
+        batch.add(key, report(sequence=sequence, taken=counted), at, skew=HOUR)
+    reasons = ingest_service_pb2.LossReason
+    batch.add_loss(key, Lost(EPOCH, 4, 8, reasons.LOSS_REASON_TOO_OLD, NOW - 2 * MINUTE, NOW - MINUTE), NOW)
+    batch.add_loss(key, Lost(EPOCH, None, 9, reasons.LOSS_REASON_SPOOL_CORRUPT), NOW)
+    batch.add_loss(key, Lost(EPOCH, 10, 10, reasons.LOSS_REASON_TOO_OLD, NOW - 2 * HOUR, NOW - 2 * HOUR), NOW)
+    store.write(batch)
+
+
+def test_what_is_the_matter_with_a_host_is_answered(store: DuckDbStore) -> None:
+    """Both its clocks, what its agent leaves out, and the samples of the window that are lost."""
+    store_troubled(store)
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.GetHost(pb.GetHostRequest(name="web-1"))
+        assert from_timestamp(answer.latest.sample_time) == NOW
+        assert from_timestamp(answer.latest_agent_time) == NOW - HOUR
+        assert from_duration(answer.clock_skew) == HOUR
+        assert answer.latest.degradation == sample_pb2.DEGRADATION_COUNTS_ONLY
+        unknown, old = answer.lost_samples
+        assert not unknown.HasField("samples")
+        assert not unknown.HasField("first_time")
+        assert (unknown.reason, from_timestamp(unknown.received_time)) == (
+            ingest_service_pb2.LOSS_REASON_SPOOL_CORRUPT,
+            NOW,
+        )
+        assert (old.samples, old.reason) == (5, ingest_service_pb2.LOSS_REASON_TOO_OLD)
+        assert (from_timestamp(old.first_time), from_timestamp(old.last_time)) == (NOW - 2 * MINUTE, NOW - MINUTE)
+        (row,) = answer.processes
+        assert (row.pid, from_timestamp(row.last_sample_time)) == (100, NOW - MINUTE)
+        code, details = await refused(stub.ExplainProcess(pb.ExplainProcessRequest(name="web-1", pid=100)))
+        assert code == grpc.StatusCode.NOT_FOUND
+        assert details.startswith("the agent of web-1 leaves out processes for now")
+
+    ask(store, scenario)
+
+
+def test_a_clock_that_is_ahead_has_a_negative_skew(store: DuckDbStore) -> None:
+    """As protobuf has it: no part of a duration is of another sign than the other."""
+    batch = Batch()
+    batch.hosts[host_key("web-1")] = record(hello())
+    batch.add(host_key("web-1"), report(taken=sample(NOW + 6_500, 1)), NOW, skew=-6_500)
+    store.write(batch)
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.GetHost(pb.GetHostRequest(name="web-1"))
+        assert answer.clock_skew == Duration(seconds=-6, nanos=-500_000_000)
+        assert from_timestamp(answer.latest_agent_time) == NOW + 6_500
+
+    ask(store, scenario)
+
+
+def test_the_fleet_names_the_hosts_that_something_is_the_matter_with(store: DuckDbStore) -> None:
+    """And the machines that share a host id, the latest first."""
+    store_troubled(store)
+    old, new = (
+        Conflict(host_id("web-1"), "web-1", "10.0.0.1:1", f"twin-{at}", "10.0.0.2:2", NOW + at) for at in (1, 2)
+    )
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.GetFleet(pb.GetFleetRequest())
+        known = {"host_id": host_id("web-1"), "hostname": "web-1"}
+        assert list(answer.losing_hosts) == [pb.HostNotice(**known, lost_samples=5)]
+        assert list(answer.skewed_hosts) == [pb.HostNotice(**known, clock_skew=Duration(seconds=3_600))]
+        assert list(answer.degraded_hosts) == [pb.HostNotice(**known, degradation=sample_pb2.DEGRADATION_COUNTS_ONLY)]
+        coverage = answer.coverage
+        assert (coverage.hosts_losing, coverage.hosts_skewed, coverage.hosts_degraded) == (1, 1, 1)
+        first, second = answer.conflicts
+        assert (first.hostname, first.peer, first.refused_hostname) == ("web-1", "10.0.0.1:1", "twin-2")
+        assert (first.refused_peer, from_timestamp(first.last_time)) == ("10.0.0.2:2", NOW + 2)
+        assert second.refused_hostname == "twin-1"
+
+    ask(store, scenario, [old, new])
+
+
+# As long as nobody interrupts it, this takes hours.
+ENDLESS = "SELECT count(*) FROM range(1000000000) AS a, range(100000) AS b WHERE a.range * b.range % 7 = 3"
+
+
+class Slow(FleetService):
+    """Has rankings of hosts take forever, and of processes wait for `release`; the fleet is answered as ever."""
+
+    def __init__(self, store: DuckDbStore, query_seconds: float = 30.0) -> None:
+        super().__init__(store, FakeClock(), Counters(NOW), query_seconds=query_seconds)
+        self.begun = threading.Semaphore(0)
+        self.ended = threading.Semaphore(0)
+        self.release = threading.Event()
+
+    def _rank_hosts(self, store: Question, _: pb.RankHostsRequest) -> pb.RankHostsResponse:
+        self.begun.release()
+        try:
+            store.read(ENDLESS)
+        except CalledOff:
+            self.ended.release()
+            raise
+        return pb.RankHostsResponse()
+
+    def _rank_processes(self, _: Question, __: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
+        self.begun.release()
+        self.release.wait()
+        return pb.RankProcessesResponse()
+
+
+@asynccontextmanager
+async def asking(service: FleetService) -> AsyncIterator[Any]:
+    """A stub of a server of the service."""
+    server = grpc.aio.server()
+    add_FleetServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield FleetServiceStub(channel)
+    finally:
+        await server.stop(0)
+
+
+async def acquired(semaphore: threading.Semaphore, times: int = 1) -> None:
+    """Waits for another thread, without holding up this one."""
+    for _ in range(times):
+        assert await asyncio.to_thread(semaphore.acquire, timeout=20)
+
+
+def test_a_question_that_takes_too_long_is_interrupted(store: DuckDbStore) -> None:
+    """It is answered so, by the setting that says how long, and leaves its turn to others."""
+
+    async def scenario() -> None:
+        service = Slow(store, query_seconds=0.2)
+        async with asking(service) as stub:
+            for code, details in await asyncio.gather(
+                *(refused(stub.RankHosts(pb.RankHostsRequest())) for _ in "1234")
+            ):
+                assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+                assert details.startswith("no answer within 200ms (limits.query_seconds")
+            await acquired(service.ended, 4)
+            assert (await stub.GetFleet(pb.GetFleetRequest())).coverage.hosts == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_question_whose_asker_has_left_is_interrupted(store: DuckDbStore) -> None:
+    """Ctrl-C, or the asker's own deadline: nobody would read the answer."""
+
+    async def scenario() -> None:
+        service = Slow(store)
+        async with asking(service) as stub:
+            call = stub.RankHosts(pb.RankHostsRequest())
+            await acquired(service.begun)
+            call.cancel()
+            await acquired(service.ended)
+            code, _ = await refused(stub.RankHosts(pb.RankHostsRequest(), timeout=0.2))
+            assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+            await acquired(service.ended)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_questions_wait_for_their_turn_but_not_too_many(store: DuckDbStore) -> None:
+    """Four at a time, a hundred wait, one more is told to come back."""
+
+    async def scenario() -> None:
+        service = Slow(store)
+        async with asking(service) as stub:
+            calls = [asyncio.ensure_future(stub.RankProcesses(pb.RankProcessesRequest())) for _ in range(105)]
+            (turned_away,), waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            code, details = await refused(turned_away)
+            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "ask again later" in details
+            await acquired(service.begun, 4)
+            service.release.set()
+            await asyncio.gather(*waiting)
+            assert (await stub.GetFleet(pb.GetFleetRequest())).coverage.hosts == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))

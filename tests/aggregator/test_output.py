@@ -503,7 +503,7 @@ def test_csv_keeps_names_with_commas_quotes_and_line_ends() -> None:
         assert list(csv.reader(io.StringIO(text, newline=""))) == [["host"], [printable(name)]]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff20"])
 def test_csv_has_no_formulas(start: str) -> None:
     """A spreadsheet takes a name that begins so for text; numbers stay numbers."""
     text = as_csv([{"host": start + "cmd|' /C calc'!A0", "growth": -1.5}], ["host", "growth"])

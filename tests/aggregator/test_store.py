@@ -466,7 +466,7 @@ def test_why_a_commit_failed_is_said(store: DuckDbStore) -> None:
 
     full = batch_of(report())
     broken = Broken(host_rows=full.host_rows, high_water=full.high_water, last_seen=full.last_seen)
-    with pytest.raises(StoreError, match="^cannot write to the store: could not write the file$"):
+    with pytest.raises(StoreError, match=r"^cannot write to the store: could not write the file$"):
         store.write(broken)
     store.write(full)
     assert _count(store, "host_sample") == 1

@@ -106,6 +106,13 @@ def test_a_token_that_is_added_is_known_without_a_restart(file: Path) -> None:
     assert store.check(text).right is Right.INGEST
 
 
+def test_a_token_is_known_as_soon_as_it_is_made(file: Path) -> None:
+    """Who is handed one uses it at once."""
+    add(file, "alice", Right.READ, None, NOW)
+    store = opened(file, Time())
+    assert store.check(add(file, "bob", Right.READ, None, NOW)).name == "bob"
+
+
 def test_a_file_that_is_removed_takes_its_tokens_but_opens_no_door(file: Path) -> None:
     """Nobody gets in, rather than everybody."""
     text = add(file, "alice", Right.READ, None, NOW)

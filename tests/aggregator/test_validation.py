@@ -170,7 +170,7 @@ def _sample_time(seconds: int, nanos: int = 0) -> Callable[[pb.Report], None]:
         (_set("spool_epoch", 2**63), "spool_epoch"),
         (_set("sequence", 0), "sequence"),
         (_set("sequence", 2**64 - 1), "sequence"),
-        (lambda message: message.ClearField("sample"), "sample is missing"),
+        (lambda message: message.ClearField("sample"), "both sample and loss are missing"),
         (lambda message: message.sample.ClearField("sample_time"), "sample_time is missing"),
         (_sample_time(-1), "sample_time is out of range"),
         (_sample_time(4_102_444_800), "sample_time is out of range"),

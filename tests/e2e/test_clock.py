@@ -50,7 +50,7 @@ def is_now(text: str) -> bool:
 
 
 def stored(folder: Path) -> list[tuple[int, int, int]]:
-    """Of each sample in the store of a stopped aggregator, by sequence: corrected time, skew, arrival; milliseconds."""
+    """Each sample in the store of a stopped aggregator, as they came: corrected time, skew, arrival; milliseconds."""
     with duckdb.connect(str(folder / "store/loiter.duckdb"), read_only=True) as connection:
         return connection.execute("SELECT ts, skew, received FROM host_sample ORDER BY received, ts").fetchall()
 

@@ -6,12 +6,13 @@ import re
 import signal
 import sys
 import time
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from support.programs import Program, aggregator, running, wait_until
+from support.programs import Program, aggregator, wait_until
 
 AGENTS = 2_000
 PROCESSES = 4
@@ -41,16 +42,20 @@ def test_two_thousand_agents_stream_again_within_a_minute_of_a_restart(tmp_path:
         print(f"{AGENTS:,} agents stream again {time.monotonic() - started:.1f} s after the aggregator was started")
         logs = [driver.logged() for driver in drivers]
         said = one.program.logged().splitlines()[before:]
-        for driver in drivers:
-            driver.process.send_signal(signal.SIGKILL)
     assert len(said) <= MOST_AGGREGATOR_LINES, said[:20]
     assert sum(len(log.splitlines()) for log in logs) <= 3 * AGENTS + MOST_AGGREGATOR_LINES
     assert not re.search("Traceback|ERROR", "".join(logs) + "\n".join(said))
 
 
-def _driver(index: int, server: str, folder: Path) -> AbstractContextManager[Program]:
+@contextmanager
+def _driver(index: int, server: str, folder: Path) -> Iterator[Program]:
     each = AGENTS // PROCESSES
     command: list[str | Path] = [sys.executable, "-m", "support.synthetic_agents", "--server", server]
     command += ["--folder", folder, "--first", str(index * each), "--agents", str(each)]
     command += ["--interval", str(INTERVAL_SECONDS)]
-    return running(command, folder / f"agents-{index}.log", {"PYTHONPATH": str(Path(__file__).parents[1])})
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    driver = Program(command, folder / f"agents-{index}.log", environment)
+    try:
+        yield driver
+    finally:
+        driver.stop(signal.SIGKILL)

@@ -89,6 +89,7 @@ def test_the_base_install_stays_small(environment: Path) -> None:
     assert installed - {"pip", "setuptools"} == {
         "loiter",
         "apscheduler",
+        "googleapis-common-protos",
         "grpcio",
         "protobuf",
         "psutil",

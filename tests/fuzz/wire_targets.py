@@ -12,12 +12,16 @@ from google.protobuf.message import DecodeError, Message
 
 from fuzz.oracle import is_printable_refusal
 from loiter.v1 import ingest_service_pb2 as pb
-from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
+from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.ingest.clocks import HostClock
+from loiter_aggregator.ingest.losses import missing, told
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_name, check_report, check_sent
 from loiter_aggregator.store.batch import Batch, key_of
-from support.reports import NOW, full_report, hello, host_id
+from support.reports import NOW, full_report, hello, host_id, report
 
 _HOSTNAME: Final = "web-1"
 _HOST_ID: Final = host_id(_HOSTNAME)
+_SINCE_BOOT: Final = 1_000_000
 _INTEGERS: Final = (0, 1, 3, 255, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 _FLOATS: Final = (0.0, -0.0, -1.0, 1e308, float("inf"), float("-inf"), float("nan"), 5e-324, 0.5, 1e18)
 _TEXTS: Final = ("", "x", "\0", "\x1b[31m", "é" * 256, "x" * 257, "x" * 70_000, "\u202e", "<script>", "=1+1", "\N{BOM}")
@@ -42,7 +46,7 @@ def request(data: bytes) -> None:
 
 def mutated_request(data: bytes) -> None:
     """A valid message with fields changed one by one, as the bytes say."""
-    message = _hello() if data[:1] < b"\x20" else _report()
+    message = _hello() if data[:1] < b"\x20" else _loss() if data[:1] < b"\x40" else _report()
     rng = random.Random(data)
     for _ in range(1 + len(data) % 4):
         _mutate(message, rng)
@@ -53,33 +57,70 @@ def mutated_request(data: bytes) -> None:
 def take_in(message: pb.StreamReportsRequest) -> None:
     """Does what IngestService does with a message. Whatever passes validation fits the columns of the store."""
     try:
+        check_sent(message)
         if message.WhichOneof("request") == "hello":
             check_hello(message.hello)
-            key_of(message.hello.host.host_id)
+            _clock(message)
             return
+        check_name(message.report)
         check_report(message.report, _HOST_ID)
     except Invalid as error:
         is_printable_refusal(error)
         return
     batch = Batch()
-    batch.add(key_of(_HOST_ID), message.report, NOW)
-    columns = batch.host_columns() if batch.host_rows else {}
-    if batch.process_rows:
-        batch.process_columns()
-    if batch.latest:
-        batch.latest_columns()
-    assert {len(column) for column in columns.values()} <= {1}
-    for name, app, user in batch.identities.values():
-        (name + app + user).encode()
+    _add(batch, message.report, _clock(_hello()))
+    for rows, columns in (
+        (batch.host_rows, batch.host_columns),
+        (batch.process_rows, batch.process_columns),
+        (batch.lost_rows, batch.lost_columns),
+        (batch.latest, batch.latest_columns),
+    ):
+        assert not rows or {len(column) for column in columns().values()} == {len(rows)}
+    assert batch.high_water or batch.lost_rows, "neither stored nor lost"
+    for identity in batch.identities.values():
+        "".join(identity).encode()
+
+
+def _add(batch: Batch, report: pb.Report, clock: HostClock) -> None:
+    taken = from_duration(report.taken_since_boot) if report.HasField("taken_since_boot") else None
+    if report.WhichOneof("content") == "loss":
+        skew = clock.skew(report.boot_id, taken, from_timestamp(report.loss.last_sample_time))
+        for settled in (None, 0, 3):
+            for lost in told(report, settled, skew, NOW):
+                batch.add_loss(key_of(_HOST_ID), lost, NOW)
+    else:
+        for lost in missing(report.spool_epoch, report.sequence, 1):
+            batch.add_loss(key_of(_HOST_ID), lost, NOW)
+        skew = clock.skew(report.boot_id, taken, from_timestamp(report.sample.sample_time))
+        batch.add(key_of(_HOST_ID), report, NOW, skew)
+
+
+def _clock(message: pb.StreamReportsRequest) -> HostClock:
+    said = message.hello
+    agent_time = from_timestamp(said.agent_time) if said.HasField("agent_time") else None
+    sent = from_duration(message.sent_since_boot) if message.HasField("sent_since_boot") else None
+    return HostClock(said.host.boot_id, agent_time, sent, NOW, _SINCE_BOOT)
 
 
 def _hello() -> pb.StreamReportsRequest:
-    return pb.StreamReportsRequest(hello=hello(_HOSTNAME, labels={"role": "web", "dc": "fra1"}))
+    message = pb.StreamReportsRequest(hello=hello(_HOSTNAME, labels={"role": "web", "dc": "fra1"}))
+    message.sent_since_boot.FromMilliseconds(_SINCE_BOOT)
+    return message
 
 
 def _report() -> pb.StreamReportsRequest:
     message = pb.StreamReportsRequest()
     message.ParseFromString(_full_report())
+    return message
+
+
+def _loss() -> pb.StreamReportsRequest:
+    message = pb.StreamReportsRequest(report=report(_HOSTNAME, 9))
+    told_of = message.report.loss
+    told_of.reason, told_of.first_sequence = pb.LOSS_REASON_SPOOL_FULL, 4
+    told_of.first_sample_time.FromMilliseconds(NOW - 10_000)
+    told_of.last_sample_time.FromMilliseconds(NOW)
+    message.report.taken_since_boot.FromMilliseconds(_SINCE_BOOT)
     return message
 
 

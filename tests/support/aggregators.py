@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from loiter_aggregator.clock import from_duration, from_timestamp
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.ingest.registry import Conflict
 from loiter_aggregator.ingest.service import IngestService
 from loiter_aggregator.ranking.query import By, Ranking
 from loiter_aggregator.store.batch import Batch, HostRecord, key_of
@@ -106,11 +107,19 @@ def put_host(store: DuckDbStore, said: HostRecord, seen: int) -> None:
 
 
 @asynccontextmanager
-async def serving(store: DuckDbStore, batcher: Batcher, clock: FakeClock) -> AsyncIterator[str]:
+async def serving(
+    store: DuckDbStore,
+    batcher: Batcher,
+    clock: FakeClock,
+    conflicts: Sequence[Conflict] = (),
+    query_seconds: float = 30.0,
+) -> AsyncIterator[str]:
     """Serves both services on a free port of the loopback address, and yields the address."""
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((IngestService(batcher, clock).handler(),))
-    add_FleetServiceServicer_to_server(FleetService(store, clock, batcher.counters), server)
+    add_FleetServiceServicer_to_server(
+        FleetService(store, clock, batcher.counters, lambda: conflicts, query_seconds), server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -120,7 +129,7 @@ async def serving(store: DuckDbStore, batcher: Batcher, clock: FakeClock) -> Asy
 
 
 @contextmanager
-def serving_in_background(store: DuckDbStore, clock: FakeClock) -> Iterator[str]:
+def serving_in_background(store: DuckDbStore, clock: FakeClock, conflicts: Sequence[Conflict] = ()) -> Iterator[str]:
     """Serves from a thread of its own, for clients that block, and yields the address."""
     address = ""
     ready = threading.Event()
@@ -129,7 +138,7 @@ def serving_in_background(store: DuckDbStore, clock: FakeClock) -> Iterator[str]
 
     async def serve() -> None:
         nonlocal address
-        async with serving(store, Batcher(store, clock), clock) as address:
+        async with serving(store, Batcher(store, clock), clock, conflicts) as address:
             ready.set()
             await stop.wait()
 

@@ -37,14 +37,23 @@ def stamp(milliseconds: int) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=rest * 1_000_000)
 
 
+def lasting(milliseconds: int) -> Duration:
+    """A time span on the wire."""
+    duration = Duration()
+    duration.FromMilliseconds(milliseconds)
+    return duration
+
+
 def hello(
     hostname: str = "web-1",
     *,
     interval_ms: int = 10 * SECOND,
     labels: Mapping[str, str] | None = None,
     now: int = NOW,
+    instance: int = 0,
+    settled: Mapping[int, int] | None = None,
 ) -> pb.Hello:
-    """What an agent opens its stream with."""
+    """What an agent opens its stream with; one without an instance is an older one."""
     return pb.Hello(
         host=sample_pb2.Host(
             host_id=host_id(hostname),
@@ -54,8 +63,12 @@ def hello(
             agent_version="0.1.0",
             kernel_release="6.8.0-45-generic",
         ),
-        interval=Duration(seconds=interval_ms // 1_000, nanos=interval_ms % 1_000 * 1_000_000),
+        interval=lasting(interval_ms),
         agent_time=stamp(now),
+        instance=instance,
+        settled=[
+            pb.SpoolPosition(spool_epoch=epoch, sequence=sequence) for epoch, sequence in (settled or {}).items()
+        ],
     )
 
 
@@ -154,6 +167,26 @@ def report(
     )
 
 
+def loss(
+    first: int,
+    last: int,
+    reason: pb.LossReason.ValueType = pb.LOSS_REASON_SPOOL_FULL,
+    *,
+    hostname: str = "web-1",
+    epoch: int = EPOCH,
+    first_at: int | None = None,
+    last_at: int | None = None,
+) -> pb.Report:
+    """The loss of the samples from a sequence to another, taken at times in milliseconds, where these are known."""
+    lost = report(hostname, last, epoch=epoch)
+    lost.loss.reason, lost.loss.first_sequence = reason, first
+    if first_at is not None:
+        lost.loss.first_sample_time.CopyFrom(stamp(first_at))
+    if last_at is not None:
+        lost.loss.last_sample_time.CopyFrom(stamp(last_at))
+    return lost
+
+
 def full_report() -> pb.Report:
     """A report in which every part of a sample is filled in."""
     taken = sample(
@@ -210,11 +243,11 @@ def _fill_causes(taken: sample_pb2.Sample) -> None:
     taken.namespaces.add(id="4026532001", name="blue", read=False)
 
 
-def open_stream(message: pb.Hello) -> pb.StreamReportsRequest:
-    """A hello as it goes over the stream."""
-    return pb.StreamReportsRequest(hello=message)
+def open_stream(message: pb.Hello, sent: int | None = None) -> pb.StreamReportsRequest:
+    """A hello as it goes over the stream, sent so many milliseconds after the boot, or by an agent that does not say."""
+    return pb.StreamReportsRequest(hello=message, sent_since_boot=None if sent is None else lasting(sent))
 
 
-def send(message: pb.Report) -> pb.StreamReportsRequest:
-    """A report as it goes over the stream."""
-    return pb.StreamReportsRequest(report=message)
+def send(message: pb.Report, sent: int | None = None) -> pb.StreamReportsRequest:
+    """A report as it goes over the stream, likewise."""
+    return pb.StreamReportsRequest(report=message, sent_since_boot=None if sent is None else lasting(sent))

@@ -84,7 +84,7 @@ def _door(
     *,
     ingest: bool,
 ) -> Door:
-    credentials = server_credentials(settings.tls, ask_clients=ingest)
+    credentials = server_credentials(settings.tls, address, ask_clients=ingest)
     interceptor = AccessInterceptor(authenticator, on_refused)
     server = grpc.aio.server(interceptors=(interceptor,), options=_SERVER_OPTIONS)
     try:

@@ -77,10 +77,10 @@ class Watch:
         self._looked = monotonic()
         self._stamps = self._look()
 
-    def changed(self) -> bool:
-        """Whether one has changed since this was last true."""
+    def changed(self, *, at_once: bool = False) -> bool:
+        """Whether one has changed since this was last true. `at_once` looks although the second is not over."""
         now = self._monotonic()
-        if now - self._looked < _LOOK_EVERY_SECONDS:
+        if now - self._looked < _LOOK_EVERY_SECONDS and not at_once:
             return False
         self._looked = now
         before, self._stamps = self._stamps, self._look()

@@ -16,11 +16,11 @@ from loiter_aggregator.config import TlsSettings
 _log = logging.getLogger(__name__)
 
 
-def server_credentials(tls: TlsSettings, *, ask_clients: bool) -> grpc.ServerCredentials | None:
+def server_credentials(tls: TlsSettings, address: str, *, ask_clients: bool) -> grpc.ServerCredentials | None:
     """Credentials that serve each new connection with the files as they are then; None without a certificate.
 
     Open streams are not touched. Files that can not be used, or do not fit each other, leave the old ones in force.
-    `ask_clients` has clients show a certificate of `client_ca`, if that is set.
+    `ask_clients` has clients show a certificate of `client_ca`, if that is set. `address` is for the log.
 
     Raises:
         SecurityFileError: The files can not be used to begin with.
@@ -38,9 +38,9 @@ def server_credentials(tls: TlsSettings, *, ask_clients: bool) -> grpc.ServerCre
             configuration = _read(tls, ca)
         except SecurityFileError as error:
             # The key and the certificate are written one after the other: between, they do not fit.
-            _log.error("%s; new connections go on with the files read before", error)
+            _log.error("%s; new connections to %s go on with the files read before", error, address)
             return None
-        _log.info("certificates read again: %s", tls.certificate)
+        _log.info("certificates read again for %s", address)
         return configuration
 
     return grpc.dynamic_ssl_server_credentials(

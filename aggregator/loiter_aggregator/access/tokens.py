@@ -149,6 +149,8 @@ class TokenStore:
         match = re.fullmatch(TOKEN_PATTERN, text)
         if match is None:
             raise TokenRefused("the token is not of the form loiter_…: it is cut short, or of something else")
+        if match[1] not in self._tokens:
+            self._refresh(at_once=True)  # it may have been made within this second
         token = self._tokens.get(match[1])
         # Compared even where there is none of this id, so that the time taken tells nothing.
         if not hmac.compare_digest(_hash(match[2]), token.sha256 if token is not None else "") or token is None:
@@ -169,8 +171,8 @@ class TokenStore:
             raise TokenRefused(refusal)
         return token
 
-    def _refresh(self) -> None:
-        if not self._watch.changed():
+    def _refresh(self, *, at_once: bool = False) -> None:
+        if not self._watch.changed(at_once=at_once):
             return
         try:
             self._tokens = {token.id: token for token in load(self._file)}

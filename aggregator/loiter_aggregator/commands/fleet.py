@@ -1,7 +1,8 @@
-"""`loiter fleet`: the totals, what they rest on, and who fell silent."""
+"""`loiter fleet`: the totals, what they rest on, and the hosts that something is the matter with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import click
@@ -24,13 +25,49 @@ from loiter_aggregator.commands.options import (
 from loiter_aggregator.commands.watch import repeat, show
 from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_csv, as_json
-from loiter_aggregator.output.rows import Row, optional_fields, time, trend_values
+from loiter_aggregator.output.rows import (
+    Row,
+    degradation_name,
+    optional_fields,
+    seconds,
+    time,
+    trend_values,
+    value,
+)
+from loiter_aggregator.output.sections import off
 from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import Column, coverage_line, table
 
 _SILENT: Final = (
     Column("SILENT HOST", "host", cells.text, right=False),
     Column("LAST REPORT", "last_report", cells.text, right=False),
+)
+_LOSING: Final = (
+    Column("LOSING HOST", "host", cells.text, right=False),
+    Column("SAMPLES", "samples", cells.count),
+)
+_SKEWED: Final = (
+    Column("CLOCK OFF", "host", cells.text, right=False),
+    Column("BY", "clock_skew_seconds", off, right=False, fixed=True),
+)
+_DEGRADED: Final = (
+    Column("LEFT OUT", "host", cells.text, right=False),
+    Column("STEP", "degradation", cells.text, right=False, fixed=True),
+)
+_CONFLICTS: Final = (
+    Column("SAME ID", "host", cells.text, right=False, min_width=8),
+    Column("FROM", "peer", cells.text, right=False, min_width=8),
+    Column("REFUSED", "refused_host", cells.text, right=False, min_width=8),
+    Column("FROM", "refused_peer", cells.text, right=False, min_width=8),
+    Column("LAST", "last_time", cells.text, right=False, wide_only=True),
+    Column("HOST ID", "host_id", cells.text, right=False, wide_only=True),
+)
+_SECTIONS: Final = (
+    (_SILENT, "silent_hosts"),
+    (_LOSING, "losing_hosts"),
+    (_SKEWED, "skewed_hosts"),
+    (_DEGRADED, "degraded_hosts"),
+    (_CONFLICTS, "conflicts"),
 )
 
 
@@ -44,7 +81,11 @@ _SILENT: Final = (
 def fleet(
     window: float, limit: int, wanted: tuple[tuple[str, str], ...], output: str, watch: bool, server: str
 ) -> None:
-    """Show the totals of the fleet, what they rest on, and the hosts that fell silent, at most --limit of them."""
+    """Show the totals of the fleet, what they rest on, and which hosts something is the matter with.
+
+    Those are hosts that fell silent, that lost samples, whose clocks are off, whose agents leave something out to keep
+    within their budget, and machines that share a host id: at most --limit of each.
+    """
     request = pb.GetFleetRequest(window=query_duration(window), labels=query_labels(wanted))
     with connect(server) as client:
 
@@ -66,12 +107,39 @@ def _silent(answer: pb.GetFleetResponse) -> list[Row]:
     ]
 
 
+def _notices(notices: Iterable[pb.HostNotice], figure: Callable[[pb.HostNotice], Row]) -> list[Row]:
+    return [{"host": one.hostname, "host_id": one.host_id, **figure(one)} for one in notices]
+
+
+def _matters(answer: pb.GetFleetResponse) -> Row:
+    """The hosts that something is the matter with, by what it is."""
+    return {
+        "silent_hosts": _silent(answer),
+        "losing_hosts": _notices(answer.losing_hosts, lambda one: {"samples": value(one, "lost_samples")}),
+        "skewed_hosts": _notices(answer.skewed_hosts, lambda one: {"clock_skew_seconds": seconds(one.clock_skew)}),
+        "degraded_hosts": _notices(
+            answer.degraded_hosts, lambda one: {"degradation": degradation_name(one.degradation)}
+        ),
+        "conflicts": [
+            {
+                "host": one.hostname,
+                "host_id": one.host_id,
+                "peer": one.peer,
+                "refused_host": one.refused_hostname,
+                "refused_peer": one.refused_peer,
+                "last_time": time(one.last_time),
+            }
+            for one in answer.conflicts
+        ],
+    }
+
+
 def document(answer: pb.GetFleetResponse) -> Row:
     """The answer with the keys that scripts rely on."""
     return {
         "tcp_states": optional_fields(answer.tcp_states),
         "coverage": optional_fields(answer.coverage),
-        "silent_hosts": _silent(answer),
+        **_matters(answer),
         "close_wait_trend": trend_values(answer.close_wait_trend),
         "time_wait_trend": trend_values(answer.time_wait_trend),
         "aggregator": {
@@ -95,24 +163,38 @@ def _page(answer: pb.GetFleetResponse, window: float, limit: int, wide: bool) ->
         _trend("TIME-WAIT", trend_values(answer.time_wait_trend)),
         Text(),
     ]
-    silent = _silent(answer)
-    if silent:
-        parts += [table(_SILENT, silent[:limit], wide)]
-        hidden = answer.coverage.hosts_silent - min(len(silent), limit)
-        if hidden:
-            parts.append(Text(f"and {hidden:,} more; -o json lists up to 1,000"))
-        parts.append(Text())
+    matters = _matters(answer)
+    for columns, key in _SECTIONS:
+        total = answer.coverage.hosts_silent if key == "silent_hosts" else len(matters[key])
+        parts += _section(columns, matters[key], total, limit, wide)
     parts.append(Text(coverage_line(answer.coverage), style="dim"))
     parts.append(Text(_taken_in(answer.aggregator), style="dim"))
     return Group(*parts)
 
 
+def _section(columns: Sequence[Column], rows: Sequence[Row], total: int, limit: int, wide: bool) -> list[Any]:
+    """A table of hosts, and how many more there are; nothing where there are none."""
+    if not rows:
+        return []
+    hidden = total - min(len(rows), limit)
+    more = [Text(f"and {hidden:,} more; -o json lists up to 1,000")] if hidden > 0 else []
+    return [table(columns, rows[:limit], wide), *more, Text()]
+
+
 def _taken_in(aggregator: pb.AggregatorStatus) -> str:
+    # Named only where there is any.
+    trouble = (
+        (aggregator.samples_lost, "samples lost"),
+        (aggregator.streams_overloaded, "turned away for too much to do"),
+        (aggregator.calls_refused, "calls refused"),
+    )
     return (
         f"aggregator {cells.text(aggregator.version)} since {time(aggregator.start_time)}: "
         f"{aggregator.reports_stored:,} reports\n"
         f"stored, {aggregator.reports_duplicate:,} duplicate, {aggregator.reports_rejected:,} rejected; "
-        f"{aggregator.commits_failed:,} commits failed"
+        f"{aggregator.commits_failed:,} commits failed\n"
+        f"{aggregator.streams:,} agents connected"
+        + "".join(f"; {what}: {number:,}" for number, what in trouble if number)
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 import click
-from google.protobuf.duration_pb2 import Duration
 from rich.console import Group
 from rich.text import Text
 
@@ -28,14 +27,27 @@ from loiter_aggregator.output import cells
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
 from loiter_aggregator.output.rows import (
     Row,
+    degradation_name,
     host_figures,
+    lost_samples,
     optional_fields,
+    optional_time,
     port_budgets,
     process_row,
+    seconds,
     time,
     time_wait_groups,
 )
-from loiter_aggregator.output.sections import limits_line, ports_section, time_wait_section, unread_line
+from loiter_aggregator.output.sections import (
+    budget_line,
+    clock_line,
+    limits_line,
+    lost_section,
+    ports_section,
+    spool_line,
+    time_wait_section,
+    unread_line,
+)
 from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import HOST_PROCESSES, by_measure, table
 
@@ -86,8 +98,13 @@ def document(answer: pb.GetHostResponse) -> Row:
         "labels": dict(answer.host.labels),
         "agent_version": answer.host.agent_version,
         "kernel_release": answer.host.kernel_release,
-        "interval_seconds": answer.interval.seconds + answer.interval.nanos / 1e9,
+        "interval_seconds": seconds(answer.interval),
         "last_sample": time(latest.sample_time) if answer.HasField("latest") else None,
+        "latest_agent_time": optional_time(answer, "latest_agent_time"),
+        "clock_skew_seconds": seconds(answer.clock_skew) if answer.HasField("clock_skew") else None,
+        "degradation": degradation_name(latest.degradation) if answer.HasField("latest") else None,
+        "spool": optional_fields(latest.spool) if latest.HasField("spool") else None,
+        "lost_samples": lost_samples(answer),
         "sampler": _SAMPLERS.get(latest.sampler),
         "tcp_states": optional_fields(latest.tcp_states),
         "other": optional_fields(latest.other_processes),
@@ -127,17 +144,20 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
     parts: list[Any] = [
         Text(
             f"{cells.text(identity.hostname)}  kernel {cells.text(identity.kernel_release)}, "
-            f"agent {cells.text(identity.agent_version)}, every {format_duration(_seconds(answer.interval))}",
+            f"agent {cells.text(identity.agent_version)}, every {format_duration(seconds(answer.interval))}",
             style="bold",
         ),
         Text(f"last report {time(answer.last_report_time)}" + ("  SILENT" if answer.rank.silent else "")),
     ]
+    if skew := seconds(answer.clock_skew):
+        parts.append(Text(clock_line(skew, time(answer.latest_agent_time))))
+    parts += [Text(line) for line in (budget_line(latest), spool_line(latest.spool)) if line]
     if identity.labels:
         labels = (f"{cells.text(key)}={cells.text(value)}" for key, value in sorted(identity.labels.items()))
         parts.append(Text("labels " + ", ".join(labels)))
     parts.append(Text())
     if not answer.HasField("latest"):
-        return Group(*parts, Text("no samples kept"))
+        return Group(*parts, Text("no samples kept"), *lost_section(lost_samples(answer), _SECTION_ROWS, wide))
     trend = host_figures(answer.rank)
     parts += [
         states_table(latest.tcp_states),
@@ -157,14 +177,21 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
     ]
     rows = _processes(answer)
     columns = by_measure(HOST_PROCESSES, by)
-    parts.append(table(columns, rows, wide) if rows else Text("no process was reported"))
+    parts.append(table(columns, rows, wide) if rows else Text(_no_process(latest)))
     parts += time_wait_section(latest.time_wait, latest.namespaces, _SECTION_ROWS, wide)
     if latest.HasField("time_wait_limits"):
         parts.append(Text(limits_line(latest.time_wait_limits), style="dim"))
     parts += ports_section(latest.ports, latest.namespaces, _SECTION_ROWS, wide)
+    parts += lost_section(lost_samples(answer), _SECTION_ROWS, wide)
     parts.append(Text())
     parts.append(Text(_coverage(latest), style="dim"))
     return Group(*parts)
+
+
+def _no_process(latest: sample_pb2.Sample) -> str:
+    if latest.degradation >= sample_pb2.DEGRADATION_COUNTS_ONLY:
+        return "no process was reported in the window: the agent leaves them out"
+    return "no process was reported"
 
 
 def _coverage(latest: sample_pb2.Sample) -> str:
@@ -188,7 +215,3 @@ def _coverage(latest: sample_pb2.Sample) -> str:
         lines.append(unread)
     lines += [f"collector {cells.text(one.name)} failed: {cells.text(one.error)}" for one in _failed(latest)]
     return "\n".join(lines)
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9

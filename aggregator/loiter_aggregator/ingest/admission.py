@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 # Where somebody waits for room for so long, more streams would only wait as well.
 _LONGEST_WAIT_SECONDS: Final = 3.0
 _RETRY_SECONDS: Final = 5.0
+# At the limit, one is let in for each that leaves: it is over when nobody has been turned away for so long.
+_OVER_AFTER_SECONDS: Final = 60.0
 # Those who are turned away are to come back spread over a time in which so many a second can be let in.
 _RETURNING_PER_SECOND: Final = 200
 _LONGEST_SPREAD_SECONDS: Final = 300.0
@@ -36,13 +39,16 @@ class Admission:
         counters: Counters,
         longest_wait: Callable[[], float],
         rng: random.Random | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes how many streams there may be, who counts them, and how to ask for how long others wait for room."""
         self._limit = limit
         self._counters = counters
         self._longest_wait = longest_wait
         self._random = rng or random.Random()  # noqa: S311 - spreads load, no secret
+        self._monotonic = monotonic
         self._turned_away = 0
+        self._last = 0.0
 
     def refusal(self) -> str | None:
         """Why no stream is let in now; None where one is."""
@@ -51,13 +57,14 @@ class Admission:
         elif self._longest_wait() > _LONGEST_WAIT_SECONDS:
             reason = "the store does not keep up with what comes in"
         else:
-            if self._turned_away:
+            if self._turned_away and self._monotonic() - self._last > _OVER_AFTER_SECONDS:
                 _log.warning("agents are let in again; %s were told to come back later", f"{self._turned_away:,}")
                 self._turned_away = 0
             return None
         if not self._turned_away:
             _log.warning("agents are told to come back later: %s", reason)
         self._turned_away += 1
+        self._last = self._monotonic()
         self._counters.streams_overloaded += 1
         return reason
 

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 _BATCH_ROWS: Final = 50_000
 # Each start of an agent is an epoch: this is one every three seconds. Each is remembered for a month.
 _EPOCHS_PER_HOUR: Final = 1_200
-# What a hello takes at most, with room to spare.
-_HELLO_BYTES: Final = 16_000
+# What the record of a host takes as a rule.
+_HELLO_BYTES: Final = 500
 _REJECTION_BYTES: Final = 500
 
 _NOTHING: Final[Mapping[int, int]] = MappingProxyType({})
@@ -78,9 +78,9 @@ class Batcher:
         room: Room | None = None,
     ) -> None:
         """Takes the store to write to, in which is what was stored before."""
-        self.limits = limits or LimitSettings()
+        self.limits = LimitSettings() if limits is None else limits
         self.counters = Counters(started=clock())
-        self.room = room or Room()
+        self.room = Room() if room is None else room
         # Called when all that is not durable was given up.
         self.on_reset: Callable[[], None] = lambda: None
         self._store = store
@@ -119,10 +119,11 @@ class Batcher:
             self._name(host, stored)
         return host.certificate_name
 
-    def put_host(self, record: HostRecord) -> None:
-        """Takes what a host says of itself, to be stored before any report that comes after it."""
+    def put_host(self, record: HostRecord, size: int = _HELLO_BYTES) -> None:
+        """Takes what a host says of itself, in so many bytes, to be stored before any report that comes after it."""
+        self.room.force(record.host_key, 1, size)
+        self._open.grow(record.host_key, 1, size)
         self._open.batch.hosts[record.host_key] = record
-        self._enter_now(record.host_key, 1, _HELLO_BYTES)
         host = self._hosts.get(record.host_key)
         if host is not None:
             self._name(host, record.certificate_name)
@@ -242,7 +243,7 @@ class Batcher:
             await self._write(pending)
             self._gathered.popleft()
             await self._release(pending)
-            if pending is last or last is self._open:
+            if pending is last:
                 return
 
     async def _write(self, pending: _Pending) -> None:
@@ -293,10 +294,6 @@ class Batcher:
         except BaseException:
             self.room.leave(host_key, rows, size)
             raise
-
-    def _enter_now(self, host_key: int, rows: int, size: int) -> None:
-        self.room.force(host_key, rows, size)
-        self._open.grow(host_key, rows, size)
 
     def _note_epoch(self, host_key: int, host: KnownHost, epoch: int, rows: int, size: int) -> None:
         if epoch not in host.marks and not self._epochs.take(host_key, self._clock()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -28,8 +28,8 @@ def missing(epoch: int, first: int, settled: int | None) -> list[Lost]:
 def told(report: pb.Report, settled: int | None, skew: int, received: int) -> list[Lost]:
     """What a report of a loss comes to: what it says, less what is accounted for, and what is missing before."""
     loss, epoch, last = report.loss, report.spool_epoch, report.sequence
-    first_ts = _time(loss, "first_sample_time", skew, received)
-    last_ts = _time(loss, "last_sample_time", skew, received)
+    first_ts = _corrected(loss.first_sample_time, skew, received) if loss.HasField("first_sample_time") else None
+    last_ts = _corrected(loss.last_sample_time, skew, received) if loss.HasField("last_sample_time") else None
     if not loss.first_sequence:
         return [
             *missing(epoch, last, settled),
@@ -41,10 +41,5 @@ def told(report: pb.Report, settled: int | None, skew: int, received: int) -> li
     return [*missing(epoch, first, settled), Lost(epoch, min(first, last), last, loss.reason, first_ts, last_ts)]
 
 
-def _time(
-    loss: pb.Loss, name: Literal["first_sample_time", "last_sample_time"], skew: int, received: int
-) -> int | None:
-    if not loss.HasField(name):
-        return None
-    stamp: Timestamp = getattr(loss, name)
+def _corrected(stamp: Timestamp, skew: int, received: int) -> int:
     return min(from_timestamp(stamp) + skew, received)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,7 +41,10 @@ class Conflict:
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """One stream of a host. `instance` is 0 with agents that draw none; `end` ends the stream."""
+    """One stream of a host. `instance` is 0 with agents that draw none; `end` ends the stream.
+
+    While we are `at_work` on what came by it, it is not read, and its silence means nothing.
+    """
 
     host_id: str
     hostname: str
@@ -51,6 +54,7 @@ class Session:
     interval_seconds: float
     end: Callable[[], None]
     heard: float = 0.0
+    at_work: bool = False
     claims: dict[tuple[str, str], Conflict] = field(default_factory=dict)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -62,7 +66,9 @@ class Session:
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing was heard for so long that its machine may be gone."""
-        return now - self.heard > max(_SILENT_INTERVALS * self.interval_seconds, _SILENT_FLOOR_SECONDS)
+        return not self.at_work and now - self.heard > max(
+            _SILENT_INTERVALS * self.interval_seconds, _SILENT_FLOOR_SECONDS
+        )
 
 
 class Registry:
@@ -102,13 +108,26 @@ class Registry:
         if self._sessions.get(session.host_id) is session:
             del self._sessions[session.host_id]
 
-    def hear(self, session: Session) -> list[Conflict]:
-        """A report came by a stream. Returns the conflicts that are certain now, and were not known before."""
-        session.heard = self._monotonic()
+    @contextmanager
+    def at_work(self, session: Session) -> Iterator[None]:
+        """Something came by a stream, and the block takes it in."""
+        session.at_work = True
+        try:
+            yield
+        finally:
+            session.at_work = False
+            session.heard = self._monotonic()
+
+    def deliver(self, session: Session, sent: int | None) -> list[Conflict]:
+        """A report came, sent at a time in milliseconds, where that is known.
+
+        Returns the conflicts that are certain now, and were not known before: those of machines that were refused
+        before it was sent. One that was sent before may be the last of a machine that was started anew since.
+        """
         if not session.claims:
             return []
-        claims, session.claims = session.claims, {}
-        return [conflict for conflict in claims.values() if self._record(conflict)]
+        certain = [key for key, claim in session.claims.items() if sent is None or sent > claim.last_time]
+        return [claim for claim in map(session.claims.pop, certain) if self._record(claim)]
 
     def conflicts(self) -> list[Conflict]:
         """The conflicts of the last hour, the latest last; at most 1,000."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import grpc
@@ -44,6 +45,8 @@ _STOPPING: Final = "the aggregator is stopping"
 _EPOCHS_RETRY_SECONDS: Final = 600.0
 # So many seconds' worth of reports may come at once, as after a reconnect.
 _BURST_SECONDS: Final = 2.0
+# Buckets of hosts that are gone, which are kept until they are full again.
+_SPARE_BUCKETS: Final = 1_000
 
 
 def _since_boot() -> int:
@@ -151,10 +154,11 @@ class IngestService:
         )
         try:
             await self._batcher.join(host_key, answers)
-            name = await self._name(context, hello, host_key)
+            await self._name(context, hello, host_key)
             if (other := await self._registry.enter(session)) is not None:
                 await self._refuse_twin(context, session, other)
-            self._batcher.put_host(_record(hello, host_key, name))
+            name = await self._name(context, hello, host_key)  # another may have become its owner meanwhile
+            self._batcher.put_host(_record(hello, host_key, name), hello.ByteSize())
             await context.write(
                 pb.StreamReportsResponse(hello_ack=pb.HelloAck(aggregator_time=to_timestamp(self._clock())))
             )
@@ -174,8 +178,8 @@ class IngestService:
     ) -> None:
         host_key = key_of(hello.host.host_id)
         intake = _Intake(
+            session=session,
             host_key=host_key,
-            host_id=hello.host.host_id,
             hostname=printable(hello.host.hostname),
             settled={position.spool_epoch: position.sequence for position in hello.settled},
             clock=self._host_clock(hello, sent),
@@ -184,15 +188,9 @@ class IngestService:
         answering = asyncio.create_task(answers.run())
         try:
             while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
-                for conflict in self._registry.hear(session):
-                    _log.error(
-                        "%s at %s and %s at %s have the same host id %s: only the first is stored; give the other one "
-                        "an id of its own",
-                        *map(printable, (conflict.hostname, conflict.peer)),
-                        *map(printable, (conflict.refused_hostname, conflict.refused_peer, conflict.host_id)),
-                    )
-                await self._take(intake, answers, data)
-                await self._keep_to_rate(host_key)
+                with self._registry.at_work(session):
+                    await self._take(intake, answers, data)
+                    await self._keep_to_rate(host_key)
         finally:
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
@@ -207,14 +205,16 @@ class IngestService:
             if request.WhichOneof("request") != "report":
                 raise Invalid("the message is not a report")
             report = request.report
-            check_name(report, intake.host_id)
             check_sent(request)
-            check_report(report)
+            check_report(report, intake.session.host_id)
         except Invalid as error:
             await self._reject(intake, answers, report, error)
             return
-        clock = intake.clock
-        clock.hear(_sent(request), self._clock(), self._since_boot())
+        clock, sent = intake.clock, _sent(request)
+        clock.hear(sent, self._clock(), self._since_boot())
+        self._note_conflicts(self._registry.deliver(intake.session, None if sent is None else clock.time_of(sent)))
+        if report.sample.HasField("interval"):
+            intake.session.interval_seconds = from_duration(report.sample.interval) / 1_000
         skew = 0
         if report.HasField("sample"):
             skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.sample.sample_time))
@@ -236,7 +236,7 @@ class IngestService:
         )
         await answers.room()
         try:
-            check_name(report, intake.host_id)
+            check_name(report)
         except Invalid:  # it is not known which report it is
             answers.reject(rejection)
         else:
@@ -244,18 +244,33 @@ class IngestService:
 
     async def _keep_to_rate(self, host_key: int) -> None:
         """Lets a host that floods wait. It is not read meanwhile, and the others are."""
-        rate, now = self._batcher.limits.reports_per_second, self._monotonic()
+        if (pause := self._bucket(host_key).take(self._monotonic())) > 0:
+            await asyncio.sleep(pause)
+
+    def _bucket(self, host_key: int) -> TokenBucket:
         bucket = self._buckets.get(host_key)
         if bucket is None:
-            bucket = self._buckets[host_key] = TokenBucket(rate, _BURST_SECONDS * rate, now)
-        if (pause := bucket.take(now)) > 0:
-            await asyncio.sleep(pause)
+            rate = self._batcher.limits.reports_per_second
+            bucket = self._buckets[host_key] = TokenBucket(rate, _BURST_SECONDS * rate, self._monotonic())
+        return bucket
 
     def _forget_rate(self, host_key: int) -> None:
         """A host that connects again and again has no more for that."""
+        now = self._monotonic()
         bucket = self._buckets.get(host_key)
-        if bucket is not None and bucket.is_full(self._monotonic()):
+        if bucket is not None and bucket.is_full(now):
             del self._buckets[host_key]
+        if len(self._buckets) > 2 * len(self._streams) + _SPARE_BUCKETS:
+            self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)}
+
+    def _note_conflicts(self, conflicts: Iterable[Conflict]) -> None:
+        for conflict in conflicts:
+            _log.error(
+                "%s at %s and %s at %s have the same host id %s: only the first is stored; give the other one "
+                "an id of its own",
+                *map(printable, (conflict.hostname, conflict.peer)),
+                *map(printable, (conflict.refused_hostname, conflict.refused_peer, conflict.host_id)),
+            )
 
     def _host_clock(self, hello: pb.Hello, sent: int | None) -> HostClock:
         agent_time = from_timestamp(hello.agent_time) if hello.HasField("agent_time") else None
@@ -314,18 +329,16 @@ class IngestService:
         raise AssertionError("unreachable: abort raises")
 
 
+@dataclass(slots=True)
 class _Intake:
-    """What one stream brings in, and how to take it."""
+    """What one stream brings in, and how to take it. `hostname` is printable."""
 
-    def __init__(
-        self, host_key: int, host_id: str, hostname: str, settled: Mapping[int, int], clock: HostClock
-    ) -> None:
-        self.host_key = host_key
-        self.host_id = host_id
-        self.hostname = hostname
-        self.settled = settled
-        self.clock = clock
-        self.rejected = 0
+    session: Session
+    host_key: int
+    hostname: str
+    settled: Mapping[int, int]
+    clock: HostClock
+    rejected: int = 0
 
 
 def _record(hello: pb.Hello, host_key: int, name: str | None) -> HostRecord:

@@ -92,29 +92,31 @@ def check_hello(hello: ingest_service_pb2.Hello) -> None:
 
 
 def check_sent(request: ingest_service_pb2.StreamReportsRequest) -> None:
-    """Checks what goes with every message."""
+    """Checks what goes with every message of an agent that says when it sends it; older ones do not."""
     if request.HasField("sent_since_boot"):
         _check_duration("sent_since_boot", request.sent_since_boot)
+        _check(request.hello.instance or not request.HasField("hello"), "instance is missing")
 
 
-def check_name(report: ingest_service_pb2.Report, host_id: str) -> None:
-    """Checks what names a report on a stream that was opened for `host_id`."""
+def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
+    """Checks a report on a stream that was opened for `host_id`."""
+    check_name(report)
     _check(report.host_id == host_id, "host_id is not the one in the hello")
-    _check(0 < report.spool_epoch <= _MAX_SEQUENCE, "spool_epoch is out of range")
-    _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
-
-
-def check_report(report: ingest_service_pb2.Report) -> None:
-    """Checks the rest of a report whose name was checked."""
     _check(_BOOT_ID.fullmatch(report.boot_id), "boot_id is not a UUID")
     if report.HasField("taken_since_boot"):
         _check_duration("taken_since_boot", report.taken_since_boot)
     content = report.WhichOneof("content")
-    _check(content is not None, "sample is missing")
+    _check(content is not None, "both sample and loss are missing")
     if content == "loss":
         _check_loss(report.loss, report.sequence)
     else:
         _check_sample(report.sample)
+
+
+def check_name(report: ingest_service_pb2.Report) -> None:
+    """Checks what tells a report from others of its host: where it holds, it is known which report was rejected."""
+    _check(0 < report.spool_epoch <= _MAX_SEQUENCE, "spool_epoch is out of range")
+    _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
 
 
 def _check_loss(loss: ingest_service_pb2.Loss, sequence: int) -> None:

@@ -63,6 +63,16 @@ def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.1f}"
 
 
+def size(value: float | None) -> str:
+    """A number of bytes, in powers of ten."""
+    if value is None:
+        return UNKNOWN
+    for unit_size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= unit_size:
+            return f"{value / unit_size:,.1f} {unit}"
+    return f"{value:,.0f} B"
+
+
 def duration(seconds: float | None) -> str:
     """A time that something takes, in its largest unit; beyond a year nobody plans by it."""
     if seconds is None:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from loiter.text import printable
 from loiter_aggregator.output.rows import NESTED, Row
 
-# A spreadsheet takes a cell that begins so for a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a cell that begins so for a formula; some take the full-width forms for it, too.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def as_json(document: object, compact: bool = False) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from loiter.v1 import fleet_service_pb2 as pb
-from loiter.v1 import sample_pb2
+from loiter.v1 import ingest_service_pb2, sample_pb2
 
 Row = dict[str, Any]
 
@@ -20,6 +21,14 @@ Row = dict[str, Any]
 NESTED: Final = ("close_wait_trend", "close_wait_age_seconds")
 
 _HOW: Final = {how: name.removeprefix("OWNER_SOURCE_").lower() for name, how in sample_pb2.OwnerSource.items() if how}
+_DEGRADATIONS: Final = {
+    step: name.removeprefix("DEGRADATION_").lower() for name, step in sample_pb2.Degradation.items() if step
+}
+_REASONS: Final = {
+    reason: name.removeprefix("LOSS_REASON_").lower()
+    for name, reason in ingest_service_pb2.LossReason.items()
+    if reason
+}
 _CAUSES: Final = {cause: name.removeprefix("CAUSE_").lower() for name, cause in sample_pb2.Cause.items() if cause}
 
 
@@ -107,6 +116,34 @@ def value(message: Message, name: str) -> Any:
 def time(stamp: Timestamp) -> str:
     """A time, to the millisecond."""
     return stamp.ToDatetime().isoformat(timespec="milliseconds") + "Z"
+
+
+def optional_time(message: Message, name: str) -> str | None:
+    """A time that may be absent."""
+    return time(getattr(message, name)) if message.HasField(name) else None
+
+
+def seconds(duration: Duration) -> float:
+    """A span of time."""
+    return duration.seconds + duration.nanos / 1e9
+
+
+def degradation_name(step: sample_pb2.Degradation.ValueType) -> str:
+    """What an agent leaves out, by the name of the step."""
+    return _DEGRADATIONS.get(step, "none")
+
+
+def lost_samples(answer: pb.GetHostResponse) -> list[Row]:
+    """Samples that are lost, latest first."""
+    return [
+        {
+            "first_time": optional_time(lost, "first_time"),
+            "last_time": optional_time(lost, "last_time"),
+            "samples": value(lost, "samples"),
+            "reason": _REASONS.get(lost.reason, "missing"),
+        }
+        for lost in answer.lost_samples
+    ]
 
 
 def trend_values(points: Any) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""The parts of a page that are not rankings: TIME_WAIT by destination, budgets of ports, network namespaces."""
+"""The parts of a page that are not rankings: TIME_WAIT by destination, budgets of ports, lost samples, and the like."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from rich.text import Text
 
 from loiter.v1 import sample_pb2
 from loiter_aggregator.output import cells
-from loiter_aggregator.output.rows import Row, optional_fields, port_budgets, time_wait_groups
+from loiter_aggregator.output.rows import (
+    Row,
+    degradation_name,
+    optional_fields,
+    port_budgets,
+    time_wait_groups,
+    value,
+)
 from loiter_aggregator.output.tables import Column, table
 
 _NAMESPACE: Final = Column("NAMESPACE", "namespace", cells.text, right=False, min_width=8, wide_only=True)
@@ -37,7 +44,12 @@ _PORTS: Final = (
     Column("REUSABLE", "reusable", cells.count, wide_only=True),
     _NAMESPACE,
 )
-
+_LOST: Final = (
+    Column("LOST", "samples", cells.count),
+    Column("FROM", "first_time", cells.text, right=False, fixed=True),
+    Column("TO", "last_time", cells.text, right=False, fixed=True),
+    Column("WHY", "reason", cells.text, right=False, fixed=True),
+)
 
 Namespaces = Sequence[sample_pb2.NetworkNamespace]
 
@@ -54,6 +66,41 @@ def ports_section(
 ) -> list[Any]:
     """Budgets of ephemeral ports, fullest first; nothing where there is none."""
     return _section(_PORTS, [_ports_row(row) for row in port_budgets(budgets)], namespaces, limit, wide)
+
+
+def lost_section(rows: Sequence[Row], limit: int, wide: bool) -> list[Any]:
+    """Samples that are lost, latest first; nothing where there are none."""
+    return [Text(), table(_LOST, rows[:limit], wide), *_more(len(rows) - limit)] if rows else []
+
+
+def clock_line(skew_seconds: float, agent_time: str) -> str:
+    """By how much a clock is off."""
+    return f"clock {off(skew_seconds)}: {agent_time} at the latest sample"
+
+
+def off(skew_seconds: float) -> str:
+    """How far a clock is from the aggregator's."""
+    return f"{cells.duration(abs(skew_seconds))} {'behind' if skew_seconds > 0 else 'ahead'}"
+
+
+def budget_line(latest: sample_pb2.Sample) -> str:
+    """What an agent leaves out, and the processor time that is the reason; empty where it leaves out nothing."""
+    if not latest.degradation:
+        return ""
+    used, allowed = (value(latest.cost, name) for name in ("cpu_share", "cpu_budget"))
+    return (
+        f"degraded: {degradation_name(latest.degradation)}; the agent used {cells.percent(used)} % of a processor, "
+        f"its budget is {cells.percent(allowed)} %"
+    )
+
+
+def spool_line(spool: sample_pb2.SpoolStatus) -> str:
+    """What waits on the host for an aggregator; empty where there is nothing to say."""
+    # One report waits at any time: the one that says so is not acknowledged yet.
+    if spool.waiting_reports < 2 and not spool.in_memory:
+        return ""
+    where = ", in memory: the disk does not take them, and they are lost if the agent ends" if spool.in_memory else ""
+    return f"{spool.waiting_reports:,} reports waited on the host, {cells.size(spool.waiting_bytes)}{where}"
 
 
 def limits_line(limits: sample_pb2.TimeWaitLimits) -> str:

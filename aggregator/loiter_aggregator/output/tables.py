@@ -197,5 +197,8 @@ def coverage_line(coverage: pb.FleetCoverage) -> str:
         (coverage.namespaces_unread, "namespaces unread"),
         (coverage.namespaces_by_procfs, "namespaces read by procfs"),
         (coverage.hosts_unknown, "hosts with gaps unknown"),
+        (coverage.hosts_losing, "hosts that lost samples"),
+        (coverage.hosts_skewed, "hosts with a wrong clock"),
+        (coverage.hosts_degraded, "hosts over their budget"),
     )
     return "; ".join(parts + [f"{what}: {number:,}" for number, what in gaps if number])

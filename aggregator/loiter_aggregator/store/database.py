@@ -15,7 +15,7 @@ import duckdb
 _log = logging.getLogger(__name__)
 
 # What a start after kill -9 has to read again; see tests/bench/README.md.
-_CHECKPOINT_BYTES: Final = 16_000_000
+CHECKPOINT_BYTES: Final = 16_000_000
 
 
 class StoreError(Exception):
@@ -81,7 +81,7 @@ class Database:
             log_bytes = self._file.with_name(self._file.name + ".wal").stat().st_size
         except OSError:
             return  # nothing was committed since the last time
-        if log_bytes < _CHECKPOINT_BYTES or shutil.disk_usage(self._file.parent).free < 2 * log_bytes:
+        if log_bytes < CHECKPOINT_BYTES or shutil.disk_usage(self._file.parent).free < 2 * log_bytes:
             return
         try:
             with self.cursor() as cursor:
