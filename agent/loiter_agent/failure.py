@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
 
@@ -58,7 +59,7 @@ async def failure_of(call: Call, greeted: bool) -> Failure:
     return Failure(Kind.AWAY, reason)
 
 
-def retry_after(metadata: grpc.aio.Metadata | None) -> float | None:
+def retry_after(metadata: Iterable[tuple[str, str | bytes]] | None) -> float | None:
     """The seconds of the google.rpc.RetryInfo in the trailing metadata of a call. None where there is none."""
     for name, value in metadata or ():
         if name == "grpc-status-details-bin" and isinstance(value, bytes):

@@ -17,11 +17,14 @@ from loiter.transport import Security, channel_credentials, read_token, token_me
 
 __all__ = ["Security", "call_metadata", "explain_failure", "open_channel"]
 
-_DIAGNOSIS_SECONDS: Final = 6.0
+# It takes a tenth of a second, and on a host that has no time for anything a hundred times that.
+_DIAGNOSIS_SECONDS: Final = 15.0
 # An agent that can not connect tries again and again, and a diagnosis costs more than the try.
 _DIAGNOSED_FOR_SECONDS: Final = 300.0
+_UNEXPLAINED_FOR_SECONDS: Final = 30.0
 _MAX_EXPLANATIONS: Final = 16
-# How gRPC words what TLS may be at the bottom of.
+# How gRPC words what TLS may be at the bottom of. A stream that was open and broke is none of it.
+_NO_CONNECTION: Final = "failed to connect"
 _OF_TLS: Final = (
     "ssl",
     "handshake",
@@ -32,6 +35,7 @@ _OF_TLS: Final = (
     "broken pipe",
 )
 
+# What was found, and until when that holds.
 _explanations: dict[tuple[str, Security, str], tuple[float, str]] = {}
 
 
@@ -54,18 +58,21 @@ def call_metadata(security: Security) -> tuple[tuple[str, str], ...]:
 async def explain_failure(server: str, security: Security, details: str) -> str:
     """Puts into words why a connection could not be made, where gRPC says little; else returns `details`.
 
-    The words for the same failure are found once in five minutes, by a process that ends within six seconds.
+    The words for the same failure are found once in five minutes, by a process that ends within 15 seconds.
     """
-    if not any(word in details.lower() for word in _OF_TLS):
+    said = details.lower()
+    if _NO_CONNECTION not in said or not any(word in said for word in _OF_TLS):
         return details
     key = (server, security, details)
     now = time.monotonic()
-    for old in [one for one, (found_at, _) in _explanations.items() if now - found_at > _DIAGNOSED_FOR_SECONDS]:
+    for old in [one for one, (until, _) in _explanations.items() if until <= now]:
         del _explanations[old]
     if key not in _explanations:
         if len(_explanations) >= _MAX_EXPLANATIONS:
             return details
-        _explanations[key] = now, await _diagnose(server, security) or details
+        found = await _diagnose(server, security)
+        lasts = _UNEXPLAINED_FOR_SECONDS if found is None else _DIAGNOSED_FOR_SECONDS
+        _explanations[key] = now + lasts, found or details
     return _explanations[key][1]
 
 

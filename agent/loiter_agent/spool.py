@@ -124,8 +124,7 @@ class Spool:
 
     async def append(self, sample: sample_pb2.Sample, since_boot: float) -> None:
         """Adds a sample as the next report, taken so many seconds after the boot. Returns when it is written."""
-        await self._run(lambda: self._append(sample, since_boot))
-        self._notify()
+        await self._run(lambda: self._append(sample, since_boot), notify=True)
 
     async def begin(self) -> Lanes:
         """Says where a stream is to begin. Where many reports wait, new ones go into a new epoch from now on."""
@@ -149,14 +148,12 @@ class Spool:
     async def acknowledge(self, epoch: int, sequence: int) -> None:
         """Lets go of every report of an epoch up to a sequence."""
         if epoch <= _LARGEST and sequence <= _LARGEST:
-            await self._run(lambda: self._settle(lambda file: file.acknowledge(epoch, sequence)))
-            self._notify()
+            await self._run(lambda: self._settle(lambda file: file.acknowledge(epoch, sequence)), notify=True)
 
     async def reject(self, epoch: int, sequence: int) -> None:
         """Drops one report that an aggregator will never take. No Loss takes its place: the aggregator knows of it."""
         if epoch <= _LARGEST and sequence <= _LARGEST:
-            await self._run(lambda: self._settle(lambda file: file.reject(epoch, sequence)))
-            self._notify()
+            await self._run(lambda: self._settle(lambda file: file.reject(epoch, sequence)), notify=True)
 
     async def drained(self) -> None:
         """Returns once no report is waiting."""
@@ -172,10 +169,14 @@ class Spool:
 
     # What follows is called in the spool's own thread, but for the constructor's part of it.
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
+    async def _run(self, work: Callable[[], Result], notify: bool = False) -> Result:
+        """Has the thread do something, which it does even if who asked for it is cancelled: others wait for it, too."""
         if self._closed:
             raise ValueError("the spool is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        done = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        if notify:
+            done.add_done_callback(lambda _: self._notify())
+        return await asyncio.shield(done)
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -244,10 +245,12 @@ class Spool:
         return Lanes(live, tuple(positions.values()))
 
     def _read(self, epoch: int, after: int) -> list[pb.Report]:
-        # What is in memory of an epoch comes after what is on the disk.
+        # What is in memory of an epoch comes after what is on the disk, and must not be sent before it: an
+        # acknowledgement covers all up to it.
         for file in self._files():
-            if reports := self._use(file, lambda file: file.read(epoch, after)):
-                return reports
+            reports = self._use(file, lambda file: file.read(epoch, after))
+            if reports is None or reports:
+                return reports or []
         return []
 
     def _settle(self, settle: Callable[[SpoolFile], None]) -> None:

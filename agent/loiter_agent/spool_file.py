@@ -170,9 +170,10 @@ class SpoolFile:
         self._check_room(other.counts.bytes)
         with self._transaction(durable=True):
             for row in other.rows():
+                # Where the disk failed as it wrote one, and was opened anew, the same may be there after all.
+                self._delete(row.epoch, row.sequence, row.sequence)
                 self._insert_row(None, row)
-            dropped = self._counts.dropped + other.counts.dropped
-            self._counts = self._counts._replace(dropped=dropped)
+            self._counts = self._count()._replace(dropped=self._counts.dropped + other.counts.dropped)
             self._drop(bounds, now)
 
     def acknowledge(self, epoch: int, sequence: int) -> None:
@@ -231,6 +232,8 @@ class SpoolFile:
             for sequence, crc, body in rows:
                 if (epoch, sequence) in self._rejected:
                     continue
+                if sequence <= (reports[-1].sequence if reports else after):
+                    raise Corrupt("an index is out of order")
                 report = _decode(epoch, sequence, crc, body)
                 if report.loss.first_sequence:
                     report.loss.first_sequence = max(report.loss.first_sequence, after + 1)
@@ -258,6 +261,8 @@ class SpoolFile:
                 row = self._db.execute("SELECT min(epoch) FROM report WHERE epoch > ?", (last,)).fetchone()
                 if row[0] is None:
                     break
+                if not isinstance(row[0], int) or row[0] <= last:
+                    raise Corrupt("an index is out of order")
                 last = row[0]
                 waiting = self._db.execute(
                     "SELECT position, first FROM report WHERE epoch = ? AND sequence > ? ORDER BY sequence LIMIT 1",
@@ -266,7 +271,7 @@ class SpoolFile:
                 if waiting is not None:
                     settled = max(waiting[1] - 1, self._acknowledged.get(last, 0))
                     found.append((waiting[0], Position(last, settled)))
-        return [position for _, position in sorted(found, key=lambda one: one[0])]
+            return [position for _, position in sorted(found, key=lambda one: one[0])]
 
     def rows(self) -> Iterator[_Row]:
         """Every row that waits, oldest first."""
@@ -358,6 +363,7 @@ class SpoolFile:
         report = _decode(epoch, sequence, crc, body)
         report.loss.first_sequence = settled + 1
         report.loss.ClearField("first_sample_time")
+        self._delete(epoch, sequence, sequence)
         self._discount([(sequence, len(body), report.loss.reason)])
         self._insert(report, taken, position)
 
@@ -383,8 +389,10 @@ class SpoolFile:
     def _expired(self, bounds: Bounds, now: Now) -> list[_Old]:
         rows: list[_Old] = []
         for row in self._oldest():
-            # The clock since boot never steps. Of another boot, the wall clock is all there is to go by.
-            age = now.since_boot - row.since_boot if row.boot_id == now.boot_id else now.clock - row.taken
+            # The clock since boot never steps. Of another boot, the wall clock is all there is to go by, but that the
+            # report was there before this one.
+            this_boot = row.boot_id == now.boot_id
+            age = now.since_boot - row.since_boot if this_boot else max(now.since_boot, now.clock - row.taken)
             if age <= bounds.max_age:
                 break
             rows.append(row)
@@ -469,6 +477,8 @@ class SpoolFile:
             "SELECT count(*), total(length(body)), total(reason <> ?) FROM report", (_SAMPLE,)
         ).fetchone()
         (dropped,) = self._db.execute("SELECT reports FROM dropped").fetchone() or (0,)
+        if not isinstance(dropped, int) or dropped < 0:
+            raise Corrupt("the count of what was dropped is not a number")
         return Counts(reports, int(size), int(losses), dropped)
 
     def _shrink(self) -> None:
@@ -476,7 +486,8 @@ class SpoolFile:
         with suppress(sqlite3.Error):  # what was to be done is done
             (unused,) = self._db.execute("PRAGMA freelist_count").fetchone()
             if unused > _FREED_PAGES:
-                self._db.execute(f"PRAGMA incremental_vacuum({_FREED_PAGES})").fetchall()
+                # Not `execute`, which ends the pragma after its first page.
+                self._db.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
 
     def _check_room(self, size: int) -> None:
         """Spares the disk an attempt that must fail."""

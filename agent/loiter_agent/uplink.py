@@ -88,18 +88,13 @@ class Uplink:
             self._configured.clear()
             self._session = asyncio.create_task(self._deliver(server))
             try:
-                await self._session
-            except asyncio.CancelledError:
-                current = asyncio.current_task()
-                if current is not None and current.cancelling():
-                    self._session.cancel()
-                    await asyncio.gather(self._session, return_exceptions=True)
-                    raise
-                turn = 0  # configured anew
-                continue
+                await _end_of(self._session)
             except Failure as failure:
                 self._lost(server, failure)
                 seconds = self._backoff.after(failure, len(servers))
+            else:
+                turn = 0  # configured anew
+                continue
             with suppress(TimeoutError):
                 # Not wait_for, which in Python 3.11 can lose a cancellation that comes as the time runs out.
                 async with asyncio.timeout(seconds):
@@ -203,6 +198,21 @@ class Uplink:
             )
         else:
             _log.debug("still cannot report to %s: %s", server, reason)
+
+
+async def _end_of(session: asyncio.Task[None]) -> None:
+    """Waits for the end of a session, and raises what it ended with, unless it was cancelled.
+
+    A session that breaks as it is cancelled ends with what broke it: awaited, it would swallow our own cancellation.
+    """
+    try:
+        await asyncio.wait((session,))
+    except asyncio.CancelledError:
+        session.cancel()
+        await asyncio.gather(session, return_exceptions=True)
+        raise
+    if not session.cancelled():
+        session.result()
 
 
 def _explain(error: OSError) -> str:

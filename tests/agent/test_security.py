@@ -140,10 +140,18 @@ def test_what_is_wrong_with_the_agent_is_said(pki: Pki, tmp_path: Path) -> None:
     )
 
 
-def test_what_has_nothing_to_do_with_tls_is_left_as_it_is() -> None:
-    """Nobody there."""
-    said = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:{free_port()}: Connection refused"
-    assert asyncio.run(explain_failure("127.0.0.1:1", Security(), said)) == said
+def test_what_has_nothing_to_do_with_tls_is_left_as_it_is(pki: Pki) -> None:
+    """Nobody there; a stream that was open and broke."""
+    refused = (
+        f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:{free_port()}: Connection refused"
+    )
+
+    async def scenario() -> None:
+        async with serving(pki.tls) as server:
+            for said in (refused, "Socket closed"):
+                assert await explain_failure(server, Security(pki.ca), said) == said
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
 def test_the_same_failure_is_looked_into_once(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +168,9 @@ def test_the_same_failure_is_looked_into_once(pki: Pki, monkeypatch: pytest.Monk
 
     async def scenario() -> None:
         async with serving(pki.tls) as server:
-            said = {await explain_failure(server, Security(pki.ca), "Socket closed") for _ in range(5)}
-            assert len(said) == 1
+            failure = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed"
+            said = {await explain_failure(server, Security(pki.ca), failure) for _ in range(5)}
+            assert said == {"the server asks for a certificate, and none is configured: tls.certificate, tls.key"}
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
     assert processes == 1

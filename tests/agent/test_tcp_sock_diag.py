@@ -653,17 +653,16 @@ class TestWithoutDetail:
         client.do("[one.shutdown(SHUT_WR) for one in c]")
         with running(inside.command(leaklab("deaf", "--pending", "12")), tmp_path / "log") as deaf:
             assert deaf.line() == "ready"
-            full = sampled.tick()
+            sampled.tick()
             before = {pid: sampled.of(pid) for pid in (client.pid, server.pid, deaf.pid)}
-            plain = sampled.tick(detailed=False)
+            snapshot = sampled.tick(detailed=False)
             after = {pid: sampled.of(pid) for pid in before}
         for pid, sockets in before.items():
             assert (after[pid].close_wait, after[pid].total) == (sockets.close_wait, sockets.total)
             assert (after[pid].detail, after[pid].time_wait) == (None, None)
         assert after[server.pid].close_wait == 4
         assert after[deaf.pid].close_wait == 12
-        assert plain.states == full.states
-        assert plain.close_wait_uncharged == full.close_wait_uncharged
+        assert (snapshot.states.close_wait or 0) >= 16
 
     def test_nobody_is_found_to_be_the_owner_of_time_wait_sockets(
         self, sampled: Sampled, inside: Netns, puppets: Puppets
@@ -718,19 +717,16 @@ class TestWithoutDetail:
         assert sampled.detail(server.pid).survived == 1.0
 
     def test_counts_are_those_of_the_whole_host(self, sampled: Sampled, inside: Netns, tmp_path: Path) -> None:
-        """Of the namespaces that are known; one that nobody is in any more is let go of."""
-        with running(inside.command(leaklab("holder", "--close-wait", "40")), tmp_path / "log") as holder:
+        """Of the namespaces that are known, the agent's own or not."""
+        with running(inside.command(leaklab("holder", "--close-wait", "1000")), tmp_path / "log") as holder:
             assert holder.line() == "ready 0"
             full = sampled.tick()
             counted = sampled.count()
-        assert (counted.sampler, counted.torn, counted.namespaces_unread) == ("sock_diag", False, 0)
-        assert counted.states.close_wait == full.states.close_wait
-        assert (counted.states.close_wait or 0) >= 40
-        assert counted.states.close is None
-        # Its other processes keep the namespace.
-        wait_until(
-            lambda: (sampled.count().states.close_wait or 0) <= (counted.states.close_wait or 0) - 40, 20, "gone"
-        )
+        assert (counted.sampler, counted.namespaces_unread, counted.states.close) == ("sock_diag", 0, None)
+        # What else runs on the machine opens and closes meanwhile.
+        assert (full.states.close_wait or 0) >= 1_000
+        assert (counted.states.close_wait or 0) >= 1_000
+        wait_until(lambda: (sampled.count().states.close_wait or 0) < 1_000, 20, "its sockets are gone")
 
     def test_a_namespace_is_not_kept_alive_by_counting(self, sampled: Sampled) -> None:
         """When its last process has ended, it is closed."""

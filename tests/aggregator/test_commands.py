@@ -571,7 +571,7 @@ def test_fleet_names_the_hosts_that_something_is_the_matter_with(troubled: str) 
 
 
 TABLES = [
-    *(("top", kind, "--by", by) for kind in KINDS for by in ("close-wait-growth", "stuck", "ports", "fd-eta")),
+    *(("top", kind, "--by", by) for kind in KINDS for by in ("close-wait-growth", "ports")),
     ("fleet",),
     *(("host", host_id(f"host-{place}")) for place in range(len(NASTY))),
     *(("explain", host_id(f"host-{place}"), "100") for place in range(len(NASTY))),

@@ -663,10 +663,14 @@ def test_the_fleet_names_the_hosts_that_something_is_the_matter_with(store: Duck
 
     async def scenario(stub: Any) -> None:
         answer = await stub.GetFleet(pb.GetFleetRequest())
-        known = {"host_id": host_id("web-1"), "hostname": "web-1"}
-        assert list(answer.losing_hosts) == [pb.HostNotice(**known, lost_samples=5)]
-        assert list(answer.skewed_hosts) == [pb.HostNotice(**known, clock_skew=Duration(seconds=3_600))]
-        assert list(answer.degraded_hosts) == [pb.HostNotice(**known, degradation=sample_pb2.DEGRADATION_COUNTS_ONLY)]
+        key = host_id("web-1")
+        assert list(answer.losing_hosts) == [pb.HostNotice(host_id=key, hostname="web-1", lost_samples=5)]
+        assert list(answer.skewed_hosts) == [
+            pb.HostNotice(host_id=key, hostname="web-1", clock_skew=Duration(seconds=3_600))
+        ]
+        assert list(answer.degraded_hosts) == [
+            pb.HostNotice(host_id=key, hostname="web-1", degradation=sample_pb2.DEGRADATION_COUNTS_ONLY)
+        ]
         coverage = answer.coverage
         assert (coverage.hosts_losing, coverage.hosts_skewed, coverage.hosts_degraded) == (1, 1, 1)
         first, second = answer.conflicts

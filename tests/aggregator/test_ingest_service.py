@@ -13,86 +13,15 @@ import pytest
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1.ingest_service_pb2_grpc import IngestServiceStub
 from loiter_aggregator.clock import from_timestamp, to_timestamp
-from loiter_aggregator.ingest.batcher import Batcher
-from loiter_aggregator.ingest.service import SERVICE, IngestService
+from loiter_aggregator.ingest.service import IngestService
 from loiter_aggregator.ranking.fleet import fleet_coverage
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, host_key, serving
 from support.reports import EPOCH, HOUR, NOW, SECOND, full_report, hello, open_stream, process, report, sample, send
+from support.streams import Agent, NotedBatcher
 
 WEB_1 = host_key("web-1")
-
-
-class NotedBatcher(Batcher):
-    """A batcher that says when it has taken a report. It commits when the test does."""
-
-    def __init__(self, store: DuckDbStore, clock: FakeClock) -> None:
-        super().__init__(store, clock)
-        self._put = asyncio.Semaphore(0)
-
-    async def put(self, *arguments: Any, **more: Any) -> None:
-        """Takes it as ever."""
-        await super().put(*arguments, **more)
-        self._put.release()
-
-    async def taken(self, count: int) -> None:
-        """Waits until so many more reports were taken."""
-        for _ in range(count):
-            await self._put.acquire()
-
-
-class Agent:
-    """An agent's end: sends messages, or bytes that are none."""
-
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
-        stream = self._channel.stream_stream(
-            f"/{SERVICE}/StreamReports",
-            request_serializer=lambda data: data,
-            response_deserializer=pb.StreamReportsResponse.FromString,
-        )
-        self.call: Any = stream()
-
-    async def __aenter__(self) -> Agent:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.call.cancel()
-        await self._channel.close()
-
-    async def send(self, message: pb.StreamReportsRequest | bytes) -> None:
-        """Sends one message."""
-        await self.call.write(message if isinstance(message, bytes) else message.SerializeToString())
-
-    async def answer(self) -> pb.StreamReportsResponse:
-        """Waits for the next answer."""
-        response = await self.call.read()
-        assert isinstance(response, pb.StreamReportsResponse), "the stream ended"
-        return response
-
-    async def greet(self, said: pb.Hello | None = None) -> None:
-        """Opens the stream."""
-        await self.send(open_stream(said or hello()))
-        assert (await self.answer()).WhichOneof("response") == "hello_ack"
-
-    async def ack(self) -> tuple[int, int]:
-        """Waits for the next answer, which is an acknowledgement: its epoch and sequence."""
-        answer = await self.answer()
-        assert answer.WhichOneof("response") == "report_ack", answer
-        return answer.report_ack.spool_epoch, answer.report_ack.sequence
-
-    async def rejection(self) -> pb.ReportRejection:
-        """Waits for the next answer, which is a rejection."""
-        answer = await self.answer()
-        assert answer.WhichOneof("response") == "report_rejection", answer
-        return answer.report_rejection
-
-    async def refusal(self) -> tuple[grpc.StatusCode, str]:
-        """Waits for the end of the stream: its code and details."""
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await self.call.read()
-        return caught.value.code(), caught.value.details() or ""
 
 
 Scenario = Callable[[str, NotedBatcher], Awaitable[None]]
@@ -264,10 +193,12 @@ def test_a_report_that_breaks_a_rule_is_rejected_by_its_number(store: DuckDbStor
 def test_a_report_of_another_host_is_rejected(store: DuckDbStore, clock: FakeClock) -> None:
     """A stream speaks for the host of its hello alone."""
 
-    async def scenario(address: str, _: NotedBatcher) -> None:
+    async def scenario(address: str, batcher: NotedBatcher) -> None:
         async with Agent(address) as agent:
             await agent.greet(hello("web-1"))
             await agent.send(send(report("web-2", 1)))
+            await batcher.rejected()
+            await batcher.commit()
             rejection = await agent.rejection()
             assert (rejection.sequence, rejection.code) == (1, 3)
             assert rejection.reason == "host_id is not the one in the hello"

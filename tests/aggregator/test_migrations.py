@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from loiter.v1 import ingest_service_pb2
 from loiter_aggregator.host_detail import find_host
+from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ranking.apps import rank_apps
 from loiter_aggregator.ranking.fleet import fleet_coverage
 from loiter_aggregator.ranking.hosts import rank_hosts
@@ -20,8 +24,8 @@ from loiter_aggregator.ranking.processes import rank_processes
 from loiter_aggregator.store.batch import key_of
 from loiter_aggregator.store.duckdb_store import StoreError
 from loiter_aggregator.store.schema import VERSION
-from support.aggregators import batch_of, open_store, ranking
-from support.reports import EPOCH, NOW, SECOND, full_report
+from support.aggregators import FakeClock, batch_of, open_store, ranking
+from support.reports import EPOCH, NOW, SECOND, full_report, report
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 OLD = ("store_v1_first", "store_v1", "store_v2", "store_v3")
@@ -211,3 +215,39 @@ def test_a_migration_that_fails_leaves_the_old_store_and_says_so(tmp_path: Path)
     with pytest.raises(StoreError, match=rf"cannot bring the store .* from version 3 to {VERSION}: .*lost_sample"):
         open_store(tmp_path)
     assert contents(file) == before
+
+
+@dataclass(eq=False)
+class Stream:
+    """What an agent's stream was told."""
+
+    acknowledged: list[tuple[int, int]] = field(default_factory=list)
+
+    def acknowledge(self, epoch: int, sequence: int) -> None:
+        """Notes it."""
+        self.acknowledged.append((epoch, sequence))
+
+    def reject(self, rejection: ingest_service_pb2.ReportRejection) -> None:
+        """There is nothing to reject."""
+        raise AssertionError(rejection)
+
+
+@old
+def test_what_comes_again_after_a_migration_is_not_stored_again(tmp_path: Path, name: str) -> None:
+    """An agent that had no acknowledgement sends its last reports to the newer loiter once more, and then new ones."""
+    make(tmp_path, name)
+    store = open_store(tmp_path)
+
+    async def scenario() -> None:
+        batcher, stream = Batcher(store, FakeClock()), Stream()
+        for sequence in (4, 5, 6):
+            coming = report(sequence=sequence)
+            coming.host_id = WEB
+            await batcher.put(key_of(WEB), coming, stream)
+        await batcher.commit()
+        assert stream.acknowledged == [(EPOCH, 6)]
+        assert (batcher.counters.duplicates, batcher.counters.stored) == (2, 1)
+
+    asyncio.run(scenario())
+    assert store.read("SELECT count(*) FROM host_sample WHERE host_key = $key", {"key": key_of(WEB)}) == [(6,)]
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,10 +11,25 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loiter.limits import MAX_MESSAGE_BYTES
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
-from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report
-from support.reports import NOW, boot_id, full_report, hello, host_id, process, report, sample, send, stamp
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report, check_sent
+from loiter_aggregator.store.batch import Batch
+from support.reports import (
+    NOW,
+    boot_id,
+    full_report,
+    hello,
+    host_id,
+    loss,
+    open_stream,
+    process,
+    report,
+    sample,
+    send,
+    stamp,
+)
 
 WEB_1 = host_id("web-1")
 
@@ -39,6 +55,10 @@ def _label(key: str, value: str = "x") -> Callable[[pb.Hello], None]:
 
 def _interval(seconds: int, nanos: int = 0) -> Callable[[pb.Hello], None]:
     return lambda message: message.interval.CopyFrom(Duration(seconds=seconds, nanos=nanos))
+
+
+def _settled(epoch: int, sequence: int) -> Callable[[pb.Hello], object]:
+    return lambda message: message.settled.add(spool_epoch=epoch, sequence=sequence)
 
 
 def _host(name: str, value: str) -> Callable[[pb.Hello], None]:
@@ -70,6 +90,10 @@ def _host(name: str, value: str) -> Callable[[pb.Hello], None]:
         (_interval(3_600, 1_000_000), "interval"),
         (_interval(-10), "interval"),
         (_interval(2**62), "interval"),
+        (_settled(0, 1), "spool_epoch of a settled position"),
+        (_settled(2**63, 1), "spool_epoch of a settled position"),
+        (_settled(7, 2**63), "sequence of a settled position"),
+        (lambda message: message.settled.extend([pb.SpoolPosition(spool_epoch=7)] * 2_001), "settled has more than"),
     ],
 )
 def test_a_hello_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Hello], None], rule: str) -> None:
@@ -226,6 +250,12 @@ def _sample_time(seconds: int, nanos: int = 0) -> Callable[[pb.Report], None]:
         (_sample(lambda one: setattr(one.time_wait[0], "destination", "d" * 257)), "destination of a TIME_WAIT group"),
         (_sample(lambda one: setattr(one.time_wait[0].owner, "source", 99)), "source of the owner"),
         (_sample(lambda one: setattr(one.time_wait[0].owner, "pid", 0)), "pid 0"),
+        (_sample(lambda one: setattr(one, "degradation", 99)), "sample.degradation is not known"),
+        (_sample(lambda one: one.interval.CopyFrom(Duration(seconds=3_601))), "sample.interval is out of range"),
+        (_sample(lambda one: one.interval.CopyFrom(Duration(nanos=1))), "sample.interval is out of range"),
+        (_sample(lambda one: one.interval.CopyFrom(Duration(seconds=1, nanos=-1))), "sample.interval is out of range"),
+        (_cost("cpu_share", float("nan")), "cpu_share"),
+        (_cost("cpu_budget", -1), "cpu_budget"),
         (_sample(lambda one: setattr(one.time_wait[0].owner, "app", "a" * 257)), "app of the owner"),
         (_sample(lambda one: setattr(one.time_wait[0].owner.start_time, "seconds", -1)), "start_time of the owner"),
         (_sample(lambda one: setattr(one.ports[0], "source", "s" * 257)), "source of a port budget"),
@@ -239,6 +269,108 @@ def test_a_report_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Report], Non
     spoil(message)
     with pytest.raises(Invalid, match=rule):
         check_report(message, WEB_1)
+
+
+def _loss(**fields: int) -> Callable[[pb.Report], None]:
+    return lambda message: [setattr(message.loss, name, value) for name, value in fields.items()] and None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (_loss(reason=99), "loss.reason is not known"),
+        (_loss(first_sequence=10), "loss.first_sequence is after the sequence of the report"),
+        (lambda message: message.loss.first_sample_time.CopyFrom(stamp(-1_000)), "loss.first_sample_time is out of"),
+        (lambda message: setattr(message.loss.last_sample_time, "nanos", -1), "loss.last_sample_time is out of range"),
+        (_set("sequence", 3_000_000_000), "loss covers more than 1,000,000,000 samples"),
+    ],
+)
+def test_a_loss_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Report], None], rule: str) -> None:
+    """The message names the rule."""
+    message = loss(3, 9)
+    check_report(message, WEB_1)
+    spoil(message)
+    with pytest.raises(Invalid, match=rule):
+        check_report(message, WEB_1)
+
+
+def test_losses_at_the_limits_are_accepted() -> None:
+    """Of one sample, of a thousand million, and of nobody knows how many."""
+    for first, last in ((9, 9), (1, 1_000_000_000), (0, 2**63 - 1)):
+        check_report(_of(loss(first, 9), last), WEB_1)
+
+
+def _of(message: pb.Report, sequence: int) -> pb.Report:
+    message.sequence = sequence
+    return message
+
+
+@pytest.mark.parametrize("seconds", [-1, 2**62, 10**10])
+def test_a_clock_since_boot_that_can_not_be_is_refused(seconds: int) -> None:
+    """In a message, and in a report."""
+    request = send(full_report())
+    request.sent_since_boot.seconds = seconds
+    with pytest.raises(Invalid, match="sent_since_boot is out of range"):
+        check_sent(request)
+    message = full_report()
+    message.taken_since_boot.seconds = seconds
+    with pytest.raises(Invalid, match="taken_since_boot is out of range"):
+        check_report(message, WEB_1)
+
+
+def test_an_agent_that_says_when_it_sends_says_which_run_of_it_sends() -> None:
+    """Older agents say neither."""
+    check_sent(open_stream(hello()))
+    check_sent(open_stream(hello(instance=1), sent=1))
+    check_sent(send(report(), sent=1))
+    with pytest.raises(Invalid, match="instance is missing"):
+        check_sent(open_stream(hello(), sent=1))
+
+
+def _largest(message: pb.Report, grow: Callable[[sample_pb2.Sample], object]) -> bytes:
+    """The report with as much of something as fits into a message."""
+    size = 0
+    while size < MAX_MESSAGE_BYTES:
+        for _ in range(1 + (MAX_MESSAGE_BYTES - size) // 4_000):
+            grow(message.sample)
+        size = message.ByteSize()
+    return message.SerializeToString()
+
+
+def _with_maps(taken: sample_pb2.Sample) -> object:
+    one = taken.processes.add(pid=1_000 + len(taken.processes), name="n" * 20, app="a" * 20)
+    one.start_time.seconds = NOW // 1_000
+    one.evidence.wait_channels.update({f"{number:020}": number for number in range(16)})
+    return one
+
+
+@pytest.mark.parametrize(
+    "grow",
+    [
+        lambda taken: taken.processes.extend([sample_pb2.ProcessSample()] * 1_000),
+        lambda taken: taken.collectors.extend([sample_pb2.CollectorStatus()] * 1_000),
+        lambda taken: taken.processes[0].peers.extend([sample_pb2.ProcessSample().peers.add()] * 1_000),
+        lambda taken: taken.processes[0].evidence.wait_channels.update(
+            {str(len(taken.processes[0].evidence.wait_channels) + number): 1 for number in range(200)}
+        ),
+        _with_maps,
+    ],
+    ids=["processes", "collectors", "peers", "map", "maps"],
+)
+def test_a_message_of_the_largest_size_is_done_with_soon(grow: Callable[[sample_pb2.Sample], object]) -> None:
+    """Whatever it is full of. The loop that serves all agents waits for it meanwhile."""
+    data = _largest(full_report(), grow)
+    began = time.process_time()
+    message = pb.Report.FromString(data)
+    try:
+        check_report(message, WEB_1)
+    except Invalid:
+        pass
+    else:
+        Batch().add(1, message, NOW)
+    took = time.process_time() - began
+    print(f"{took * 1000:.0f} ms")
+    assert took < 0.5
 
 
 def test_a_message_of_a_broken_rule_quotes_nothing_of_the_agents() -> None:

@@ -15,7 +15,7 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.clock import from_duration, from_timestamp
 from loiter_aggregator.ingest.clocks import HostClock
 from loiter_aggregator.ingest.losses import missing, told
-from loiter_aggregator.ingest.validation import Invalid, check_hello, check_name, check_report, check_sent
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report, check_sent
 from loiter_aggregator.store.batch import Batch, key_of
 from support.reports import NOW, full_report, hello, host_id, report
 
@@ -62,7 +62,6 @@ def take_in(message: pb.StreamReportsRequest) -> None:
             check_hello(message.hello)
             _clock(message)
             return
-        check_name(message.report)
         check_report(message.report, _HOST_ID)
     except Invalid as error:
         is_printable_refusal(error)

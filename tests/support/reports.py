@@ -66,9 +66,7 @@ def hello(
         interval=lasting(interval_ms),
         agent_time=stamp(now),
         instance=instance,
-        settled=[
-            pb.SpoolPosition(spool_epoch=epoch, sequence=sequence) for epoch, sequence in (settled or {}).items()
-        ],
+        settled=[pb.SpoolPosition(spool_epoch=epoch, sequence=sequence) for epoch, sequence in (settled or {}).items()],
     )
 
 
@@ -244,7 +242,7 @@ def _fill_causes(taken: sample_pb2.Sample) -> None:
 
 
 def open_stream(message: pb.Hello, sent: int | None = None) -> pb.StreamReportsRequest:
-    """A hello as it goes over the stream, sent so many milliseconds after the boot, or by an agent that does not say."""
+    """A hello as it goes over the stream, sent so many milliseconds after the boot; older agents do not say."""
     return pb.StreamReportsRequest(hello=message, sent_since_boot=None if sent is None else lasting(sent))
 
 

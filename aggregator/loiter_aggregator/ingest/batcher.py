@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -123,10 +123,12 @@ class Batcher:
         """Takes what a host says of itself, in so many bytes, to be stored before any report that comes after it."""
         self.room.force(record.host_key, 1, size)
         self._open.grow(record.host_key, 1, size)
-        self._open.batch.hosts[record.host_key] = record
         host = self._hosts.get(record.host_key)
         if host is not None:
             self._name(host, record.certificate_name)
+            # What the host said before, be it not stored yet, is of the same certificate.
+            record = replace(record, certificate_name=host.certificate_name)
+        self._open.batch.hosts[record.host_key] = record
 
     async def put(
         self,

@@ -74,10 +74,16 @@ class Session:
 class Registry:
     """The streams that are open, by host."""
 
-    def __init__(self, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Takes the clock that conflicts are dated by, and the one that silence is told by."""
+    def __init__(
+        self,
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        vacated_within: float = _VACATED_WITHIN_SECONDS,
+    ) -> None:
+        """Takes the clock that dates conflicts, the one that tells silence, and how long to wait for a stream's end."""
         self._clock = clock
         self._monotonic = monotonic
+        self._vacated_within = vacated_within
         self._sessions: dict[str, Session] = {}
         self._conflicts: OrderedDict[tuple[str, str, str], Conflict] = OrderedDict()
 
@@ -91,7 +97,7 @@ class Registry:
         other = self._in_the_way_of(session)
         if other is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_VACATED_WITHIN_SECONDS):
+                async with asyncio.timeout(self._vacated_within):
                     await other.left.wait()
             other = self._in_the_way_of(session)
         if other is None:
