@@ -29,7 +29,9 @@ Answer = TypeVar("Answer")
 # Where the context of a command keeps what `--ca` and the like were set to.
 SECURITY: Final = "loiter.security"
 _TOKEN_VARIABLE: Final = "LOITER_TOKEN"  # noqa: S105 - where one is, not one
-_TIMEOUT_SECONDS: Final = 30.0
+# Longer than what an aggregator takes by default (limits.query_seconds), so that its own words arrive.
+_TIMEOUT_SECONDS: Final = 35.0
+_NO_WORDS: Final = "Deadline Exceeded"
 # A fleet's answer can be larger than a report.
 _MAX_ANSWER_BYTES: Final = 64 << 20
 
@@ -63,6 +65,8 @@ class FleetClient:
         code, details = error.code(), printable(error.details() or "")
         if code == grpc.StatusCode.UNAVAILABLE:
             return self._unavailable(details)
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED and details != _NO_WORDS:
+            return f"the aggregator at {self.server} gave up: {details}"
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the aggregator at {self.server} did not answer within {_TIMEOUT_SECONDS:.0f} s"
         if code == grpc.StatusCode.UNIMPLEMENTED:

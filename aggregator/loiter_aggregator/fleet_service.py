@@ -172,7 +172,9 @@ class FleetService(FleetServiceServicer):
         except asyncio.CancelledError:
             while not working.done():
                 question.call_off()
-                await asyncio.wait((working,), timeout=_INTERRUPT_AGAIN_SECONDS)
+                # Cancelled again where both the time is up and the asker has left: its turn ends with its query.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((working,), timeout=_INTERRUPT_AGAIN_SECONDS)
             with suppress(CalledOff, StoreError):
                 working.result()
             raise

@@ -7,6 +7,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -444,6 +445,16 @@ def test_no_aggregator_is_a_failure_in_words(arguments: tuple[str, ...]) -> None
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         said = failure(address, *arguments)
     assert said.startswith(f"Error: no aggregator answers at {address}; is 'loiter serve' running there?")
+
+
+def test_an_aggregator_that_takes_too_long_says_so_itself(tmp_path: Path) -> None:
+    """With what to do about it, in its own words."""
+    store = open_store(tmp_path)
+    with serving_in_background(store, FakeClock(), query_seconds=0) as address:
+        said = failure(address, "fleet")
+    store.close()
+    assert said.startswith(f"Error: the aggregator at {address} gave up: no answer within 0ms (limits.query_seconds")
+    assert "ask for a shorter window" in said
 
 
 @pytest.mark.parametrize(

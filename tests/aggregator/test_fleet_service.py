@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -759,6 +759,24 @@ def test_a_question_whose_asker_has_left_is_interrupted(store: DuckDbStore) -> N
             code, _ = await refused(stub.RankHosts(pb.RankHostsRequest(), timeout=0.2))
             assert code == grpc.StatusCode.DEADLINE_EXCEEDED
             await acquired(service.ended)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_question_that_is_called_off_twice_keeps_its_turn_until_its_query_has_ended(store: DuckDbStore) -> None:
+    """Its time is up, and its asker leaves at the same moment."""
+
+    async def scenario() -> None:
+        service = Slow(store)
+        nobody = cast("Any", None)
+        asked = asyncio.ensure_future(service.RankHosts(pb.RankHostsRequest(), nobody))
+        await acquired(service.begun)
+        for _ in range(3):
+            asked.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert service.ended.acquire(blocking=False)
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
 

@@ -512,6 +512,12 @@ def test_csv_has_no_formulas(start: str) -> None:
     assert growth == "-1.5"
 
 
+def test_csv_has_no_formulas_where_a_semicolon_begins_a_cell() -> None:
+    """As a spreadsheet has it in countries that write decimals with a comma."""
+    text = as_csv([{"host": "a;=cmd|' /C calc'!A0;-1;b"}], ["host"])
+    assert list(csv.reader(io.StringIO(text, newline="")))[1] == ["a;'=cmd|' /C calc'!A0;'-1;b"]
+
+
 def test_optional_fields_tell_absent_from_zero() -> None:
     """A field without presence has its value."""
     found = optional_fields(sample_pb2.Coverage(processes=0))

@@ -271,15 +271,15 @@ def test_a_report_that_breaks_a_rule_is_refused(spoil: Callable[[pb.Report], Non
         check_report(message, WEB_1)
 
 
-def _loss(**fields: int) -> Callable[[pb.Report], None]:
-    return lambda message: [setattr(message.loss, name, value) for name, value in fields.items()] and None
+def _loss(name: str, value: int) -> Callable[[pb.Report], None]:
+    return lambda message: setattr(message.loss, name, value)
 
 
 @pytest.mark.parametrize(
     ("spoil", "rule"),
     [
-        (_loss(reason=99), "loss.reason is not known"),
-        (_loss(first_sequence=10), "loss.first_sequence is after the sequence of the report"),
+        (_loss("reason", 99), "loss.reason is not known"),
+        (_loss("first_sequence", 10), "loss.first_sequence is after the sequence of the report"),
         (lambda message: message.loss.first_sample_time.CopyFrom(stamp(-1_000)), "loss.first_sample_time is out of"),
         (lambda message: setattr(message.loss.last_sample_time, "nanos", -1), "loss.last_sample_time is out of range"),
         (_set("sequence", 3_000_000_000), "loss covers more than 1,000,000,000 samples"),
@@ -338,7 +338,7 @@ def _largest(message: pb.Report, grow: Callable[[sample_pb2.Sample], object]) ->
 
 
 def _with_maps(taken: sample_pb2.Sample) -> object:
-    one = taken.processes.add(pid=1_000 + len(taken.processes), name="n" * 20, app="a" * 20)
+    one = taken.processes.add(pid=1_000 + len(taken.processes), name="n" * 100, app="a" * 20)
     one.start_time.seconds = NOW // 1_000
     one.evidence.wait_channels.update({f"{number:020}": number for number in range(16)})
     return one
@@ -369,7 +369,6 @@ def test_a_message_of_the_largest_size_is_done_with_soon(grow: Callable[[sample_
     else:
         Batch().add(1, message, NOW)
     took = time.process_time() - began
-    print(f"{took * 1000:.0f} ms")
     assert took < 0.5
 
 

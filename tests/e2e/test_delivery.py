@@ -33,6 +33,8 @@ class Scale:
 
 SCALE = Scale(50, 50, 3, 100, 100, 3.0) if SOAK else Scale(50, 5, 2, 6, 10, 1.2)
 SEED = 20_261_122
+# Old reports are sent at a bounded rate, and after a hundred restarts there are many.
+PATIENCE_SECONDS = 400 if SOAK else 60
 
 
 class Agents:
@@ -49,7 +51,16 @@ class Agents:
         each = SCALE.agents // SCALE.processes
         return [
             *(sys.executable, "-m", "support.synthetic_agents", "--server", server, "--folder", self._folder),
-            *("--first", str(index * each), "--agents", str(each), "--interval", "0.2", "--patience", "60"),
+            *(
+                "--first",
+                str(index * each),
+                "--agents",
+                str(each),
+                "--interval",
+                "0.2",
+                "--patience",
+                str(PATIENCE_SECONDS),
+            ),
         ]
 
     def _real(self, server: str, index: int) -> list[str | Path]:
@@ -80,7 +91,7 @@ class Agents:
         for index, program in enumerate(self._running):
             # A real agent that has only just been started may not listen to the signal yet.
             well = (0,) if index < SCALE.processes else (0, -signal.SIGTERM)
-            assert program.stop(seconds=90) in well, program.logged()
+            assert program.stop(seconds=PATIENCE_SECONDS + 30) in well, program.logged()
 
     def end(self) -> None:
         """Ends those that still run."""

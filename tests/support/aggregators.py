@@ -129,7 +129,9 @@ async def serving(
 
 
 @contextmanager
-def serving_in_background(store: DuckDbStore, clock: FakeClock, conflicts: Sequence[Conflict] = ()) -> Iterator[str]:
+def serving_in_background(
+    store: DuckDbStore, clock: FakeClock, conflicts: Sequence[Conflict] = (), query_seconds: float = 30.0
+) -> Iterator[str]:
     """Serves from a thread of its own, for clients that block, and yields the address."""
     address = ""
     ready = threading.Event()
@@ -138,7 +140,7 @@ def serving_in_background(store: DuckDbStore, clock: FakeClock, conflicts: Seque
 
     async def serve() -> None:
         nonlocal address
-        async with serving(store, Batcher(store, clock), clock, conflicts) as address:
+        async with serving(store, Batcher(store, clock), clock, conflicts, query_seconds) as address:
             ready.set()
             await stop.wait()
 

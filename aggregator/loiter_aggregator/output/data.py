@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 
 from loiter.text import printable
 from loiter_aggregator.output.rows import NESTED, Row
 
 # A spreadsheet takes a cell that begins so for a formula; some take the full-width forms for it, too.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# And where decimals have a comma, a semicolon begins a cell.
+_FORMULA = re.compile("(^|;)(?=[-=+@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 
 
 def as_json(document: object, compact: bool = False) -> str:
@@ -43,5 +45,5 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return "'" + printable(value) if value.startswith(_FORMULA_STARTS) else printable(value)
+        return printable(_FORMULA.sub(r"\1'", value))
     return value
