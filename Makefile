@@ -54,14 +54,15 @@ proto-current: $(READY)
 proto: $(READY) ## Generate the code of the wire contract
 	proto/generate.sh proto $(BIN)/python
 
-bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives
+bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives, and a restart
 	$(BIN)/python tests/bench/sampler.py
 	$(BIN)/python tests/bench/namespaces.py
+	$(BIN)/python tests/bench/recovery.py
 
 leaklab: $(READY) system-packages ## Score the verdicts against programs that misbehave in known ways
 	PYTHONPATH=tests $(BIN)/python -m leaklab.score
 
-soak: $(READY) system-packages ## Fuzz with a million inputs, and kill, cut and restart for hours
+soak: $(READY) system-packages ## Fuzz with a million inputs, then kill, cut and restart: about 45 minutes
 	PYTHONPATH=tests $(BIN)/python -m fuzz.soak
 	SOAK=1 $(BIN)/python -m pytest -s tests/e2e/test_delivery.py tests/e2e/test_network_cut.py tests/e2e/test_reconnect.py
 

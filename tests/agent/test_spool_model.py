@@ -98,6 +98,9 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule()
     def begin(self) -> None:
+        self.begin_stream()
+
+    def begin_stream(self) -> None:
         lanes = self.run(self.spool.begin())
         if lanes.live.epoch != self.live:
             self.live, self.sequence = lanes.live.epoch, 0
@@ -131,11 +134,13 @@ class SpoolMachine(RuleBasedStateMachine):
             self.since_boot = 1.0
             self.clock += 60
         self.open()
+        self.begin_stream()
 
     @rule()
     def stop(self) -> None:
         self.run(self.spool.close())
         self.open()
+        self.begin_stream()
 
     @invariant()
     def every_sample_is_in_one_place(self) -> None:

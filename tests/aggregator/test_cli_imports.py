@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("verb", ["top", "host", "fleet", "completion"])
+@pytest.mark.parametrize("verb", ["top", "host", "fleet", "completion", "ca", "token"])
 def test_a_verb_that_asks_imports_neither_duckdb_nor_numpy(verb: str) -> None:
     """They take longer to import than a question takes to answer."""
     program = (
@@ -19,6 +19,13 @@ def test_a_verb_that_asks_imports_neither_duckdb_nor_numpy(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == ""
     assert done.stderr == ""
+
+
+def test_serve_is_read_before_grpc() -> None:
+    """It sets what gRPC reads from the environment as it is imported."""
+    program = "import sys, loiter_aggregator.commands.serve\nprint('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_list_of_verbs_imports_none_of_them() -> None:

@@ -231,15 +231,16 @@ def test_no_text_that_was_not_handed_out_lets_in(text: str) -> None:
 
 
 def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
-    """The token goes to standard output, alone, for a script to take."""
+    """The token goes to standard output, alone, for a script to take. The aggregator need not have run before."""
+    folder = tmp_path / "not/yet"
 
     def token(*words: str) -> subprocess.CompletedProcess[str]:
-        return run([BIN / "loiter", "token", *words, "--data-dir", tmp_path])
+        return run([BIN / "loiter", "token", *words, "--data-dir", folder])
 
     made = token("add", "alice", "--right", "read", "--expires", "90d")
     assert made.returncode == 0, made.stderr
     text = made.stdout.strip()
-    assert TokenStore(tmp_path / "tokens.json").check(text).name == "alice"
+    assert TokenStore(folder / "tokens.json").check(text).name == "alice"
     again = token("add", "alice", "--right", "read")
     assert again.returncode == 1
     assert "there is a token alice already" in again.stderr

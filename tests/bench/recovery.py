@@ -229,7 +229,7 @@ def main() -> None:
 def report_all(left: Path, empty: Path, commits: list[float], rounds: int) -> None:
     """Measures, and prints the table."""
     sizes = f"{(left / 'loiter.duckdb').stat().st_size / 1e6:,.0f} MB, {log_bytes(left) / 1e6:.1f} MB of it in the log"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, Linux {platform.release()}, {os.cpu_count()} CPUs\n")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, Linux {platform.release().partition('-')[0]}, {os.cpu_count()} CPUs\n")
     with copied(left) as folder:
         print(f"{HOSTS:,} hosts, {contents(folder)}; {sizes}.\n")
     print("| | median | min to max | CPU, median |\n|---|---:|---:|---:|")

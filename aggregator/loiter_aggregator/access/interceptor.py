@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
 _INGEST: Final = "/loiter.v1.IngestService/"
-_RECHECK_SECONDS: Final = 1.0
+# Within which a revoked token ends what it is used for. With 10,000 streams, a look takes 8 ms.
+_RECHECK_SECONDS: Final = 2.0
 _WITHDRAWN: Final = "loiter: what the caller showed is no longer in force"
 
 _Context = grpc.aio.ServicerContext[Any, Any]

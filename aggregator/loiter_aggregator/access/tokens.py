@@ -191,6 +191,8 @@ def _hash(secret: str) -> str:
 def _editing(file: Path) -> Iterator[list[Token]]:
     """Reads the tokens, and writes them as the block leaves them; two that do so at once wait for each other."""
     try:
+        # Tokens may well be made before the aggregator has started for the first time.
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(file):
             tokens = list(load(file))
             yield tokens

@@ -66,6 +66,8 @@ def serve(
         raise click.UsageError(str(error)) from None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    # The store says who talks to whom: what is made from here on is for its owner alone.
+    os.umask(0o077)
     # The core reads the environment once, as it is imported below.
     captured = settings.tls.certificate is not None and core_log.enable(os.environ)
     with core_log.capture() if captured else nullcontext():

@@ -26,8 +26,9 @@ from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 
 _log = logging.getLogger(__name__)
 
-# What is committed together: more takes no less time a row, and a full disk may have room for so much and not for all.
-_BATCH_ROWS: Final = 50_000
+# What is committed together, some 3 MB in the write-ahead log: more takes no less time a row, and a disk that is nearly
+# full may have room for so much and not for all.
+_BATCH_ROWS: Final = 20_000
 # Each start of an agent is an epoch: this is one every three seconds. Each is remembered for a month.
 _EPOCHS_PER_HOUR: Final = 1_200
 # What the record of a host takes as a rule.
