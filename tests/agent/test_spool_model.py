@@ -87,14 +87,16 @@ class SpoolMachine(RuleBasedStateMachine):
         self.run(self.spool.acknowledge(epoch, sequence))
         self.settled |= {name for name in self.appended if name[0] == epoch and name[1] <= sequence}
 
-    @precondition(lambda self: self.appended)
+    @precondition(lambda self: self.waiting())
     @rule(pick=st.integers(0, 1_000))
     def reject(self, pick: int) -> None:
-        name = self.appended[pick % len(self.appended)]
-        if name not in self.settled | self.lost | self.rejected:
-            self.rejected.add(name)
-        if name not in self.lost:
-            self.run(self.spool.reject(*name))
+        waiting = self.waiting()
+        name = waiting[pick % len(waiting)]
+        self.rejected.add(name)
+        self.run(self.spool.reject(*name))
+
+    def waiting(self) -> list[Name]:
+        return [name for name in self.appended if name not in self.settled | self.rejected | self.lost]
 
     @rule()
     def begin(self) -> None:

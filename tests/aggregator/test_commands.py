@@ -447,6 +447,22 @@ def test_no_aggregator_is_a_failure_in_words(arguments: tuple[str, ...]) -> None
     assert said.startswith(f"Error: no aggregator answers at {address}; is 'loiter serve' running there?")
 
 
+def test_host_says_since_when_processes_are_left_out(tmp_path: Path) -> None:
+    """They are shown as they were last, which is not as of the latest sample."""
+    store = open_store(tmp_path)
+    counted = sample(NOW, 5)
+    counted.degradation = sample_pb2.DEGRADATION_COUNTS_ONLY
+    store_samples(store, "web-1", [sample(NOW - MINUTE, 4, processes=[process(100, 4)]), counted])
+    store_samples(store, "web-2", [sample(NOW, 4, processes=[process(100, 4)])])
+    with serving_in_background(store, FakeClock()) as address:
+        said = good(address, "host", "web-1")
+        assert "processes as of" not in good(address, "host", "web-2")
+    store.close()
+    lines = said.splitlines()
+    at = lines.index("processes as of 2027-01-15T07:59:00.000Z; since then they are left out:")
+    assert lines[at + 2].split()[:4] == ["1", "100", "gateway.service", "4"]
+
+
 def test_an_aggregator_that_takes_too_long_says_so_itself(tmp_path: Path) -> None:
     """With what to do about it, in its own words."""
     store = open_store(tmp_path)

@@ -9,8 +9,8 @@ writes to file descriptor 2 where the environment told it to when it was loaded:
      shutdown=false index=2, args={…, grpc.internal.endpoint_peer_address=ipv4:10.0.0.7:42340, …
 So descriptor 2 becomes a pipe that is read here; Python's own standard error stays what it was. The form of those lines
 is none that gRPC vouches for: what is not understood is left out, or passed on where it is a warning or an error. What
-is written there by the last breath of a process that crashes is lost. All this costs a third of a millisecond of CPU for
-each connection, besides the one that TLS takes.
+is written there by the last breath of a process that crashes is lost. All this costs a third of a millisecond of CPU
+for each connection, besides the one that TLS takes.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def load(file: Path) -> tuple[Token, ...]:
     try:
         with file.open("rb") as stream:
             content = stream.read(_MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
         raise TokenFileError(f"cannot read {file}: {error.strerror}") from None

@@ -177,6 +177,8 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
     ]
     rows = _processes(answer)
     columns = by_measure(HOST_PROCESSES, by)
+    if rows and latest.degradation >= sample_pb2.DEGRADATION_COUNTS_ONLY:
+        parts.append(Text(f"processes as of {max(row['last_sample'] for row in rows)}; since then they are left out:"))
     parts.append(table(columns, rows, wide) if rows else Text(_no_process(latest)))
     parts += time_wait_section(latest.time_wait, latest.namespaces, _SECTION_ROWS, wide)
     if latest.HasField("time_wait_limits"):

@@ -184,7 +184,6 @@ class Batcher:
         host_key: int,
         rejection: pb.ReportRejection,
         hearer: Hearer,
-        ts: int | None = None,
         settled: Mapping[int, int] = _NOTHING,
     ) -> None:
         """Takes that a report was rejected, which is the loss of its sample; `hearer` hears when that is durable.
@@ -193,7 +192,6 @@ class Batcher:
             host_key: Its host.
             rejection: What to say of it; its epoch and sequence are those of the report.
             hearer: The stream it came by.
-            ts: When the sample was taken, where that is known.
             settled: As for `put`.
 
         Raises:
@@ -204,7 +202,7 @@ class Batcher:
         self._note_epoch(host_key, host, epoch, 1, _REJECTION_BYTES)
         self._open.grow(host_key, 1, _REJECTION_BYTES)
         if sequence > host.marks.get(epoch, 0):
-            lost = Lost(epoch, sequence, sequence, pb.LOSS_REASON_REJECTED, ts, ts)
+            lost = Lost(epoch, sequence, sequence, pb.LOSS_REASON_REJECTED)
             losses = [*missing(epoch, sequence, _settled(host, settled, epoch)), lost]
             self._lose(host_key, losses, self._clock())
             host.marks[epoch] = sequence

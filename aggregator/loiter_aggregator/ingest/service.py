@@ -240,7 +240,7 @@ class IngestService:
         except Invalid:  # it is not known which report it is
             answers.reject(rejection)
         else:
-            await self._batcher.put_rejected(intake.host_key, rejection, answers, settled=intake.settled)
+            await self._batcher.put_rejected(intake.host_key, rejection, answers, intake.settled)
 
     async def _keep_to_rate(self, host_key: int) -> None:
         """Lets a host that floods wait. It is not read meanwhile, and the others are."""
@@ -304,6 +304,7 @@ class IngestService:
             if name is not None:
                 check_owner(principal, hello.host, name, await self._batcher.certificate_name(host_key))
         except NotYours as error:
+            self._batcher.counters.calls_refused += 1
             await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, str(error))
         return name
 
@@ -318,7 +319,6 @@ class IngestService:
         )
 
     async def _refuse(self, context: Context, code: grpc.StatusCode, reason: str) -> NoReturn:
-        self._batcher.counters.calls_refused += 1
         peer = peer_host(context.peer())
         self._refusals.say((peer, reason), f"stream of {peer} refused: {reason}")
         await context.abort(code, reason)
