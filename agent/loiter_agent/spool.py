@@ -126,6 +126,10 @@ class Spool:
         """Adds a sample as the next report, taken so many seconds after the boot. Returns when it is written."""
         await self._run(lambda: self._append(sample, since_boot), notify=True)
 
+    async def lanes(self) -> Lanes:
+        """Says up to where each epoch is settled of which reports wait, and the one that new reports go into."""
+        return await self._run(self._lanes)
+
     async def begin(self) -> Lanes:
         """Says where a stream is to begin. Where many reports wait, new ones go into a new epoch from now on."""
         return await self._run(self._begin)
@@ -237,6 +241,9 @@ class Spool:
         waiting = self._ask(lambda file: file.waiting(self._epoch))
         if sum(waiting) > _MANY_WAITING:
             self._epoch, self._sequence = new_epoch(), 0
+        return self._lanes()
+
+    def _lanes(self) -> Lanes:
         positions: dict[int, Position] = {}
         for found in self._ask(lambda file: file.positions()):
             for position in found:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -368,10 +369,17 @@ class SpoolFile:
         self._insert(report, taken, position)
 
     def _drop(self, bounds: Bounds, now: Now) -> None:
-        while rows := self._expired(bounds, now):
-            self._lose(rows, pb.LOSS_REASON_TOO_OLD)
-        while rows := self._surplus(bounds):
-            self._lose(rows, pb.LOSS_REASON_SPOOL_FULL)
+        # More than there is can not be dropped: an index that is at fault could give out the same rows for ever.
+        left = self._counts.reports
+        for find, reason in (
+            (partial(self._expired, bounds, now), pb.LOSS_REASON_TOO_OLD),
+            (partial(self._surplus, bounds), pb.LOSS_REASON_SPOOL_FULL),
+        ):
+            while rows := find():
+                left -= len(rows)
+                if left < 0:
+                    raise Corrupt("what was dropped is still there")
+                self._lose(rows, reason)
         if self._counts.losses > MAX_LOSSES:
             self._merge_oldest_losses()
 

@@ -74,6 +74,7 @@ class Uplink:
     def configure(self, servers: tuple[str, ...], host: sample_pb2.Host, interval: float, security: Security) -> None:
         """Sets whom to report to, as whom, how often and how safely. An open stream is ended, to open a new one."""
         self._servers, self._host, self._interval, self._security = servers, host, interval, security
+        self._errors.clear()  # what is still wrong is to be said of the new settings, too
         self._configured.set()
         if self._session is not None:
             self._session.cancel()
@@ -133,10 +134,8 @@ class Uplink:
     async def _greet(self, call: Call) -> Lanes:
         """Opens a stream by a hello, and returns what there is to send. Raises Failure."""
         try:
-            # Only then: whoever reaches nobody has no need of a new epoch at each try.
-            await call.wait_for_connection()
-            lanes = await self._spool.begin()
-            await write(call, pb.StreamReportsRequest(hello=self._hello(lanes)))
+            hello = self._hello(await self._spool.lanes())
+            await write(call, pb.StreamReportsRequest(hello=hello))
             answer = await call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call is over
             raise await failure_of(call, greeted=False) from None
@@ -144,7 +143,8 @@ class Uplink:
             raise await failure_of(call, greeted=False)
         if answer.WhichOneof("response") != "hello_ack":
             raise Failure(Kind.AWAY, "the server does not speak this protocol: no acknowledgement of the hello")
-        return lanes
+        # Only now: whoever is let in by nobody would begin a new epoch at each try.
+        return await self._spool.begin()
 
     def _hello(self, lanes: Lanes) -> pb.Hello:
         interval = Duration()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from fuzz.oracle import is_printable_refusal, is_refusal
+from fuzz.scratch import scratch
 from loiter.transport import SecurityFileError, read_token
 from loiter_aggregator.access.certificates import (
     CertificateRefused,
@@ -29,15 +28,8 @@ TOKEN_FILE: Final = (
 )
 
 
-@cache
-def _folder(process: int) -> Path:
-    """A folder of the process's own, in memory where there is such a file system."""
-    shared = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix=f"fuzz-{process}-", dir=shared if shared.is_dir() else None))
-
-
 def _file(data: bytes) -> Path:
-    file = _folder(os.getpid()) / "input"
+    file = scratch() / "input"
     if not file.exists():
         file.touch(0o600)
     file.write_bytes(data)
@@ -45,8 +37,8 @@ def _file(data: bytes) -> Path:
 
 
 @cache
-def _store(process: int) -> TokenStore:
-    file = _folder(process) / "tokens.json"
+def _store() -> TokenStore:
+    file = scratch() / "tokens.json"
     file.write_bytes(TOKEN_FILE)
     return TokenStore(file, monotonic=lambda: 0.0)
 
@@ -55,7 +47,7 @@ def token(data: bytes) -> None:
     """What a caller shows: the one token that there is, or it is refused by TokenRefused, which has nothing of it."""
     text = data.decode("utf-8", "replace")
     try:
-        found = _store(os.getpid()).check(text)
+        found = _store().check(text)
     except TokenRefused as error:
         is_printable_refusal(error)
         refusal = str(error)

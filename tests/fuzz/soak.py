@@ -21,6 +21,7 @@ from typing import Final
 
 from fuzz.checking import check
 from fuzz.mutations import mutations
+from fuzz.scratch import temporary_folder
 from fuzz.seeds import seeds
 from fuzz.targets import TARGETS
 
@@ -68,7 +69,7 @@ def _show(outcome: Outcome) -> None:
 
 def _with_atheris(target: str, inputs: int, seed: int) -> Outcome:
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
         for number, data in enumerate(seeds(target)):
@@ -91,7 +92,7 @@ def _with_atheris(target: str, inputs: int, seed: int) -> Outcome:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": folder},
             check=False,
         )
         seconds = time.monotonic() - started

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 from fuzz.oracle import is_refusal
+from fuzz.scratch import scratch
 from loiter_agent.spool_file import Bounds, Corrupt, Now, SpoolFile, Unwritable
 from support.reports import NOW, SECOND, boot_id, host_id, report
 
@@ -22,16 +20,9 @@ _MAX_READS: Final = 100
 
 
 @cache
-def _folder(process: int) -> Path:
-    """A folder of the process's own, in memory where there is such a file system."""
-    shared = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix=f"fuzz-spool-{process}-", dir=shared if shared.is_dir() else None))
-
-
-@cache
 def _whole() -> bytes:
     """A spool with two epochs, and samples that were dropped."""
-    path = _folder(os.getpid()) / "whole.sqlite"
+    path = scratch() / "whole.sqlite"
     spool = SpoolFile(_HOST_ID, path)
     for epoch in (7, 9):
         reports = [(report("web-1", sequence, epoch=epoch), NOW / SECOND) for sequence in range(1, 11)]
@@ -46,7 +37,7 @@ def spool_file(data: bytes) -> None:
     content = bytearray(_whole())
     for at in range(0, len(data) - _PATCH_BYTES + 1, _PATCH_BYTES):
         content[int.from_bytes(data[at : at + 3], "big") % len(content)] = data[at + 3]
-    path = _folder(os.getpid()) / "spool.sqlite"
+    path = scratch() / "spool.sqlite"
     for leftover in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + leftover).unlink(missing_ok=True)
     path.write_bytes(content)

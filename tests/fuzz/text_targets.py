@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from fuzz.oracle import is_refusal
+from fuzz.scratch import scratch
 from loiter import settings
 from loiter.addresses import is_loopback
 from loiter.durations import format_duration, parse_duration
@@ -22,16 +21,9 @@ from loiter_aggregator.output import cells
 _PROGRAMS: Final[tuple[type[Any], ...]] = (AgentSettings, AggregatorSettings)
 
 
-@cache
-def _file(process: int) -> Path:
-    """A file of the process's own, in memory where there is such a file system."""
-    folder = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(dir=folder if folder.is_dir() else None)) / f"settings-{process}.toml"
-
-
 def settings_file(data: bytes) -> None:
     """A file of settings, read by both programs. It is refused by SettingsError, which can be shown."""
-    file = _file(os.getpid())
+    file = scratch() / "settings.toml"
     file.write_bytes(data)
     for program in _PROGRAMS:
         _load(program, file, {})
