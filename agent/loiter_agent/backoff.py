@@ -35,7 +35,7 @@ class Backoff:
         self._failures += 1
         self._refusals = self._refusals + 1 if failure.kind is Kind.REFUSED else 0
         if failure.kind is Kind.STOPPING and first and addresses > 1:
-            return 0.0  # it went as it should, and there is another
+            return self._random.uniform(0, _FIRST_SECONDS)  # it went as it should, and there is another
         bound = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2 ** min(self._failures, 10))
         if self._refusals >= addresses:  # nobody wants this agent, and that does not mend itself
             bound = _LONGEST_SECONDS

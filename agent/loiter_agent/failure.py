@@ -46,16 +46,17 @@ class Failure(Exception):
         self.retry_after = retry_after
 
 
-async def failure_of(call: Call, greeted: bool) -> Failure:
-    """Says why the aggregator ended a stream that is over, which it may have greeted before."""
+async def failure_of(call: Call) -> Failure:
+    """Says why a stream is over."""
     code, details = await call.code(), await call.details()
     reason = f"{code.name}: {details}" if details else code.name
     if code in _REFUSALS:
         return Failure(Kind.REFUSED, reason)
+    asked = retry_after(await call.trailing_metadata())
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Failure(Kind.BUSY, reason, retry_after(await call.trailing_metadata()))
-    if code is grpc.StatusCode.UNAVAILABLE and greeted:
-        return Failure(Kind.STOPPING, reason)
+        return Failure(Kind.BUSY, reason, asked)
+    if code is grpc.StatusCode.UNAVAILABLE and asked is not None:  # a connection that broke asks for nothing
+        return Failure(Kind.STOPPING, reason, asked)
     return Failure(Kind.AWAY, reason)
 
 

@@ -117,7 +117,7 @@ class Stream:
         while True:
             answer = await self._call.read()
             if not isinstance(answer, pb.StreamReportsResponse):  # grpc.aio.EOF
-                raise await failure_of(self._call, greeted=True)
+                raise await failure_of(self._call)
             kind = answer.WhichOneof("response")
             if kind == "report_ack":
                 await self._acknowledge(answer.report_ack)

@@ -128,7 +128,7 @@ class Uplink:
                 await stream.run()
             except ExceptionGroup as group:
                 if call.done():  # then the status of the call says why
-                    raise await failure_of(call, greeted=True) from None
+                    raise await failure_of(call) from None
                 raise group.exceptions[0] from None
 
     async def _greet(self, call: Call) -> Lanes:
@@ -138,9 +138,9 @@ class Uplink:
             await write(call, pb.StreamReportsRequest(hello=hello))
             answer = await call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call is over
-            raise await failure_of(call, greeted=False) from None
+            raise await failure_of(call) from None
         if not isinstance(answer, pb.StreamReportsResponse):  # grpc.aio.EOF
-            raise await failure_of(call, greeted=False)
+            raise await failure_of(call)
         if answer.WhichOneof("response") != "hello_ack":
             raise Failure(Kind.AWAY, "the server does not speak this protocol: no acknowledgement of the hello")
         # Only now: whoever is let in by nobody would begin a new epoch at each try.

@@ -51,9 +51,9 @@ def test_success_begins_anew() -> None:
     assert backoff.after(AWAY, 1) == 2.0
 
 
-def test_from_an_aggregator_that_stops_the_next_takes_over_at_once() -> None:
+def test_from_an_aggregator_that_stops_the_next_takes_over_within_a_second() -> None:
     """Where there is another, and not again and again where all of them stop."""
-    assert longest(STOPPING, STOPPING, addresses=2) == [0.0, 4.0]
+    assert longest(STOPPING, STOPPING, addresses=2) == [1.0, 4.0]
     assert longest(STOPPING, addresses=1) == [2.0]
 
 

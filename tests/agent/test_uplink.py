@@ -538,11 +538,13 @@ def test_an_acknowledgement_of_what_was_never_sent_lets_go_of_nothing(tmp_path: 
 # Refusals
 
 
-def retry_info(seconds: float) -> tuple[tuple[str, bytes], ...]:
+def retry_info(
+    seconds: float, code: grpc.StatusCode = grpc.StatusCode.RESOURCE_EXHAUSTED
+) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata in which an aggregator says when to come back."""
     info = RetryInfo()
     info.retry_delay.FromMilliseconds(round(seconds * 1_000))
-    status = Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    status = Status(code=code.value[0])
     status.details.add().Pack(info)
     return (("grpc-status-details-bin", status.SerializeToString()),)
 
@@ -627,7 +629,7 @@ def test_who_is_refused_by_one_aggregator_tries_the_others_soon(tmp_path: Path) 
     play(scene)
 
 
-def test_where_an_aggregator_stops_the_next_one_is_tried_at_once(tmp_path: Path) -> None:
+def test_where_an_aggregator_stops_the_next_one_is_tried_within_a_second(tmp_path: Path) -> None:
     """As in a rolling restart; what it did not acknowledge goes to the other."""
 
     async def scene() -> None:
@@ -635,7 +637,7 @@ def test_where_an_aggregator_stops_the_next_one_is_tried_at_once(tmp_path: Path)
             while report.sequence == 4 and len(stage.spool) > 1:  # noqa: ASYNC110 - acknowledgements are on their way
                 await asyncio.sleep(0)
             if report.sequence == 4:
-                raise BrokenStream
+                raise BrokenStream(metadata=retry_info(0.0, grpc.StatusCode.UNAVAILABLE))
             return acknowledgement(report)
 
         stage = Scene(tmp_path, acknowledge)
@@ -648,7 +650,7 @@ def test_where_an_aggregator_stops_the_next_one_is_tried_at_once(tmp_path: Path)
         async with stage.running(f"127.0.0.1:{port}"):
             await stage.spool.drained()
         await server.stop(None)
-        assert stage.random.bounds == []
+        assert stage.random.bounds == [1.0]
         assert stopping.reports == [1, 2, 3, 4]
         assert stage.aggregator.reports == [4]
         (hello,) = stage.aggregator.hellos

@@ -115,6 +115,10 @@ def load(file: Path) -> tuple[Token, ...]:
         raise TokenFileError(f"{file}: not a file of tokens: {error}") from None
 
 
+# The hash of a secret that nobody has: as long as any other, so that it takes as long to compare.
+_NOBODYS: Final = "0" * 64
+
+
 class TokenStore:
     """The tokens of a file as they are now: it is looked at once a second at most, and read when it has changed.
 
@@ -133,9 +137,10 @@ class TokenStore:
         self._file = file
         self._clock = clock
         self._watch = Watch((file,), monotonic)
-        self._tokens = {token.id: token for token in load(file)}
-        # Once tokens are asked for, removing the file must not open the door again.
+        # Once tokens are asked for, removing the file must not open the door again, were it between these two lines.
         self._asked_for = file.exists()
+        self._tokens = {token.id: token for token in load(file)}
+        self._asked_for = self._asked_for or bool(self._tokens)
 
     @property
     def asked_for(self) -> bool:
@@ -153,7 +158,7 @@ class TokenStore:
             self._refresh(at_once=True)  # it may have been made within this second
         token = self._tokens.get(match[1])
         # Compared even where there is none of this id, so that the time taken tells nothing.
-        if not hmac.compare_digest(_hash(match[2]), token.sha256 if token is not None else "") or token is None:
+        if not hmac.compare_digest(_hash(match[2]), token.sha256 if token is not None else _NOBODYS) or token is None:
             raise TokenRefused("the token is unknown")
         return self._in_force(token)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,8 @@ import click
 from loiter.settings import SettingsError, load
 from loiter_aggregator.access import core_log
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
+
+_log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -77,10 +80,14 @@ def serve(
 def _run(settings: AggregatorSettings) -> None:
     from loiter_aggregator.access.certificates import RevocationFileError
     from loiter_aggregator.access.tokens import TokenFileError
+    from loiter_aggregator.descriptors import room_for_streams
     from loiter_aggregator.server import serve as run
     from loiter_aggregator.store.duckdb_store import StoreError
 
+    streams = min(settings.limits.streams, room_for_streams())
+    if streams < settings.limits.streams:
+        _log.info("%s agents may be connected, as many as there are file descriptors for (LimitNOFILE)", f"{streams:,}")
     try:
-        asyncio.run(run(settings))
+        asyncio.run(run(replace(settings, limits=replace(settings.limits, streams=streams))))
     except (StoreError, TokenFileError, RevocationFileError, OSError) as error:
         raise click.ClickException(str(error)) from None

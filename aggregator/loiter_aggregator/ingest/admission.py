@@ -74,11 +74,11 @@ class Admission:
         return _RETRY_SECONDS + self._random.uniform(0, spread)
 
 
-def retry_info(reason: str, seconds: float) -> Metadata:
+def retry_info(reason: str, seconds: float, code: int = RESOURCE_EXHAUSTED) -> Metadata:
     """Status details (google.rpc.RetryInfo) as trailing metadata. See the comment of google/rpc/error_details.proto."""
     delay = Duration()
     delay.FromNanoseconds(round(seconds * 1e9))
     packed = Any()
     packed.Pack(RetryInfo(retry_delay=delay))
-    status = Status(code=RESOURCE_EXHAUSTED, message=reason, details=[packed])
+    status = Status(code=code, message=reason, details=[packed])
     return (("grpc-status-details-bin", status.SerializeToString()),)

@@ -118,7 +118,7 @@ class IngestService:
     async def stream_reports(self, _: object, context: Context) -> None:
         """Serves one stream from its hello to its end."""
         if self._stopping:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, _STOPPING)
+            await self._say_goodbye(context, _STOPPING)
         if (reason := self._admission.refusal()) is not None:
             await self._come_later(context, reason, self._admission.retry_seconds())
         answers = Answers(context)
@@ -131,7 +131,7 @@ class IngestService:
             if stream not in self._ended:
                 raise
             await answers.flush()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, self._ended[stream])
+            await self._say_goodbye(context, self._ended[stream])
         finally:
             stream.cancel()  # where the call itself was cancelled
             self._streams.discard(stream)
@@ -322,6 +322,12 @@ class IngestService:
         peer = peer_host(context.peer())
         self._refusals.say((peer, reason), f"stream of {peer} refused: {reason}")
         await context.abort(code, reason)
+        raise AssertionError("unreachable: abort raises")
+
+    async def _say_goodbye(self, context: Context, reason: str) -> NoReturn:
+        """Ends a stream on purpose, which RetryInfo tells from a connection that broke."""
+        unavailable = grpc.StatusCode.UNAVAILABLE
+        await context.abort(unavailable, reason, retry_info(reason, 0.0, unavailable.value[0]))
         raise AssertionError("unreachable: abort raises")
 
     async def _come_later(self, context: Context, reason: str, seconds: float) -> NoReturn:

@@ -58,7 +58,8 @@ class IngestServiceServicer:
         UNAUTHENTICATED     when nobody vouches for the agent: its token is missing, unknown, expired or revoked;
         PERMISSION_DENIED   when what it shows does not allow ingest, or not for the host that it names;
         ALREADY_EXISTS      when another machine that is alive reports under the same host id;
-        UNAVAILABLE         when the aggregator is stopping: connect again later, or to another one;
+        UNAVAILABLE         when the aggregator is stopping: connect again later, or to another one. Said on purpose, it
+        has a google.rpc.RetryInfo, and without one where a connection broke;
         RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
         google.rpc.RetryInfo in the status details says after what time to connect again.
         """
