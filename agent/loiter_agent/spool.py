@@ -6,12 +6,12 @@ spool draws a new epoch whenever it is opened, so a sequence is never used twice
 word has lost the last of what was written.
 
 The oldest is dropped when there is more than the bounds allow, and a Loss takes its place and is sent like a report.
-Age is told by the clock since boot; of reports of an earlier boot, by the wall clock.
+Age is told by the clock since boot, which never steps; reports of an earlier boot are as old as this boot.
 
 Two things can go wrong with the disk:
 
 - The file can not be read any more. It is set aside as `spool.db.corrupt-TIME`, a new one begins with a Loss of unknown
-  size, and sampling goes on.
+  size, and sampling goes on. So it is with the file of a later agent, as `spool.db.version-NUMBER-TIME`.
 - It can not be written: the disk is full, or the directory is not ours to write to. Then reports are kept in memory, up
   to 1,000 and 8 MB, and move to the disk as soon as it takes them, which is tried with each report. If the agent ends
   before that, those that were not acknowledged are lost and not counted. What is on the disk is sent meanwhile.
@@ -37,7 +37,10 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_agent.clock import since_boot as since_boot_now
 from loiter_agent.encode import fit
-from loiter_agent.spool_file import Bounds, Corrupt, Counts, Now, Position, SpoolFile, new_epoch, unknown_loss
+from loiter_agent.spool_bounds import Bounds, Now
+from loiter_agent.spool_database import Corrupt, LaterVersion
+from loiter_agent.spool_file import Position, SpoolFile
+from loiter_agent.spool_rows import Counts, new_epoch, unknown_loss
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +52,8 @@ _MEMORY_BYTES: Final = 8_000_000
 _MEMORY_REPORTS: Final = 1_000
 # More than so many reports waiting as a connection is made do not go before new ones, but beside them.
 _MANY_WAITING: Final = 16
-_CORRUPT_FILES_KEPT: Final = 3
+# Of each kind.
+_FILES_KEPT_ASIDE: Final = 3
 # What SQLite's integers hold.
 _LARGEST: Final = (1 << 63) - 1
 
@@ -72,7 +76,6 @@ class Spool:
         directory: Path,
         max_bytes: int,
         max_age: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Opens the spool of a directory, which is made if need be, and starts an epoch.
 
@@ -84,7 +87,6 @@ class Spool:
         self._directory = directory
         self._file = directory / "spool.db"
         self._bounds = Bounds(max_bytes, max_age)
-        self._clock = clock
         self._epoch = self.instance
         self._sequence = 0
         self._changed = asyncio.Event()
@@ -134,8 +136,12 @@ class Spool:
         """Says where a stream is to begin. Where many reports wait, new ones go into a new epoch from now on."""
         return await self._run(self._begin)
 
+    def change(self) -> asyncio.Event:
+        """What is set once reports were added or let go of, or what could not be read may be read again."""
+        return self._changed
+
     async def read(self, epoch: int, after: int) -> list[pb.Report]:
-        """The next few reports of an epoch behind a sequence, in their order; none where there are none."""
+        """The next few reports of an epoch behind a sequence, in their order; none where none can be read now."""
         return await self._run(lambda: self._read(epoch, after))
 
     async def read_live(self, epoch: int, after: int) -> list[pb.Report]:
@@ -193,13 +199,13 @@ class Spool:
         return [file for file in (self._disk, self._memory) if file is not None]
 
     def _now(self, since_boot: float) -> Now:
-        return Now(self._boot_id, since_boot, self._clock())
+        return Now(self._boot_id, since_boot)
 
     def _append(self, sample: sample_pb2.Sample, since_boot: float) -> None:
         fitted = fit(sample, min(MAX_MESSAGE_BYTES, self._bounds.max_bytes) - _ENVELOPE_BYTES)
         now = self._now(since_boot)
         self._return_to_disk(now)
-        taken = sample.sample_time.ToNanoseconds() / 1e9 if sample.HasField("sample_time") else now.clock
+        taken = sample.sample_time.ToNanoseconds() / 1e9 if sample.HasField("sample_time") else time.time()
         for _ in range(2):  # once more where the file was corrupt: in a new one, in a new epoch
             if self._memory is None and self._write(fitted, taken, now):
                 return
@@ -293,12 +299,13 @@ class Spool:
 
         Raises OSError where either can not be done. Once it is set aside, the loss is noted, in memory if need be.
         """
-        aside = _set_aside(self._file)
-        _log.error(
-            "the spool can not be read any more (%s): it is kept as %s, and what was in it is lost; sampling goes on",
-            corrupt,
-            aside,
-        )
+        if isinstance(corrupt, LaterVersion):
+            aside = _set_aside(self._file, f"version-{corrupt.version}")
+            what = f"the spool was made by a later agent: {corrupt}; it"
+        else:
+            aside = _set_aside(self._file, "corrupt")
+            what = f"the spool can not be read any more ({corrupt}): it"
+        _log.error("%s is kept as %s, and what was in it is lost; sampling goes on", what, aside)
         if self._sequence:
             self._epoch = new_epoch()
         self._sequence = 1
@@ -307,14 +314,14 @@ class Spool:
         try:
             file = SpoolFile(self.host_id, self._file)
             try:
-                file.append([(loss, now.clock)], self._bounds, now)
+                file.append([(loss, time.time())], self._bounds, now)
                 file.add_dropped(dropped)
             except BaseException:
                 file.close()
                 raise
         except (Corrupt, OSError) as error:
             memory = self._keep_in_memory(error)
-            memory.append([(loss, now.clock)], self._memory_bounds(), now)
+            memory.append([(loss, time.time())], self._memory_bounds(), now)
             memory.add_dropped(dropped)
             raise OSError(str(error)) from error
         return file
@@ -387,16 +394,16 @@ def _lock(directory: Path) -> int:
     return lock
 
 
-def _set_aside(file: Path) -> Path:
-    """Renames a file that is corrupt, and deletes all but the last few such. Raises OSError."""
+def _set_aside(file: Path, kind: str) -> Path:
+    """Renames a file that is of no use, and deletes all but the last few of its kind. Raises OSError."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = file.with_name(f"{file.name}.corrupt-{stamp}")
+    aside = file.with_name(f"{file.name}.{kind}-{stamp}")
     # The log first: a new file must never come to lie beside the log of another.
     for ending in ("-wal", "-shm", "-journal", ""):
         with suppress(FileNotFoundError):
             file.with_name(file.name + ending).rename(aside.with_name(aside.name + ending))
-    stamps = {one.name.partition("Z")[0] for one in file.parent.glob(f"{file.name}.corrupt-*")}
-    for old in sorted(stamps)[:-_CORRUPT_FILES_KEPT]:
+    names = {one.name.partition("Z")[0] for one in file.parent.glob(f"{file.name}.{kind.partition('-')[0]}-*")}
+    for old in sorted(names, key=lambda name: name.rpartition("-")[2])[:-_FILES_KEPT_ASIDE]:
         for one in file.parent.glob(f"{old}Z*"):
             with suppress(OSError):
                 one.unlink()

@@ -1,7 +1,6 @@
 """One open stream to an aggregator: sends what the spool holds, and takes in what the aggregator answers.
 
-Reports go in two lanes. New ones are sent at once. Those that were waiting in older epochs as the stream was opened go
-beside them, at a bounded rate and within a bound of their own, so that they never hold up the new ones.
+Reports go in two lanes. New ones are sent at once. Those that wait in older epochs go beside them, at a bounded rate and within a bound of their own, so that they never hold up the new ones.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_agent.clock import since_boot
 from loiter_agent.failure import Call, failure_of
-from loiter_agent.spool import Lanes, Spool
+from loiter_agent.spool import Spool
+from loiter_agent.spool_file import Position
 
 _log = logging.getLogger(__name__)
 
@@ -70,15 +70,15 @@ class Lane:
 class Stream:
     """A stream whose hello was acknowledged."""
 
-    def __init__(self, call: Call, spool: Spool, lanes: Lanes, pace: Pace, on_first_ack: Callable[[], None]) -> None:
-        """Takes where the lanes begin, and the pace of the old reports."""
+    def __init__(self, call: Call, spool: Spool, live: Position, pace: Pace, on_first_ack: Callable[[], None]) -> None:
+        """Takes where new reports begin, and the pace of the old ones."""
         self._call = call
         self._spool = spool
-        self._lanes = lanes
         self._pace = pace
         self._on_first_ack = on_first_ack
         self._acknowledged = False
         self._rejected = 0
+        self._begin = live
         self._live = Lane()
         self._backlog = Lane()
         self._writing = asyncio.Lock()
@@ -91,20 +91,32 @@ class Stream:
             tasks.create_task(self._send_backlog())
 
     async def _send_live(self) -> None:
-        epoch, sequence = self._lanes.live.epoch, self._lanes.live.sequence
+        epoch, sequence = self._begin.epoch, self._begin.sequence
         while True:
             for report in await self._spool.read_live(epoch, sequence):
                 await self._send(self._live, report)
                 epoch, sequence = report.spool_epoch, report.sequence
 
     async def _send_backlog(self) -> None:
-        for position in self._lanes.backlog:
-            sequence = position.sequence
-            while reports := await self._spool.read(position.epoch, sequence):
-                for report in reports:
-                    await self._pace.wait()
-                    await self._send(self._backlog, report)
-                    sequence = report.sequence
+        """Sends what waits in epochs but the live one, for as long as the stream lasts.
+
+        With each change of the spool it looks again: the disk may not have let it read all, or may only now be there.
+        """
+        sent: dict[int, int] = {}
+        while True:
+            change = self._spool.change()
+            for position in (await self._spool.lanes()).backlog:
+                await self._send_epoch(position, sent)
+            await change.wait()
+
+    async def _send_epoch(self, position: Position, sent: dict[int, int]) -> None:
+        """Sends what can be read of an epoch behind what was sent of it."""
+        epoch = position.epoch
+        while reports := await self._spool.read(epoch, max(position.sequence, sent.get(epoch, 0))):
+            for report in reports:
+                await self._pace.wait()
+                await self._send(self._backlog, report)
+                sent[epoch] = report.sequence
 
     async def _send(self, lane: Lane, report: pb.Report) -> None:
         await lane.enter(report)

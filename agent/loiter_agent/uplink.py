@@ -123,7 +123,7 @@ class Uplink:
             except TimeoutError:
                 raise Failure(Kind.AWAY, "no answer") from None
             # A greeting alone is no delivery: an aggregator that ends each stream after it counts as away.
-            stream = Stream(call, self._spool, lanes, self._pace, lambda: self._connected(server))
+            stream = Stream(call, self._spool, lanes.live, self._pace, lambda: self._connected(server))
             try:
                 await stream.run()
             except ExceptionGroup as group:

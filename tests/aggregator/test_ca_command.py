@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from loiter_aggregator.access.authorities import Authorities
 from loiter_aggregator.access.authority import AuthorityError, create_authority, open_authority
 from loiter_aggregator.access.certificates import (
     CertificateRefused,
@@ -173,3 +174,24 @@ def test_a_stream_outlives_no_certificate(tmp_path: Path) -> None:
     now += 366 * 86_400
     with pytest.raises(CertificateRefused, match="the certificate of web-1 expired on"):
         certificates.recheck(certificate)
+
+
+def test_a_stream_outlives_no_authority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that is removed from the file, or replaced by another of the same name, vouches for nobody any more."""
+    pki, other = Pki(tmp_path / "ca"), Pki(tmp_path / "other")
+    agent = pki.agent("web-1")
+    assert agent.certificate is not None
+    issuer = parse(agent.certificate.read_bytes()).issuer
+    bundle = tmp_path / "client_ca.pem"
+    ours, theirs = ((one.folder / "ca.pem").read_text() for one in (pki, other))
+    bundle.write_text(ours)
+    passed = 0.0
+    authorities = Authorities(bundle, monotonic=lambda: passed)
+    since = authorities.generation
+    for content, good in ((ours + theirs, True), ("nonsense", True), (theirs, False)):
+        bundle.write_text(content)
+        passed += 1
+        assert authorities.vouch_for(issuer, since) is good
+    # Whoever is let in by a handshake after the change is trusted by something that only that has seen.
+    assert authorities.vouch_for(issuer, authorities.generation)
+    assert "the authorities of before stay in force" in caplog.text

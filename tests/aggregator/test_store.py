@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import duckdb
 import pytest
@@ -18,6 +19,7 @@ from loiter_aggregator.clock import from_timestamp
 from loiter_aggregator.host_detail import find_host, known_names
 from loiter_aggregator.ranking.hosts import rank_hosts
 from loiter_aggregator.store.batch import Batch, Lost
+from loiter_aggregator.store.database import BrokenDatabase
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, VERSION
 from support.aggregators import batch_of, host_key, open_store, put_host, ranking, record, store_samples
@@ -457,6 +459,42 @@ def test_what_no_sample_needs_any_more_is_forgotten(store: DuckDbStore) -> None:
     assert _count(store, "host_label") == 0
 
 
+@pytest.mark.parametrize("fails", ["DuckDB gives the file up after the commit", "what is left can not be read"])
+def test_a_name_that_was_forgotten_is_stored_again_whatever_failed_meanwhile(
+    store: DuckDbStore, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A process without a name would be left out of every ranking until a restart."""
+    store_samples(store, "web-1", [sample(NOW, 1, processes=[process()])])
+    again = batch_of(report("web-1", 2, sample(NOW + SECOND, 1, processes=[process()])))
+    with monkeypatch.context() as broken:
+        if fails == "what is left can not be read":
+            broken.setattr(store, "read", _unreadable)
+            store.forget_before(NOW + 1)
+            with pytest.raises(StoreError, match="can not be read now"):
+                store.write(again)
+        else:
+            broken.setattr(store, "_transaction", _given_up_after(store._transaction))
+            with pytest.raises(BrokenDatabase):
+                store.forget_before(NOW + 1)
+    assert (_count(store, "host_sample"), _count(store, "identity")) == (0, 0)
+    store.write(again)
+    assert (_count(store, "host_sample"), _count(store, "identity")) == (1, 1)
+
+
+def _unreadable(sql: str, parameters: object = ()) -> NoReturn:
+    raise StoreError("it can not be read now")
+
+
+def _given_up_after(transaction: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> object:
+    @contextmanager
+    def given_up() -> Iterator[duckdb.DuckDBPyConnection]:
+        with transaction() as connection:
+            yield connection
+        raise BrokenDatabase("given up")
+
+    return given_up
+
+
 def test_why_a_commit_failed_is_said(store: DuckDbStore) -> None:
     """In the words of what failed, and the next write goes through."""
 
@@ -551,3 +589,38 @@ def test_a_commit_whose_outcome_is_not_known_is_looked_up(store: DuckDbStore, mo
         assert _count(store, "host_sample") == 1
     store.write(batch)
     assert _count(store, "host_sample") == 2
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_that_was_removed_takes_nothing_more(tmp_path: Path, replaced: bool) -> None:
+    """What is written to a file that is not there any more would be acknowledged and gone."""
+    store = open_store(tmp_path / "data")
+    store.write(batch_of(report(sequence=1)))
+    (tmp_path / "data").rename(tmp_path / "moved")
+    if replaced:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/loiter.duckdb").write_bytes(b"")
+    with pytest.raises(StoreError, match="was removed or replaced while it was in use"):
+        store.write(batch_of(report(sequence=2)))
+    if replaced:
+        (tmp_path / "data/loiter.duckdb").unlink()
+        (tmp_path / "data").rmdir()
+    (tmp_path / "moved").rename(tmp_path / "data")
+    store.write(batch_of(report(sequence=2)))
+    assert store.read("SELECT count(*) FROM host_sample") == [(2,)]
+    store.close()
+
+
+def test_a_damaged_store_is_not_said_to_be_in_use(tmp_path: Path) -> None:
+    """DuckDB speaks of a block then, in which there is a lock."""
+    store = open_store(tmp_path)
+    for sequence in range(1, 400):
+        store.write(batch_of(report(sequence=sequence)))
+    store.close()
+    file = tmp_path / "loiter.duckdb"
+    content = bytearray(file.read_bytes())
+    content[12_288 : 12_288 + 4_096] = b"\xa5" * 4_096
+    file.write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        open_store(tmp_path).read("SELECT * FROM host_sample")
+    assert "in use" not in str(caught.value)

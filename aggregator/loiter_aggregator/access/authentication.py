@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from loiter_aggregator.access.authorities import Authorities
 from loiter_aggregator.access.certificates import CertificateRefused, ClientCertificate, ClientCertificates
 from loiter_aggregator.access.principal import ANYONE, Principal, Right
 from loiter_aggregator.access.tokens import Token, TokenRefused, TokenStore
@@ -29,15 +30,20 @@ class Credentials:
     principal: Principal
     certificate: ClientCertificate | None = None
     token: Token | None = None
+    # What the authorities' generation was.
+    generation: int = 0
 
 
 class Authenticator:
     """Knows the tokens and the certificates of one listening address."""
 
-    def __init__(self, tokens: TokenStore, certificates: ClientCertificates | None) -> None:
+    def __init__(
+        self, tokens: TokenStore, certificates: ClientCertificates | None, authorities: Authorities | None = None
+    ) -> None:
         """Takes what vouches for callers; no certificates where the address does not ask for them."""
         self._tokens = tokens
         self._certificates = certificates
+        self._authorities = authorities
 
     def authenticate(
         self, auth_context: Mapping[str, Iterable[bytes]], metadata: Sequence[tuple[str, str | bytes]]
@@ -68,6 +74,7 @@ class Authenticator:
             ),
             certificate,
             token,
+            self._authorities.generation if self._authorities is not None else 0,
         )
 
     def authorize(self, credentials: Credentials, right: Right) -> None:
@@ -88,10 +95,17 @@ class Authenticator:
                 self._tokens.recheck(credentials.token)
             if credentials.certificate is not None and self._certificates is not None:
                 self._certificates.recheck(credentials.certificate)
+                self._check_authority(credentials.certificate, credentials.generation)
         except (CertificateRefused, TokenRefused) as error:
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
         if credentials.principal is ANYONE and self._asks():
             raise Refused(grpc.StatusCode.UNAUTHENTICATED, "no token: this aggregator asks for one since now")
+
+    def _check_authority(self, certificate: ClientCertificate, since: int) -> None:
+        if self._authorities is not None and not self._authorities.vouch_for(certificate.issuer, since):
+            raise CertificateRefused(
+                f"the authority of the certificate of {certificate.name} was removed; connect again"
+            )
 
     def _asks(self) -> bool:
         return self._certificates is not None or self._tokens.asked_for

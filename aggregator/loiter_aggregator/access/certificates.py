@@ -15,6 +15,7 @@ from typing import Final
 from cryptography import x509
 
 from loiter.text import printable
+from loiter_aggregator.access.authorities import Issuer, issuer_of
 from loiter_aggregator.access.authority import HOST_URI_PREFIX
 from loiter_aggregator.access.files import Watch
 from loiter_aggregator.config import TlsSettings
@@ -50,6 +51,7 @@ class ClientCertificate:
     host_ids: frozenset[str]
     serial: int
     expires: datetime
+    issuer: Issuer
 
 
 class ClientCertificates:
@@ -108,6 +110,7 @@ def parse(pem: bytes) -> ClientCertificate:
     """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
+        issuer = issuer_of(certificate)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hostnames = frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -124,6 +127,7 @@ def parse(pem: bytes) -> ClientCertificate:
         host_ids=host_ids,
         serial=certificate.serial_number,
         expires=certificate.not_valid_after_utc,
+        issuer=issuer,
     )
 
 

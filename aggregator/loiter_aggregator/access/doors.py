@@ -11,6 +11,7 @@ import grpc
 from loiter.limits import MAX_MESSAGE_BYTES
 from loiter.v1 import ingest_service_pb2
 from loiter_aggregator.access.authentication import Authenticator
+from loiter_aggregator.access.authorities import Authorities
 from loiter_aggregator.access.certificates import ClientCertificates
 from loiter_aggregator.access.interceptor import AccessInterceptor
 from loiter_aggregator.access.listening import server_credentials
@@ -70,7 +71,9 @@ def make_doors(settings: AggregatorSettings, on_refused: Callable[[], None]) -> 
     tokens = TokenStore(token_file(settings))
     tls = settings.tls
     certificates = None if tls.client_ca is None else ClientCertificates(tls.revoked)
-    doors = [_door(settings, settings.listen, Authenticator(tokens, certificates), on_refused, ingest=True)]
+    authorities = None if tls.client_ca is None else Authorities(tls.client_ca)
+    asking = Authenticator(tokens, certificates, authorities)
+    doors = [_door(settings, settings.listen, asking, on_refused, ingest=True)]
     if settings.listen_readers is not None:
         doors.append(_door(settings, settings.listen_readers, Authenticator(tokens, None), on_refused, ingest=False))
     return tuple(doors)

@@ -36,6 +36,7 @@ class Database:
         self._changed = threading.Condition()
         self._cursors = 0
         self._closed = False
+        self._identity: tuple[int, int] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = self._connect()
 
     @contextmanager
@@ -70,6 +71,18 @@ class Database:
         if broken is not None:
             self._discard(connection)
             raise BrokenDatabase(self.explain(broken)) from None
+
+    def check_in_place(self) -> None:
+        """Checks that the file is still where it was opened.
+
+        One that was removed or replaced can be written on and on, and nothing of it is there after the end. Raises
+        StoreError.
+        """
+        if self._identity_now() != self._identity:
+            raise StoreError(
+                f"{self._file} was removed or replaced while it was in use: put it back, or restart the aggregator, "
+                "which then begins a new store"
+            )
 
     def checkpoint_if_due(self) -> None:
         """Moves what was committed from the write-ahead log to the tables, once there is much of it.
@@ -113,13 +126,22 @@ class Database:
             "checkpoint_threshold": "1TB",  # see checkpoint_if_due
         }
         try:
-            return duckdb.connect(str(self._file), config=config)
+            connection = duckdb.connect(str(self._file), config=config)
         except duckdb.Error as error:
-            if "lock" in str(error).lower():
+            if "set lock on file" in str(error).lower():
                 raise StoreError(
                     f"{self._file} is in use by another process: is an aggregator running on this folder already?"
                 ) from None
             raise StoreError(f"cannot open the store {self._file}: {self.explain(error)}") from None
+        self._identity = self._identity_now()
+        return connection
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _discard(self, broken: duckdb.DuckDBPyConnection) -> None:
         with self._changed:

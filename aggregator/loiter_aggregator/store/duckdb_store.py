@@ -43,7 +43,9 @@ class DuckDbStore:
         self._database = Database(file, memory_limit)
         self._writing = threading.Lock()
         self._closing = threading.Event()
+        # Those in the file, and no others as long as this is certain: whoever deletes some need not say which.
         self._identities: set[int] = set()
+        self._identities_are_certain = True
         try:
             self._prepare(file)
         except BaseException:
@@ -72,7 +74,7 @@ class DuckDbStore:
         with self._transaction() as connection:
             # Hosts that greeted and never reported: nobody is connected yet who could.
             connection.execute("DELETE FROM host WHERE last_seen IS NULL")
-        self._identities = self._read_identities()
+        self._read_identities()
 
     def _migrate(self, file: Path, found: int) -> None:
         try:
@@ -98,7 +100,7 @@ class DuckDbStore:
         return rows[0][0] if rows else None
 
     def knows_identity(self, identity_key: int) -> bool:
-        """Whether an identity is stored. Does not read: it is remembered."""
+        """Whether an identity is stored, or was until lately. Does not read: it is remembered."""
         return identity_key in self._identities
 
     def write(self, batch: Batch) -> None:
@@ -111,6 +113,9 @@ class DuckDbStore:
             StoreError: Nothing of the batch was stored.
         """
         with self._writing:
+            self._database.check_in_place()
+            if not self._identities_are_certain:
+                self._read_identities()
             try:
                 with self._transaction() as connection:
                     write_batch(connection, batch, self._identities)
@@ -126,6 +131,7 @@ class DuckDbStore:
         Raises StoreError.
         """
         with self._writing:
+            self._identities_are_certain = False  # until the next write, also where this fails after the commit
             with self._transaction() as connection:
                 execute = connection.execute
                 execute("DELETE FROM host_sample WHERE ts < ?", [time])
@@ -136,7 +142,6 @@ class DuckDbStore:
                 execute("DELETE FROM host WHERE last_seen < ?", [time - _LONG_GONE_MS])
                 execute("DELETE FROM host_label WHERE host_key NOT IN (SELECT host_key FROM host)")
                 execute("DELETE FROM identity WHERE identity_key NOT IN (SELECT identity_key FROM process_sample)")
-            self._identities = self._read_identities()
             self._database.checkpoint_if_due()
 
     def read(self, sql: str, parameters: Parameters = ()) -> Rows:
@@ -193,5 +198,6 @@ class DuckDbStore:
                 marks = batch.high_water.items()
                 return bool(marks) and all(stored.get(spool, 0) >= sequence for spool, sequence in marks)
 
-    def _read_identities(self) -> set[int]:
-        return {key for (key,) in self.read("SELECT identity_key FROM identity")}
+    def _read_identities(self) -> None:
+        self._identities = {key for (key,) in self.read("SELECT identity_key FROM identity")}
+        self._identities_are_certain = True
