@@ -54,6 +54,8 @@ _MEMORY_REPORTS: Final = 1_000
 _MANY_WAITING: Final = 16
 # Of each kind.
 _FILES_KEPT_ASIDE: Final = 3
+# In the lock file once there is a spool: one that is empty or missing later has lost what was in it.
+_MADE: Final = b"1"
 # What SQLite's integers hold.
 _LARGEST: Final = (1 << 63) - 1
 
@@ -204,6 +206,7 @@ class Spool:
     def _append(self, sample: sample_pb2.Sample, since_boot: float) -> None:
         fitted = fit(sample, min(MAX_MESSAGE_BYTES, self._bounds.max_bytes) - _ENVELOPE_BYTES)
         now = self._now(since_boot)
+        self._leave_if_removed(now)
         self._return_to_disk(now)
         taken = sample.sample_time.ToNanoseconds() / 1e9 if sample.HasField("sample_time") else time.time()
         for _ in range(2):  # once more where the file was corrupt: in a new one, in a new epoch
@@ -290,9 +293,13 @@ class Spool:
         if self._lock is None:
             self._lock = _lock(self._directory)
         try:
-            return SpoolFile(self.host_id, self._file)
+            if os.pread(self._lock, 1, 0) and not _has_content(self._file):
+                raise Corrupt("it is empty or missing, and was not")
+            file = SpoolFile(self.host_id, self._file)
         except Corrupt as error:
-            return self._anew(error)
+            file = self._anew(error)
+        os.pwrite(self._lock, _MADE, 0)
+        return file
 
     def _anew(self, corrupt: Corrupt, dropped: int = 0) -> SpoolFile:
         """Sets the file aside and begins a new one: in a new epoch, with a loss of unknown size.
@@ -351,6 +358,19 @@ class Spool:
             )
         return self._memory
 
+    def _leave_if_removed(self, now: Now) -> None:
+        """Where the file was removed or replaced while it was in use, saves what is in it: it can still be read."""
+        if self._disk is None or self._disk.is_in_place():
+            return
+        memory = self._keep_in_memory(OSError("it was removed or replaced while it was in use"))
+        with suppress(Corrupt):
+            memory.take_over(self._disk, self._memory_bounds(), now)
+        self._disk.close()
+        self._disk = None
+        if self._lock is not None:  # it was beside the file
+            os.close(self._lock)
+            self._lock = None
+
     def _return_to_disk(self, now: Now) -> None:
         """Moves what is in memory to the disk, if the disk takes it."""
         if self._memory is None:
@@ -370,7 +390,9 @@ class Spool:
             _log.info("%s is written again: %d reports were moved to it from memory", self._file, moved)
 
     def _close(self) -> None:
-        self._return_to_disk(self._now(since_boot_now()))
+        now = self._now(since_boot_now())
+        self._leave_if_removed(now)
+        self._return_to_disk(now)
         for file in self._files():
             file.close()
         if self._lock is not None:
@@ -380,7 +402,7 @@ class Spool:
 
 def _lock(directory: Path) -> int:
     """Makes sure that no other agent uses a directory, for as long as the file returned is open (flock(2))."""
-    lock = os.open(directory / "spool.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(directory / "spool.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -392,6 +414,13 @@ def _lock(directory: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _set_aside(file: Path, kind: str) -> Path:

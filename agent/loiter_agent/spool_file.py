@@ -2,7 +2,8 @@
 
 An append is on the disk when it returns (synchronous=FULL): neither kill -9 nor a power cut takes it back, as far as
 the disk does what it says. Deletions are not waited for: after a power cut, reports that were acknowledged may be there
-again and are sent again. Each transaction is there as a whole or not at all.
+again and are sent again. Each transaction is there as a whole or not at all. A write-ahead log that is damaged by
+anything else ends, for SQLite, where the damage begins: what is behind it is gone, and nobody can tell how much it was.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class SpoolFile:
         self._rejected: set[tuple[int, int]] = set()
         self._durable: bool | None = None
         self._db = open_database(path)
+        self._opened = self._identity()
         try:
             with translated():
                 self._rows = Rows(self._db, host_id)
@@ -64,6 +66,19 @@ class SpoolFile:
     def counts(self) -> Counts:
         """What is in the file."""
         return self._rows.counts
+
+    def is_in_place(self) -> bool:
+        """Whether the file is still where it was opened. One that was removed takes what is written, and is gone."""
+        return self._identity() == self._opened
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def close(self) -> None:
         """Closes the file. What is in it stays."""

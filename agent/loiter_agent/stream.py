@@ -1,6 +1,7 @@
 """One open stream to an aggregator: sends what the spool holds, and takes in what the aggregator answers.
 
-Reports go in two lanes. New ones are sent at once. Those that wait in older epochs go beside them, at a bounded rate and within a bound of their own, so that they never hold up the new ones.
+Reports go in two lanes. New ones are sent at once. Those that wait in older epochs go beside them, at a bounded rate
+and within a bound of their own, so that they never hold up the new ones.
 """
 
 from __future__ import annotations

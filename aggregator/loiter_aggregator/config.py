@@ -46,6 +46,11 @@ class LimitSettings:
     """Table `limits`: what one host may take of the aggregator, and all of them together."""
 
     streams: int = setting(50_000, integer(1, 1_000_000), "how many agents may be connected")
+    streams_per_address: int = setting(
+        5_000,
+        integer(1, 1_000_000),
+        "how many agents without a certificate may be connected from one address (IPv6: from one /64)",
+    )
     reports_per_second: int = setting(
         50, integer(1, 100_000), "how many reports a second are read from one host; more have to wait"
     )

@@ -18,8 +18,9 @@ import pytest
 
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
-from loiter_agent import spool_file
+from loiter_agent import spool_bounds
 from loiter_agent.spool import Spool
+from support.full_disks import leave_no_room
 
 HOST_ID = "ab" * 16
 BOOT_ID = "8f0b6f6e-5d0e-4f6b-9d3c-0a1b2c3d4e5f"
@@ -28,24 +29,13 @@ DAY = 86_400.0
 TIMEOUT_SECONDS = 60
 
 
-class Clock:
-    """A wall clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def spool(
     directory: Path,
     max_bytes: int = 64_000_000,
     max_age: float = DAY,
     boot_id: str = BOOT_ID,
-    clock: Callable[[], float] | None = None,
 ) -> Spool:
-    return Spool(HOST_ID, boot_id, directory, max_bytes, max_age, clock or Clock())
+    return Spool(HOST_ID, boot_id, directory, max_bytes, max_age)
 
 
 def sample(number: int = 0, size: int = 0) -> sample_pb2.Sample:
@@ -216,16 +206,14 @@ def test_a_lower_bound_takes_effect_with_the_next_report(tmp_path: Path) -> None
 
 
 def test_what_is_too_old_is_dropped_by_the_clock_that_never_steps(tmp_path: Path) -> None:
-    """The wall clock may do what it likes meanwhile."""
+    """The wall clock may have said what it liked meanwhile."""
 
     async def scene() -> None:
-        clock = Clock()
-        one = spool(tmp_path, max_age=60, clock=clock)
-        await add(one, 1, since_boot=100)
-        clock.now += 1_000_000
-        await add(one, 2, since_boot=130)
-        clock.now -= 2_000_000
-        await add(one, 3, since_boot=160)
+        one = spool(tmp_path, max_age=60)
+        for number, (since_boot, clock) in enumerate(((100, 0), (130, 1_900_000_000), (160, 1_700_000_000)), start=1):
+            taken = sample(number)
+            taken.sample_time.seconds = clock
+            await one.append(taken, since_boot)
         assert numbers(await everything(one)) == [1, 2, 3]
         await add(one, 4, since_boot=191)
         reports = await everything(one)
@@ -236,21 +224,23 @@ def test_what_is_too_old_is_dropped_by_the_clock_that_never_steps(tmp_path: Path
     play(scene)
 
 
-def test_the_age_of_what_another_boot_left_is_told_by_the_wall_clock(tmp_path: Path) -> None:
-    """There is nothing else to go by: the clock since boot has begun anew."""
+def test_what_was_taken_with_a_clock_that_was_not_set_survives_a_reboot(tmp_path: Path) -> None:
+    """A clock at 1970 until the network is there: ten reports, and the right time a minute later."""
 
     async def scene() -> None:
-        clock = Clock()
-        one = spool(tmp_path, max_age=600, clock=clock)
-        await add(one, 1, since_boot=1_000_000)
+        one = spool(tmp_path, max_age=600)
+        for second in range(10):
+            taken = sample(second)
+            taken.sample_time.seconds = second
+            await one.append(taken, 20.0 + second)
         await one.close()
-        clock.now += 599
-        one = spool(tmp_path, max_age=600, boot_id=OTHER_BOOT_ID, clock=clock)
-        await add(one, 2, since_boot=10)
-        assert numbers(await everything(one)) == [1, 2]
-        clock.now += 2
-        await add(one, 3, since_boot=12)
-        assert numbers(await everything(one)) == [2, 3]
+        one = spool(tmp_path, max_age=600, boot_id=OTHER_BOOT_ID)
+        await add(one, 10, since_boot=60)
+        assert numbers(await everything(one)) == list(range(11))
+        await add(one, 11, since_boot=601)
+        reports = await everything(one)
+        assert numbers(reports) == [10, 11]
+        assert lost(reports) == [(1, 10, pb.LOSS_REASON_TOO_OLD)]
         await one.close()
 
     play(scene)
@@ -465,7 +455,7 @@ def test_room_that_is_no_longer_needed_goes_back_to_the_disk(tmp_path: Path) -> 
 
 def test_losses_have_a_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it, the oldest that stand apart become one of unknown size; what was dropped stays counted."""
-    monkeypatch.setattr(spool_file, "MAX_LOSSES", 10)
+    monkeypatch.setattr(spool_bounds, "MAX_LOSSES", 10)
 
     async def scene() -> None:
         one = spool(tmp_path)
@@ -516,35 +506,81 @@ def test_a_file_of_another_kind_is_set_aside_and_sampling_goes_on(
     assert aside.read_bytes().startswith(b"not a database")
 
 
-def test_a_file_of_a_later_version_and_a_database_of_others_are_set_aside(tmp_path: Path) -> None:
-    """It is not known what is in them."""
+def change(file: Path, statement: str) -> None:
+    database = sqlite3.connect(file)
+    database.execute(statement)
+    database.commit()
+    database.close()
+
+
+def test_a_database_of_others_is_set_aside(tmp_path: Path) -> None:
+    """It is not known what is in it."""
 
     async def scene() -> None:
         await spool(tmp_path).close()
-        for statement in ("PRAGMA user_version = 2", "PRAGMA application_id = 7"):
-            database = sqlite3.connect(tmp_path / "spool.db")
-            database.execute(statement)
-            database.commit()
-            database.close()
-            one = spool(tmp_path)
-            assert lost(await everything(one)) == [(0, 1, pb.LOSS_REASON_SPOOL_CORRUPT)]
-            await one.close()
+        change(tmp_path / "spool.db", "PRAGMA application_id = 7")
+        one = spool(tmp_path)
+        assert lost(await everything(one)) == [(0, 1, pb.LOSS_REASON_SPOOL_CORRUPT)]
+        await one.close()
 
     play(scene)
-    assert len(list(tmp_path.glob("spool.db.corrupt-*"))) == 2
+    assert len(list(tmp_path.glob("spool.db.corrupt-*"))) == 1
 
 
-def test_only_the_last_few_corrupt_files_are_kept(tmp_path: Path) -> None:
-    """They must not fill the disk."""
+def put_back(directory: Path, back: Path) -> None:
+    """Has what was set aside of version 2 be the spool of a directory."""
+    (aside,) = directory.glob("spool.db.version-2-*Z")
+    back.mkdir()
+    aside.rename(back / "spool.db")
+
+
+def test_what_a_later_agent_left_is_set_aside_as_what_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a downgrade: whole, for that agent to read, and not said to be corrupt."""
 
     async def scene() -> None:
-        for number in range(5):
-            (tmp_path / "spool.db").write_bytes(b"%d is no database" % number * 500)
+        later = spool(tmp_path)
+        await add(later, 1, 2, 3)
+        await later.close()
+        change(tmp_path / "spool.db", "PRAGMA user_version = 2")
+        one = spool(tmp_path)
+        await add(one, 4)
+        reports = await everything(one)
+        assert [first for first, _, _ in lost(reports)] == [0]
+        assert numbers(reports) == [4]
+        await one.close()
+        put_back(tmp_path, tmp_path / "back")
+        change(tmp_path / "back/spool.db", "PRAGMA user_version = 1")
+        again = spool(tmp_path / "back")
+        assert numbers(await everything(again)) == [1, 2, 3]
+        await again.close()
+
+    with caplog.at_level(logging.INFO):
+        play(scene)
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert "the spool was made by a later agent: it is of version 2, and this agent knows none later than 1" in said
+    assert f"it is kept as {tmp_path / 'spool.db.version-2-'}" in said
+    assert "corrupt" not in said
+    assert "can not be read" not in said
+    assert list(tmp_path.glob("*corrupt*")) == []
+
+
+def test_only_the_last_few_that_were_set_aside_are_kept(tmp_path: Path) -> None:
+    """They must not fill the disk; corrupt ones leave those of later agents alone."""
+
+    async def scene() -> None:
+        for version in (9, 10, 11, 12, 13):
             await spool(tmp_path).close()
+            change(tmp_path / "spool.db", f"PRAGMA user_version = {version}")
+        for number in range(5):
+            await spool(tmp_path).close()
+            (tmp_path / "spool.db").write_bytes(b"%d is no database" % number * 500)
+        await spool(tmp_path).close()
 
     play(scene)
-    kept = sorted(file.read_bytes()[:1] for file in tmp_path.glob("spool.db.corrupt-*"))
-    assert kept == [b"2", b"3", b"4"]
+    assert sorted(file.read_bytes()[:1] for file in tmp_path.glob("spool.db.corrupt-*")) == [b"2", b"3", b"4"]
+    versions = {int(file.name.split("-")[1]) for file in tmp_path.glob("spool.db.version-*")}
+    assert versions == {11, 12, 13}
 
 
 def damage(file: Path, rng: random.Random) -> None:
@@ -642,19 +678,6 @@ def remount(disk: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True, timeout=10)
 
 
-def fill(disk: Path) -> Path:
-    """Leaves no room on a disk, by a file."""
-    file = disk / "filler"
-    with file.open("wb", buffering=0) as filler:
-        for size in (65_536, 4_096, 1):
-            try:
-                while True:
-                    filler.write(bytes(size))
-            except OSError:
-                pass
-    return file
-
-
 def test_where_the_disk_is_full_reports_are_kept_in_memory_until_it_has_room(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -664,7 +687,7 @@ def test_where_the_disk_is_full_reports_are_kept_in_memory_until_it_has_room(
         directory = small_disk / "state"
         one = spool(directory)
         await add(one, *range(1, 6), size=20_000)
-        filler = fill(small_disk)
+        filler = leave_no_room(small_disk)
         await add(one, *range(6, 26), size=20_000)
         assert one.status().in_memory
         assert len(one) == 25
@@ -700,7 +723,7 @@ def test_memory_has_a_bound_and_what_goes_beyond_is_counted(small_disk: Path) ->
     async def scene() -> None:
         one = spool(small_disk)
         await add(one, 1)
-        filler = fill(small_disk)
+        filler = leave_no_room(small_disk)
         await add(one, 2, size=50_000)
         assert one.status().in_memory
         await add(one, *range(3, 1_103))
@@ -851,14 +874,66 @@ def test_what_is_only_in_memory_ends_with_the_agent_and_the_rest_does_not(small_
     async def scene() -> None:
         one = spool(small_disk)
         await add(one, 1, 2)
-        fill(small_disk)
+        leave_no_room(small_disk)
         await add(one, 3, size=100_000)
         assert one.status().in_memory
         copy = tmp_path / "copy"
-        shutil.copytree(small_disk, copy, ignore=shutil.ignore_patterns("filler"))
+        shutil.copytree(small_disk, copy, ignore=shutil.ignore_patterns("rest"))
         again = spool(copy)
         assert numbers(await everything(again)) == [1, 2]
         await again.close()
         await one.close()
+
+    play(scene)
+
+
+# A file that is gone
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_removed_while_it_is_in_use_costs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, replaced: bool
+) -> None:
+    """What waits in it is moved to a new one, and another agent is kept out of that."""
+    directory = tmp_path / "state"
+
+    async def scene() -> None:
+        one = spool(directory)
+        await add(one, 1, 2)
+        shutil.rmtree(directory)
+        if replaced:
+            directory.mkdir()
+            (directory / "spool.db").write_bytes(b"")
+        await add(one, 3)
+        assert numbers(await everything(one)) == [1, 2, 3]
+        assert not one.status().in_memory
+        with pytest.raises(BlockingIOError):
+            spool(directory)
+        await one.close()
+        second = spool(directory)
+        assert numbers(await everything(second)) == [1, 2, 3]
+        await second.close()
+
+    play(scene)
+    assert "was removed or replaced while it was in use" in caplog.text
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_file_that_has_lost_its_content_is_a_loss(tmp_path: Path, missing: bool) -> None:
+    """Empty, or gone while the agent was not there: how many reports were in it is not known."""
+
+    async def scene() -> None:
+        one = spool(tmp_path)
+        await add(one, 1, 2)
+        await one.close()
+        (tmp_path / "spool.db").unlink()
+        if not missing:
+            (tmp_path / "spool.db").write_bytes(b"")
+        second = spool(tmp_path)
+        await add(second, 3)
+        reports = await everything(second)
+        assert lost(reports) == [(0, 1, pb.LOSS_REASON_SPOOL_CORRUPT)]
+        assert numbers(reports) == [3]
+        await second.close()
 
     play(scene)

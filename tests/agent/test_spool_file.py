@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from loiter.v1 import ingest_service_pb2 as pb
-from loiter_agent.spool_file import MAX_LOSSES, Bounds, Corrupt, Counts, Now, Position, SpoolFile, new_epoch
+from loiter_agent.spool_bounds import MAX_LOSSES, Bounds, Now
+from loiter_agent.spool_database import Corrupt, LaterVersion
+from loiter_agent.spool_file import Position, SpoolFile
+from loiter_agent.spool_rows import Counts, new_epoch
 from support.reports import NOW, SECOND, boot_id, host_id, report
 
 HOST = "web-1"
@@ -21,8 +24,8 @@ EARLIER_BOOT = "8f0b6f6e-5d0e-4f6b-9d3c-0a1b2c3d4e5f"
 
 
 def at(seconds: float) -> Now:
-    """The clocks, so many seconds after the boot."""
-    return Now(boot_id(HOST), seconds, NOW / SECOND + seconds)
+    """The time, so many seconds after the boot."""
+    return Now(boot_id(HOST), seconds)
 
 
 def taken(sequence: int, epoch: int = EPOCH, seconds: float = 0.0, boot: str | None = None) -> tuple[pb.Report, float]:
@@ -147,7 +150,7 @@ class Model:
         counts = self.file.counts
         losses = sum(one.HasField("loss") for one in reports)
         assert counts == Counts(len(reports), counts.bytes, losses, self.dropped)
-        assert counts == self.file._count(), "kept beside the file, and found again as it is opened"
+        assert counts == self.file._rows.count(), "kept beside the file, and found again as it is opened"
         if lost and samples:
             assert max(self.order[one] for one in lost) < min(self.order[one] for one in samples)
 
@@ -204,41 +207,28 @@ def test_a_loss_does_not_reach_over_what_was_rejected(file: SpoolFile) -> None:
     assert file.counts.dropped == 6
 
 
-def test_what_is_too_old_by_the_clock_that_never_steps_is_dropped(file: SpoolFile) -> None:
-    """Whatever the wall clock says."""
+def test_what_is_too_old_is_dropped(file: SpoolFile) -> None:
+    """By the clock that never steps."""
     bounds = Bounds(10_000_000, 100)
     file.append([taken(1, seconds=0), taken(2, seconds=50)], bounds, at(50))
-    file.append([taken(3, seconds=120)], bounds, Now(boot_id(HOST), 120, 0.0))
+    file.append([taken(3, seconds=120)], bounds, at(120))
     (loss, *rest) = waiting(file)
     assert short([loss]) == [(1, 1)]
     assert loss.loss.reason == pb.LOSS_REASON_TOO_OLD
     assert short(rest) == [2, 3]
 
 
-@pytest.mark.parametrize(
-    ("clock", "left"),
-    [
-        (NOW / SECOND + 99, [1, 1]),
-        (NOW / SECOND + 101, [(1, 1), 1]),
-        (0.0, [1, 1]),
-    ],
-)
-def test_the_age_of_what_another_boot_left_is_told_by_the_wall_clock(
-    file: SpoolFile, clock: float, left: list[object]
+@pytest.mark.parametrize("years", [-57, 0, 57])
+@pytest.mark.parametrize(("up", "left"), [(60, [1, 1]), (100, [1, 1]), (101, [(1, 1), 1])])
+def test_what_another_boot_left_is_as_old_as_this_boot(
+    file: SpoolFile, years: int, up: float, left: list[object]
 ) -> None:
-    """A clock that went back makes nothing too old."""
+    """Which is certain; what the wall clock said of it, and says now, is not."""
     bounds = Bounds(10_000_000, 100)
-    file.append([taken(1, boot=EARLIER_BOOT)], bounds, Now(EARLIER_BOOT, 0, NOW / SECOND))
-    file.append([taken(1, epoch=9, seconds=10)], bounds, Now(boot_id(HOST), 10, clock))
+    left_behind, _ = taken(1, seconds=1_000_000, boot=EARLIER_BOOT)
+    file.append([(left_behind, NOW / SECOND + years * 365 * 86_400)], bounds, Now(EARLIER_BOOT, 1_000_000))
+    file.append([taken(1, epoch=9, seconds=up)], bounds, at(up))
     assert short(waiting(file)) == left
-
-
-def test_what_another_boot_left_is_at_least_as_old_as_this_boot(file: SpoolFile) -> None:
-    """Even where the clock was set back for ever."""
-    bounds = Bounds(10_000_000, 100)
-    file.append([taken(1, boot=EARLIER_BOOT)], bounds, Now(EARLIER_BOOT, 0, NOW / SECOND))
-    file.append([taken(1, epoch=9, seconds=101)], bounds, Now(boot_id(HOST), 101, 0.0))
-    assert short(waiting(file)) == [(1, 1), 1]
 
 
 def test_losses_that_can_not_be_merged_have_a_bound() -> None:
@@ -275,7 +265,7 @@ def test_what_is_taken_over_comes_behind_and_is_counted(file: SpoolFile) -> None
     memory.reject(EPOCH, 6)
     file.take_over(memory, GENEROUS, at(0))
     assert short(waiting(file)) == [1, 2, 3, 4, 5, 7, 8]
-    assert file.counts == file._count() == Counts(7, file.counts.bytes, 0, 1)
+    assert file.counts == file._rows.count() == Counts(7, file.counts.bytes, 0, 1)
 
 
 def test_the_oldest_epoch_is_first_whatever_its_number(file: SpoolFile) -> None:
@@ -301,7 +291,8 @@ def damage(path: Path, statement: str) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "PRAGMA user_version = 99",
+        "PRAGMA user_version = 0",
+        "PRAGMA user_version = 99; PRAGMA application_id = 1",
         "PRAGMA application_id = 1",
         "DROP TABLE report",
         "DROP TABLE dropped",
@@ -314,7 +305,17 @@ def test_a_file_that_is_not_as_it_was_made_is_not_opened(file: SpoolFile, path: 
     fill(file, 3)
     file.close()
     damage(path, statement)
-    with pytest.raises(Corrupt, match=r".+"):
+    with pytest.raises(Corrupt, match=r".+") as caught:
+        SpoolFile(host_id(HOST), path)
+    assert not isinstance(caught.value, LaterVersion)
+
+
+def test_a_file_of_a_later_version_is_not_opened(file: SpoolFile, path: Path) -> None:
+    """It is not said to be damaged."""
+    fill(file, 3)
+    file.close()
+    damage(path, "PRAGMA user_version = 2")
+    with pytest.raises(LaterVersion, match="of version 2, and this agent knows none later than 1"):
         SpoolFile(host_id(HOST), path)
 
 

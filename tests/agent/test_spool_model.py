@@ -34,7 +34,6 @@ class SpoolMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(prefix="loiter-spool-", dir=SHARED_MEMORY)
         self.directory = Path(self.folder.name) / "0"
         self.lives = 0
-        self.clock = 1_800_000_000.0
         self.since_boot = 50.0
         self.boots = 0
         self.max_bytes, self.max_age = 30_000, 1_000.0
@@ -47,9 +46,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.spool = Spool(
-            HOST_ID, f"boot-{self.boots}", self.directory, self.max_bytes, self.max_age, lambda: self.clock
-        )
+        self.spool = Spool(HOST_ID, f"boot-{self.boots}", self.directory, self.max_bytes, self.max_age)
         assert self.spool.instance not in {epoch for epoch, _ in self.appended}, "an epoch is never used again"
         self.live, self.sequence = self.spool.instance, 0
 
@@ -69,7 +66,6 @@ class SpoolMachine(RuleBasedStateMachine):
     def append(self, size: int, seconds: float, count: int) -> None:
         for _ in range(count):
             self.since_boot += seconds
-            self.clock += seconds
             self.sequence += 1
             name = (self.live, self.sequence)
             self.order[name] = len(self.appended)
@@ -134,7 +130,6 @@ class SpoolMachine(RuleBasedStateMachine):
         if reboot:
             self.boots += 1
             self.since_boot = 1.0
-            self.clock += 60
         self.open()
         self.begin_stream()
 

@@ -21,6 +21,8 @@ from loiter.v1 import sample_pb2
 from loiter.v1.ingest_service_pb2_grpc import IngestServiceServicer, add_IngestServiceServicer_to_server
 from loiter_agent.security import Security
 from loiter_agent.spool import Spool
+from loiter_agent.spool_database import Unwritable
+from loiter_agent.spool_file import SpoolFile
 from loiter_agent.uplink import Uplink
 
 HOST = sample_pb2.Host(host_id="ab" * 16, hostname="web-1")
@@ -149,7 +151,7 @@ class Scene:
 
     async def new_epoch(self) -> None:
         """Waits until the stream is open, and new reports go into an epoch of their own."""
-        while (await self.spool.lanes()).live.epoch == self.spool.instance:
+        while (await self.spool.lanes()).live.epoch == self.spool.instance:  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(0)
 
     async def add(self, reports: int) -> None:
@@ -495,6 +497,69 @@ def test_what_a_former_agent_left_is_sent_with_its_losses(tmp_path: Path) -> Non
         assert (loss.loss.first_sequence, loss.sequence) == (1, dropped)
         (hello,) = stage.aggregator.hellos
         assert {one.spool_epoch: one.sequence for one in hello.settled} == {stage.spool.instance: 0, former.instance: 0}
+
+    play(scene)
+
+
+def test_what_can_not_be_read_at_the_moment_is_sent_with_the_next_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the same stream, in its order; the disk is not asked again and again meanwhile."""
+    read = SpoolFile.read
+    failures: list[int] = []
+
+    def failing(file: SpoolFile, epoch: int, after: int) -> list[pb.Report]:
+        if epoch == stages[0].spool.instance and after == 16:
+            failures.append(after)
+            raise Unwritable("disk I/O error")
+        return read(file, epoch, after)
+
+    stages: list[Scene] = []
+
+    async def scene() -> None:
+        stage = Scene(tmp_path, acknowledge)
+        stages.append(stage)
+        await stage.add(40)
+        async with stage.running():
+            await stage.aggregator.until(lambda: len(stage.aggregator.reports) == 16)
+            while len(stage.spool) > 24 or not failures:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0)
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+            assert len(failures) <= 1 + 16, "once, and once for each acknowledgement"
+            monkeypatch.undo()
+            await stage.add(1)
+            await stage.spool.drained()
+        assert len(stage.aggregator.hellos) == 1
+        old = [number for epoch, number in epochs_of(stage) if epoch == stage.spool.instance]
+        assert old == list(range(1, 41))
+
+    monkeypatch.setattr(SpoolFile, "read", failing)
+    play(scene)
+
+
+def test_a_backlog_that_is_only_there_after_a_while_is_sent_on_the_same_stream(tmp_path: Path) -> None:
+    """As that on a disk that is mounted after the agent has started."""
+
+    async def scene() -> None:
+        former = Spool(HOST.host_id, "boot", tmp_path / "former", 64_000_000, 86_400.0)
+        for _ in range(3):
+            await former.append(sample_pb2.Sample(), 1.0)
+        await former.close()
+        directory = tmp_path / "state"
+        directory.write_text("in the way")
+        stage = Scene(directory, acknowledge)
+        await stage.add(2)
+        async with stage.running():
+            await stage.spool.drained()
+            directory.unlink()
+            (tmp_path / "former").rename(directory)
+            await stage.add(1)
+            await stage.spool.drained()
+        assert len(stage.aggregator.hellos) == 1
+        arrived = epochs_of(stage)
+        assert [number for epoch, number in arrived if epoch == former.instance] == [1, 2, 3]
+        assert [number for epoch, number in arrived if epoch == stage.spool.instance] == [1, 2, 3]
 
     play(scene)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.room import Amount, Room
 from loiter_aggregator.store.batch import Batch
-from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
-from support.aggregators import FakeClock, host_key, open_store
-from support.reports import EPOCH, NOW, SECOND, process, report, sample
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError, UnfitError
+from loiter_aggregator.store.schema import HOST_SAMPLE
+from support.aggregators import FakeClock, host_key, open_store, record
+from support.reports import EPOCH, NOW, SECOND, hello, process, report, sample
 
 WEB_1 = host_key("web-1")
 WEB_2 = host_key("web-2")
+_CLOSE_WAIT = list(HOST_SAMPLE).index("close_wait")
 
 
 @dataclass(eq=False)
@@ -337,6 +340,126 @@ def test_a_stream_waits_while_too_much_is_on_its_way(store: DuckDbStore, clock: 
         assert _stored(store) == [(WEB_1, 1), (WEB_1, 2), (WEB_1, 3)]
 
     asyncio.run(scenario())
+
+
+class PoisonedStore(DuckDbStore):
+    """A store with a mistake: it chokes on some CLOSE_WAIT counts and hostnames. The disk may fill up meanwhile."""
+
+    poison: frozenset[object] = frozenset()
+    writes_left = 1_000
+
+    def write(self, batch: Batch) -> None:
+        """Fails for the whole batch."""
+        self.writes_left -= 1
+        if self.writes_left < 0:
+            raise StoreError("the disk is full")
+        found = {row[_CLOSE_WAIT] for row in batch.host_rows} | {host.hostname for host in batch.hosts.values()}
+        if found & self.poison:
+            raise OverflowError("Python int too large")
+        super().write(batch)
+
+
+def test_a_report_that_can_not_be_stored_does_not_keep_the_others_from_it(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is found, rejected, and recorded as lost, while all others are stored with their processes, and once."""
+
+    async def scenario() -> None:
+        store = PoisonedStore(tmp_path, "256MB")
+        batcher = Batcher(store, clock)
+        streams = {host_key(f"web-{number}"): Stream() for number in range(5)}
+        for number, (key, stream) in enumerate(streams.items()):
+            await batcher.join(key, stream)
+            await batcher.put_host(record(hello(f"web-{number}")))
+            for sequence in range(1, 11):
+                processes = [process(pid, name=f"p{sequence}") for pid in range(1, sequence)]
+                taken = sample(NOW, 100 * number + sequence, processes=processes)
+                await batcher.put(key, report(f"web-{number}", sequence, taken), stream)
+        store.poison = frozenset({303})
+        await batcher.commit()
+        poisoned = host_key("web-3")
+        assert {key: stream.acknowledged for key, stream in streams.items()} == dict.fromkeys(streams, [(EPOCH, 10)])
+        assert [stream.rejected for stream in streams.values()] == [[], [], [], [3], []]
+        expected = sorted(100 * host + one for host in range(5) for one in range(1, 11) if 100 * host + one != 303)
+        assert store.read("SELECT close_wait FROM host_sample ORDER BY close_wait") == [(one,) for one in expected]
+        assert store.read(
+            "SELECT host_key, name, count(*) FROM process_sample JOIN identity USING (identity_key) GROUP BY ALL "
+            "ORDER BY host_key, count(*)"
+        ) == [
+            (key, f"p{sequence}", sequence - 1)
+            for key in sorted(streams)
+            for sequence in range(2, 11)
+            if (key, sequence) != (poisoned, 3)
+        ]
+        assert store.read("SELECT host_key, spool_epoch, first_sequence, last_sequence, reason FROM lost_sample") == [
+            (poisoned, EPOCH, 3, 3, pb.LOSS_REASON_REJECTED)
+        ]
+        assert store.high_water() == {(key, EPOCH): 10 for key in streams}
+        assert store.read("SELECT count(*) FROM host_latest") == store.read("SELECT count(*) FROM host") == [(5,)]
+        assert (batcher.counters.stored, batcher.counters.rejected, batcher.counters.samples_lost) == (49, 1, 1)
+        assert batcher.room.rows == 0
+        store.close()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(scenario())
+    assert caplog.messages == [
+        "a report of web-3 can not be stored (OverflowError: Python int too large); it is counted as lost"
+    ]
+
+
+def test_a_disk_that_is_full_while_a_report_at_fault_is_looked_for_loses_nothing(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """What was stored of the batch is not stored again, and nothing of it acknowledged before all of it is durable."""
+
+    async def scenario() -> None:
+        store = PoisonedStore(tmp_path, "256MB")
+        batcher, stream = Batcher(store, clock), Stream()
+        for sequence in range(1, 17):
+            await batcher.put(WEB_1, report(sequence=sequence), stream)
+        store.poison = frozenset({13})
+        for _ in range(30):
+            store.writes_left = 1
+            with suppress(StoreError):
+                await batcher.commit()
+            marks = store.high_water().get((WEB_1, EPOCH), 0)
+            assert _stored(store) == [(WEB_1, one) for one in range(1, marks + 1) if one != 13]
+            assert stream.acknowledged == ([] if marks < 16 else [(EPOCH, 16)])
+        assert stream.acknowledged
+        assert store.read("SELECT first_sequence, last_sequence FROM lost_sample") == [(13, 13)]
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_host_says_of_itself_can_be_left_out_as_well(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reports are stored, and those of others."""
+
+    async def scenario() -> None:
+        store = PoisonedStore(tmp_path, "256MB")
+        store.poison = frozenset({"web-1"})
+        batcher, stream = Batcher(store, clock), Stream()
+        for hostname in ("web-1", "web-2"):
+            await batcher.put_host(record(hello(hostname)))
+            await batcher.put(host_key(hostname), report(hostname), stream)
+        await batcher.commit()
+        assert sorted(_stored(store)) == sorted([(WEB_1, 1), (WEB_2, 1)])
+        assert store.read("SELECT hostname FROM host") == [("web-2",)]
+        store.close()
+
+    asyncio.run(scenario())
+    assert any("what web-1 says of itself can not be stored" in message for message in caplog.messages)
+
+
+def test_what_the_tables_do_not_take_is_told_from_a_store_that_does_not_work(store: DuckDbStore) -> None:
+    """DuckDB converts a number that is too large for its column to an error."""
+    with pytest.raises(UnfitError), store._transaction() as connection:
+        connection.execute("INSERT INTO high_water VALUES (-1, 1, 1, 1)")
+    with pytest.raises(StoreError) as caught, store._transaction() as connection:
+        connection.execute("INSERT INTO no_table VALUES (1)")
+    assert not isinstance(caught.value, UnfitError)
 
 
 def test_a_commit_of_nothing_does_not_touch_the_store(tmp_path: Path, clock: FakeClock) -> None:

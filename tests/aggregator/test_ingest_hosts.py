@@ -203,6 +203,109 @@ def test_a_cloned_machine_is_refused_and_named(
     assert len([message for message in caplog.messages if r"clo\x1bne" in message and "same host id" in message]) == 1
 
 
+def test_a_twin_does_not_enter_by_a_restart_of_the_aggregator(store: DuckDbStore, clock: FakeClock) -> None:
+    """As far as the store tells: a machine with another name and another boot, while the first may be alive."""
+    clone = hello(instance=6)
+    clone.host.hostname = "clone"
+    clone.host.boot_id = "00000000-0000-4000-8000-000000000000"
+
+    async def code_of(aggregator: Aggregator) -> tuple[grpc.StatusCode, str]:
+        async with Agent(aggregator.address) as agent:
+            await agent.send(open_stream(clone))
+            return await agent.refusal()
+
+    async def scenario() -> None:
+        async with serving(store, clock) as aggregator, Agent(aggregator.address) as first:
+            await first.greet(hello(instance=5))
+            await first.send(send(report()))
+            await aggregator.batcher.taken(1)
+            await aggregator.batcher.commit()
+        clock.now += 5 * MINUTE  # while no aggregator runs, nobody can report
+        async with serving(store, clock) as aggregator:
+            clock.now += 30 * SECOND
+            code, details = await code_of(aggregator)
+            assert code == grpc.StatusCode.ALREADY_EXISTS
+            assert details.startswith("web-1 reports under the same host id")
+            await aggregator.batcher.commit()
+            assert store.read("SELECT hostname FROM host") == [("web-1",)]
+            clock.now += SECOND
+            async with Agent(aggregator.address) as agent:
+                await agent.greet(clone)
+
+    asyncio.run(scenario())
+
+
+def test_one_caller_does_not_take_all_streams(
+    store: DuckDbStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever hosts it says it is. Another one is let in."""
+
+    async def scenario() -> None:
+        limits = LimitSettings(streams_per_address=2)
+        async with (
+            serving(store, clock, limits=limits) as aggregator,
+            Agent(aggregator.address) as one,
+            Agent(aggregator.address) as two,
+        ):
+            await one.greet(hello("web-1"))
+            await two.greet(hello("web-2"))
+            for _ in range(3):
+                why, seconds = await _told_to_come_later(aggregator.address, "web-3")
+                assert why.startswith("2 agents are connected from 127.0.0.1")
+                assert seconds == 60
+            await _let_in(aggregator, _certificate("web-3"), hello("web-3"))
+            assert aggregator.batcher.counters.streams_overloaded == 3
+
+    asyncio.run(scenario())
+    assert len([message for message in caplog.messages if "from 127.0.0.1, as many as may be" in message]) == 1
+
+
+def test_one_certificate_does_not_bring_new_hosts_without_end(store: DuckDbStore, clock: FakeClock) -> None:
+    """Ten an hour; those that are known are not counted."""
+
+    async def scenario() -> None:
+        async with serving(store, clock) as aggregator:
+            aggregator.ingest.principal = _certificate("web-1")
+            for number in range(11):
+                said = hello("web-1")
+                said.host.host_id = host_id(f"made up {number}")
+                if number < 10:
+                    await _let_in(aggregator, _certificate("web-1"), said)
+            why, seconds = await _told_to_come_later(aggregator.address, "web-1")
+            assert why == "10 new hosts with certificate within an hour, as many as may be"
+            assert seconds == 600
+            await aggregator.batcher.commit()
+            said.host.host_id = host_id("made up 0")
+            await _let_in(aggregator, _certificate("web-1"), said)
+            assert store.read("SELECT count(*) FROM host") == [(10,)]
+
+    asyncio.run(scenario())
+
+
+def test_a_wrong_clock_is_said_once_however_often_the_host_connects(
+    store: DuckDbStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is known of it between the hello and the first sample, be that of an earlier boot."""
+    caplog.set_level("INFO")
+
+    async def scenario() -> None:
+        async with serving(store, clock) as aggregator:
+            for sequence in range(1, 4):
+                async with Agent(aggregator.address) as agent:
+                    await agent.greet(hello(instance=5, now=NOW - 2 * HOUR), sent=DAY)
+                    earlier = _taken(77 * DAY, report(sequence=sequence, epoch=3, taken=sample(NOW - 5 * HOUR)))
+                    earlier.boot_id = "00000000-0000-4000-8000-000000000000"
+                    await agent.send(send(earlier, sent=DAY))
+                    one = _taken(DAY, report(sequence=sequence, taken=sample(NOW - 2 * HOUR)))
+                    await agent.send(send(one, sent=DAY))
+                    await aggregator.batcher.taken(2)
+
+    asyncio.run(scenario())
+    assert [message for message in caplog.messages if "clock" in message] == [
+        "the clock of web-1 is 2h slow; its samples are set right"
+    ]
+
+
 def test_the_newer_stream_of_one_agent_takes_the_place_of_the_older(store: DuckDbStore, clock: FakeClock) -> None:
     """Which is ended; nothing is stored twice."""
 
@@ -406,27 +509,27 @@ async def _let_in(aggregator: Aggregator, principal: Principal, said: pb.Hello) 
 def test_a_certificate_reports_as_the_host_that_it_names_and_as_no_other(
     store: DuckDbStore, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By name in any case, or by id. The refusal says which, to the agent and in the log."""
+    """By name in any case, also where the certificate has the host id. The refusal says which, on both sides."""
 
     async def scenario() -> None:
         async with serving(store, clock) as aggregator:
             details = await _refused(aggregator, _certificate("web-1", "web-1.example"), hello("web-2"))
             assert details == "the certificate is for web-1, web-1.example, not for web-2"
             await _refused(aggregator, _certificate(), hello("web-2"))
-            await _refused(aggregator, _certificate(ids=frozenset({host_id("web-1")})), hello("web-2"))
+            named = _certificate("web-1", ids=frozenset({host_id("web-2")}))
+            assert "not for web-2" in await _refused(aggregator, named, hello("web-2"))
             assert aggregator.batcher.counters.calls_refused == 3
             await aggregator.batcher.commit()
             assert store.read("SELECT count(*) FROM host") == [(0,)]
             upper = hello("web-2")
             upper.host.hostname = "WEB-2"
             await _let_in(aggregator, _certificate("web-2"), upper)
-            await _let_in(aggregator, _certificate(ids=frozenset({host_id("web-3")})), hello("web-3"))
             await aggregator.batcher.commit()
 
     asyncio.run(scenario())
     assert any("the certificate is for web-1, web-1.example, not for web-2" in message for message in caplog.messages)
     names = store.read("SELECT hostname, certificate_name FROM host ORDER BY hostname")
-    assert names == [("WEB-2", "web-2"), ("web-3", host_id("web-3"))]
+    assert names == [("WEB-2", "web-2")]
 
 
 @pytest.mark.parametrize("committed", [False, True])
@@ -452,6 +555,33 @@ def test_a_host_id_belongs_to_the_certificate_that_it_was_first_reported_under(
 
     asyncio.run(scenario())
     assert store.read("SELECT certificate_name FROM host") == [("web-1",)]
+
+
+def test_the_samples_of_a_host_without_a_certificate_are_not_taken_over_by_another_name(
+    store: DuckDbStore, clock: FakeClock
+) -> None:
+    """Where certificates are introduced, a host id is for the host that had it, or for a certificate that names it."""
+    stolen = hello("web-1")
+    stolen.host.hostname = "web-2"
+
+    async def scenario() -> None:
+        async with serving(store, clock) as aggregator:
+            aggregator.ingest.principal = Principal("token", frozenset({Right.INGEST}))
+            async with Agent(aggregator.address) as agent:
+                await agent.greet(hello("web-1"))
+                await agent.send(send(report()))
+                await aggregator.batcher.taken(1)
+            await aggregator.batcher.commit()
+            details = await _refused(aggregator, _certificate("web-2"), stolen)
+            assert details.startswith(
+                f"host id {host_id('web-1')} has samples of web-1, and the certificate is for web-2"
+            )
+            await _let_in(aggregator, _certificate("web-1"), hello("web-1"))
+            await aggregator.batcher.commit()
+            named = _certificate("web-2", ids=frozenset({host_id("web-1")}))
+            await _let_in(aggregator, named, stolen)
+
+    asyncio.run(scenario())
 
 
 def test_a_caller_without_a_certificate_is_bound_to_no_host(store: DuckDbStore, clock: FakeClock) -> None:

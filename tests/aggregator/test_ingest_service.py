@@ -375,17 +375,16 @@ def test_hostile_names_are_escaped_in_the_log(
     assert not any("\x1b" in message or "\n" in message for message in caplog.messages)
 
 
-def test_a_batch_that_is_at_fault_loses_nothing(
+def test_a_store_that_takes_nothing_at_all_loses_nothing(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is given up and every stream ended: agents send again what was not acknowledged, and that is stored."""
+    """By a mistake of ours. All is given up and every stream ended: agents send again, and then that is stored."""
 
     class Stumbling(DuckDbStore):
-        stumbled = False
+        stumbles = True
 
         def write(self, batch: Batch) -> None:
-            if not self.stumbled:
-                self.stumbled = True
+            if self.stumbles:
                 raise OverflowError("a mistake of ours")
             super().write(batch)
 
@@ -399,7 +398,9 @@ def test_a_batch_that_is_at_fault_loses_nothing(
             await batcher.taken(2)
             with pytest.raises(OverflowError):
                 await batcher.commit()
-            assert await agent.refusal() == (grpc.StatusCode.UNAVAILABLE, "connect again")
+            code, details = await agent.refusal()
+            assert (code, details) == (grpc.StatusCode.UNAVAILABLE, "connect again")
+        store.stumbles = False
         async with Agent(address) as agent:
             await agent.greet()
             for sequence in (1, 2, 3):
@@ -407,9 +408,84 @@ def test_a_batch_that_is_at_fault_loses_nothing(
             await batcher.taken(3)
             await batcher.commit()
             assert await agent.ack() == (EPOCH, 3)
-        assert (batcher.counters.failed_commits, batcher.counters.duplicates) == (1, 0)
+        assert batcher.counters.duplicates == 0
+        assert batcher.room.rows == 0
 
     run(store, clock, scenario)
     assert stored(store) == [1, 2, 3]
+    assert store.read("SELECT count(*) FROM lost_sample") == [(0,)]
     assert "Traceback" not in caplog.text
     store.close()
+
+
+def test_a_report_that_can_not_be_stored_is_rejected_and_its_stream_goes_on(tmp_path: Path, clock: FakeClock) -> None:
+    """The agent hears which, before the acknowledgement that covers it."""
+
+    class Choking(DuckDbStore):
+        def write(self, batch: Batch) -> None:
+            if any(row[-2] == 2 for row in batch.host_rows):
+                raise OverflowError("a mistake of ours")
+            super().write(batch)
+
+    store = Choking(tmp_path, "256MB")
+
+    async def scenario(address: str, batcher: NotedBatcher) -> None:
+        async with Agent(address) as agent:
+            await agent.greet()
+            for sequence in (1, 2, 3):
+                await agent.send(send(report(sequence=sequence)))
+            await batcher.taken(3)
+            await batcher.commit()
+            rejection = await agent.rejection()
+            assert (rejection.spool_epoch, rejection.sequence, rejection.code) == (EPOCH, 2, 3)
+            assert rejection.reason == "the report can not be stored (OverflowError: a mistake of ours)"
+            assert await agent.ack() == (EPOCH, 3)
+
+    run(store, clock, scenario)
+    assert stored(store) == [1, 3]
+    store.close()
+
+
+class _SlowHello:
+    """Stands for the connection of a stream: its hello comes at the moment that a test chooses."""
+
+    def __init__(self) -> None:
+        self.hello: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.1:4242"
+
+    async def read(self) -> bytes:
+        if not self.hello.done():
+            return await self.hello
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def write(self, _: object) -> None:
+        await asyncio.sleep(0)
+
+    async def abort(self, code: grpc.StatusCode, details: str, *_: object) -> None:
+        raise grpc.aio.AbortError(code, details)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_stream_whose_hello_comes_as_the_aggregator_stops_ends_too(
+    store: DuckDbStore, clock: FakeClock, caplog: pytest.LogCaptureFixture, steps: int
+) -> None:
+    """Whichever comes first, by any turn of the event loop."""
+
+    async def scenario() -> None:
+        ingest = IngestService(NotedBatcher(store, clock), clock)
+        connection: Any = _SlowHello()
+        stream = asyncio.create_task(ingest.stream_reports(None, connection))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        connection.hello.set_result(open_stream(hello()).SerializeToString())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await ingest.end_streams()
+        with pytest.raises(grpc.aio.AbortError, match="the aggregator is stopping"):
+            await stream
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert "did not end" not in caplog.text

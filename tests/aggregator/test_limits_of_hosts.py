@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from loiter_aggregator.access.principal import ANYONE, Principal, Right
 from loiter_aggregator.config import LimitSettings
 from loiter_aggregator.ingest.admission import Admission, retry_info
 from loiter_aggregator.ingest.batcher import Batcher, TooManyEpochs
+from loiter_aggregator.ingest.callers import Caller, CallerLimits, TooManyNewHosts, identify
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ingest.rates import HourlyBudget, TokenBucket
 from loiter_aggregator.ingest.room import Amount, Room
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
-from support.aggregators import FakeClock, host_key
-from support.reports import EPOCH, HOUR, NOW, process, report, sample
+from support.aggregators import FakeClock, host_key, record
+from support.reports import EPOCH, HOUR, NOW, hello, process, report, sample
 from support.streams import until
 
 WEB_1, WEB_2, WEB_3 = (host_key(f"web-{number}") for number in (1, 2, 3))
@@ -71,6 +74,53 @@ def test_an_hourly_budget_is_of_one_host_in_one_hour() -> None:
     assert not budget.take(1, NOW)
     assert not budget.is_first_refusal(1)
     assert budget.take(1, NOW + HOUR)
+
+
+def _certificate(*names: str) -> Caller:
+    return identify(Principal("certificate", frozenset({Right.INGEST}), frozenset(names), frozenset()), "10.0.0.1")
+
+
+def test_callers_are_told_apart_by_certificate_and_else_by_address() -> None:
+    """A token may be shared by a fleet. A machine may use any IPv6 address of its /64."""
+    token = Principal("token", frozenset({Right.INGEST}))
+    assert identify(token, "10.0.0.1") == identify(ANYONE, "10.0.0.1") != identify(token, "10.0.0.2")
+    assert identify(token, "2001:db8:0:1::1") == identify(token, "2001:db8:0:1:ffff::2")
+    assert identify(token, "2001:db8:0:1::1") != identify(token, "2001:db8:0:2::1")
+    assert identify(token, "fe80::1%eth0") == identify(token, "fe80::2%eth0")
+    assert identify(token, "unix:") == identify(token, "unix:")
+    assert _certificate("web-1") != _certificate("web-2")
+    assert _certificate("web-1") != identify(token, "10.0.0.1")
+
+
+def test_the_streams_of_one_caller_are_bounded_and_those_of_others_are_not_hurt(clock: FakeClock) -> None:
+    """One more is let in for each that leaves."""
+    limits = CallerLimits(2, clock)
+    here, there = identify(ANYONE, "10.0.0.1"), identify(ANYONE, "10.0.0.2")
+    assert [limits.enter(here), limits.enter(here)] == [None, None]
+    assert limits.enter(here) == "2 agents are connected from 10.0.0.1, as many as may be (limits.streams_per_address)"
+    assert limits.enter(there) is None
+    limits.leave(here)
+    assert limits.enter(here) is None
+    one, two = _certificate("web-1"), _certificate("web-1", "web-1.example")
+    assert [limits.enter(one) is None for _ in range(11)] == [True] * 10 + [False]
+    assert [limits.enter(two) is None for _ in range(21)] == [True] * 20 + [False]
+
+
+def test_the_new_hosts_of_one_caller_are_bounded_by_the_hour(clock: FakeClock) -> None:
+    """A certificate is of few, an address may be that of a site."""
+    limits = CallerLimits(2, clock)
+    one, address = _certificate("web-1"), identify(ANYONE, "10.0.0.1")
+    for _ in range(10):
+        limits.meet(one)
+    with pytest.raises(TooManyNewHosts, match="10 new hosts with certificate within an hour"):
+        limits.meet(one)
+    limits.meet(_certificate("web-2"))
+    for _ in range(10_000):
+        limits.meet(address)
+    with pytest.raises(TooManyNewHosts, match="10,000 new hosts from 10.0.0.1 within an hour"):
+        limits.meet(address)
+    clock.now += HOUR
+    limits.meet(one)
 
 
 def test_a_host_that_has_used_up_its_share_waits_alone() -> None:
@@ -169,6 +219,59 @@ def test_what_is_pending_stays_bounded_while_the_store_fails(store: DuckDbStore,
     assert len(found) == 5
     assert all(sequences == list(range(1, 41)) for _, sequences in found)
     assert store.read("SELECT count(*) FROM lost_sample") == [(0,)]
+
+
+def test_who_gave_up_waiting_for_room_shows_that_there_is_none_until_some_is_given_back() -> None:
+    """An agent waits for its hello for ten seconds, and the next one would wait in vain as well."""
+
+    async def scenario() -> None:
+        monotonic = Monotonic()
+        room = Room(bound=Amount(1, 100), share=Amount(10, 100), monotonic=monotonic)
+        await room.enter(1, 1, 1)
+        for _ in range(2):
+            waiting = asyncio.create_task(room.enter(2, 1, 1))
+            await settle()
+            monotonic.now += 10
+            waiting.cancel()
+            await settle()
+        assert room.longest_wait() == 20
+        waiting = asyncio.create_task(room.enter(2, 1, 1))
+        await settle()
+        assert room.longest_wait() == 20
+        room.leave(1, 1, 1)
+        await room.announce()
+        await waiting
+        assert room.longest_wait() == 0
+
+    asyncio.run(scenario())
+
+
+def test_hellos_wait_for_room_too_while_the_store_fails(tmp_path: Path, clock: FakeClock) -> None:
+    """What one host says of itself again and again takes the place of what it said, and no more room."""
+
+    class Full(DuckDbStore):
+        def write(self, batch: Batch) -> None:
+            raise StoreError("the disk is full")
+
+    async def scenario() -> None:
+        full = Full(tmp_path, "256MB")
+        room = Room(bound=Amount(3, 1_000_000))
+        batcher = Batcher(full, clock, room=room)
+        for _ in range(20):
+            await batcher.put_host(record(hello("web-1")))
+        assert room.rows == 1
+        for number in (2, 3):
+            await batcher.put_host(record(hello(f"web-{number}")))
+        waiting = asyncio.create_task(batcher.put_host(record(hello("web-4"))))
+        await settle()
+        with pytest.raises(StoreError):
+            await batcher.commit()
+        assert not waiting.done()
+        assert room.rows == 3
+        waiting.cancel()
+        full.close()
+
+    asyncio.run(scenario())
 
 
 def test_names_of_processes_beyond_the_budget_become_one(

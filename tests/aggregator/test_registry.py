@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from loiter_aggregator.ingest.registry import Registry, Session
+from loiter_aggregator.ingest.registry import Machine, Registry, Session
 from support.aggregators import FakeClock
 from support.reports import HOUR, NOW, SECOND, boot_id, host_id
 
@@ -47,9 +47,9 @@ class World:
             end=lambda: self.ended.append(name),
         )
 
-    def enter(self, session: Session) -> Session | None:
+    def enter(self, session: Session, heard: Machine | None = None) -> Machine | None:
         """Has it open."""
-        return self.runner.run(self.registry.enter(session))
+        return self.runner.run(self.registry.enter(session, heard))
 
     def deliver(self, session: Session) -> list[tuple[str, str]]:
         """Has a report come by it, and returns the conflicts that are new: whose is stored, and who is refused."""
@@ -82,7 +82,7 @@ def test_another_machine_is_refused_while_the_first_is_alive_and_named_once_it_d
     first = world.session()
     world.enter(first)
     world.pass_time(9)
-    assert world.enter(world.session("clone", 2, "10.0.0.2")) is first
+    assert world.enter(world.session("clone", 2, "10.0.0.2")) == first.machine
     assert world.registry.conflicts() == []
     world.pass_time(1)
     assert world.deliver(first) == [("web-1", "clone")]
@@ -129,9 +129,9 @@ def test_a_stream_that_we_do_not_read_is_not_silent(world: World) -> None:
     world.enter(first)
     with world.registry.at_work(first):
         world.pass_time(600)
-        assert world.enter(world.session(instance=2)) is first
+        assert world.enter(world.session(instance=2)) == first.machine
     world.pass_time(4)
-    assert world.enter(world.session(instance=2)) is first
+    assert world.enter(world.session(instance=2)) == first.machine
     world.pass_time(2)
     assert world.enter(world.session(instance=2)) is None
 
@@ -142,7 +142,7 @@ def test_an_agent_that_ticks_less_often_is_given_more_time(world: World) -> None
     world.enter(first)
     first.interval_seconds = 40
     world.pass_time(100)
-    assert world.enter(world.session(instance=2)) is first
+    assert world.enter(world.session(instance=2)) == first.machine
 
 
 def test_an_agent_that_was_killed_and_started_may_be_faster_than_the_news_of_its_end(world: World) -> None:
@@ -158,6 +158,75 @@ def test_an_agent_that_was_killed_and_started_may_be_faster_than_the_news_of_its
         assert await entering is None
 
     world.runner.run(scenario())
+
+
+def _conflict(world: World) -> Session:
+    """Has the clone refused while the first is alive, and the first go on; returns the stream of the first."""
+    first = world.session()
+    world.enter(first)
+    world.enter(world.session("clone", 2, "10.0.0.2"))
+    world.pass_time(1)
+    assert world.deliver(first) == [("web-1", "clone")]
+    return first
+
+
+@pytest.mark.parametrize(("boot", "peer"), [("", "10.0.0.1"), ("another", "10.0.0.1"), ("", "10.0.0.9")])
+def test_a_known_twin_does_not_enter_while_the_first_is_started_anew(world: World, boot: str, peer: str) -> None:
+    """The agent, the machine, or with another address. The first gets in again."""
+    first = _conflict(world)
+    world.registry.leave(first)
+    assert world.enter(world.session("clone", 3, "10.0.0.2")) == first.machine
+    assert world.enter(world.session(instance=4, peer=peer, boot=boot and boot_id(boot))) is None
+
+
+def test_a_known_twin_does_not_enter_while_the_first_is_silent(world: World) -> None:
+    """Its network may be cut."""
+    first = _conflict(world)
+    world.pass_time(60)
+    assert world.enter(world.session("clone", 3, "10.0.0.2")) == first.machine
+    assert world.ended == []
+
+
+def test_the_first_gets_in_again_beside_a_twin_that_came_under_another_name(world: World) -> None:
+    """Which is ended: whose the host id is was known before."""
+    first = _conflict(world)
+    world.registry.leave(first)
+    assert world.enter(world.session("renamed", 3, "10.0.0.2")) is None
+    assert world.enter(world.session(instance=4)) is None
+    assert world.ended == ["renamed/3"]
+
+
+def test_a_host_id_whose_machine_is_gone_for_an_hour_is_free(world: World) -> None:
+    """The twin may be what replaces it."""
+    first = _conflict(world)
+    world.registry.leave(first)
+    world.pass_time(3_590)
+    assert world.enter(world.session("clone", 3, "10.0.0.2")) == first.machine
+    world.pass_time(20)
+    assert world.enter(world.session("clone", 3, "10.0.0.2")) is None
+
+
+def test_an_agent_whose_late_reports_made_a_conflict_with_itself_is_let_in(world: World) -> None:
+    """Older agents do not say when they sent a report."""
+    old = world.session()
+    world.enter(old)
+    world.enter(world.session(instance=2))
+    assert len(world.registry.deliver(old, None)) == 1
+    world.registry.leave(old)
+    assert world.enter(world.session(instance=2)) is None
+
+
+@pytest.mark.parametrize(
+    ("hostname", "boot", "refused"),
+    [("clone", "", True), ("web-1", "another", False), ("renamed", "web-1", False), ("web-1", "", False)],
+)
+def test_a_machine_that_has_neither_name_nor_boot_of_the_one_that_was_heard_last_is_refused(
+    world: World, hostname: str, boot: str, refused: bool
+) -> None:
+    """As far as the store tells after the aggregator was started anew."""
+    heard = Machine("web-1", boot_id("web-1"))
+    entering = world.session(hostname, 2, boot=boot and boot_id(boot))
+    assert world.enter(entering, heard) == (heard if refused else None)
 
 
 @pytest.mark.parametrize(("hostname", "boot", "refused"), [("web-1", "", False), ("clone", "", True)])

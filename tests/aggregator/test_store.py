@@ -481,7 +481,7 @@ def test_a_name_that_was_forgotten_is_stored_again_whatever_failed_meanwhile(
     assert (_count(store, "host_sample"), _count(store, "identity")) == (1, 1)
 
 
-def _unreadable(sql: str, parameters: object = ()) -> NoReturn:
+def _unreadable(*_: object) -> NoReturn:
     raise StoreError("it can not be read now")
 
 
@@ -540,10 +540,10 @@ def test_losses_are_stored_with_the_mark_that_they_move(store: DuckDbStore) -> N
 def test_the_name_in_a_certificate_is_kept(store: DuckDbStore) -> None:
     """The first that was shown, also when the host comes back without one, or with another."""
     said = record(hello())
-    assert store.certificate_name(said.host_key) is None
+    assert store.hosts(said.host_key) == {}
     for shown, kept in ((None, None), ("web-1", "web-1"), (None, "web-1"), ("web-2", "web-1")):
         put_host(store, replace(said, certificate_name=shown), NOW)
-        assert store.certificate_name(said.host_key) == kept
+        assert store.hosts(said.host_key)[said.host_key].certificate_name == kept
 
 
 def test_the_interval_of_a_host_is_that_of_its_latest_sample(store: DuckDbStore) -> None:

@@ -17,7 +17,7 @@ from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.database import BrokenDatabase
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from support.aggregators import batch_of, host_key, open_store, put_host, ranking, record
-from support.full_disks import small_disk
+from support.full_disks import leave_no_room, small_disk
 from support.reports import EPOCH, NOW, hello, process, report, sample
 
 KEY = host_key("web-1")
@@ -69,16 +69,6 @@ def fill(store: DuckDbStore) -> int:
 def stored(store: DuckDbStore) -> list[int]:
     """The sequences that are in the store, one for each row."""
     return [sequence for (sequence,) in store.read("SELECT sequence FROM host_sample ORDER BY sequence")]
-
-
-def leave_no_room(disk: Path) -> None:
-    """Takes all that is left."""
-    with (disk / "rest").open("wb", buffering=0) as rest:
-        try:
-            while rest.write(bytes(4_096)):
-                pass
-        except OSError:
-            return
 
 
 def test_a_full_disk_stops_writing_and_not_reading(disk: Path) -> None:

@@ -7,12 +7,14 @@ from typing import Final
 
 from fuzz.oracle import is_refusal
 from fuzz.scratch import scratch
-from loiter_agent.spool_file import Bounds, Corrupt, Now, SpoolFile, Unwritable
+from loiter_agent.spool_bounds import Bounds, Now
+from loiter_agent.spool_database import Corrupt, Unwritable
+from loiter_agent.spool_file import SpoolFile
 from support.reports import NOW, SECOND, boot_id, host_id, report
 
 _HOST_ID: Final = host_id("web-1")
 _BOOT_ID: Final = boot_id("web-1")
-_NOW: Final = Now(_BOOT_ID, 100.0, NOW / SECOND)
+_NOW: Final = Now(_BOOT_ID, 100.0)
 _GENEROUS: Final = Bounds(max_bytes=1_000_000, max_age=3_600)
 _TIGHT: Final = Bounds(max_bytes=500, max_age=3_600)
 _PATCH_BYTES: Final = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,3 +29,14 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def leave_no_room(disk: Path) -> Path:
+    """Takes all that is left of a disk, to the last byte, by a file that can be deleted, and returns that."""
+    rest = disk / "rest"
+    with rest.open("wb", buffering=0) as file:
+        for size in (65_536, 4_096, 1):
+            with suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+    return rest

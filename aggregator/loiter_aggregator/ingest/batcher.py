@@ -7,11 +7,16 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+import grpc
+
+from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
+from loiter_aggregator.access.refusals import RefusalLog
 from loiter_aggregator.clock import Clock
 from loiter_aggregator.config import LimitSettings
 from loiter_aggregator.ingest.answers import Hearer
@@ -22,7 +27,8 @@ from loiter_aggregator.ingest.names import NameBudget
 from loiter_aggregator.ingest.rates import HourlyBudget
 from loiter_aggregator.ingest.room import Amount, Room
 from loiter_aggregator.store.batch import Batch, HostRecord, Lost
-from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError, UnfitError
+from loiter_aggregator.store.parts import Entry, halves, only_entry, rejected
 
 _log = logging.getLogger(__name__)
 
@@ -93,14 +99,17 @@ class Batcher:
         self._hosts = KnownHosts(store, self._reader)
         self._names = NameBudget(self.limits.identities_per_hour, clock, self._is_known_identity)
         self._epochs = HourlyBudget(_EPOCHS_PER_HOUR)
+        self._unfit = RefusalLog(_log)
         # Gathered, the oldest first, and being gathered.
         self._gathered: deque[_Pending] = deque()
         self._open = _Pending()
         self._stop = asyncio.Event()
 
-    async def join(self, host_key: int, hearer: Hearer) -> None:
+    async def join(self, host_key: int, hearer: Hearer) -> KnownHost:
         """Begins a stream of a host. What is stored of it is remembered until `leave`. Raises StoreError."""
-        (await self._hosts.load(host_key)).streams.add(hearer)
+        host = await self._hosts.load(host_key)
+        host.streams.add(hearer)
+        return host
 
     def leave(self, host_key: int, hearer: Hearer) -> None:
         """Ends a stream, which hears nothing any more."""
@@ -111,25 +120,24 @@ class Batcher:
             host.streams.discard(hearer)
             self._forget_if_idle(host_key)
 
-    async def certificate_name(self, host_key: int) -> str | None:
-        """The name in the certificate that a host belongs to, be it not durable yet. Raises StoreError."""
-        host = await self._hosts.load(host_key)
-        if host.certificate_name is None:
-            loop = asyncio.get_running_loop()
-            stored = await loop.run_in_executor(self._reader, self._store.certificate_name, host_key)
-            self._name(host, stored)
-        return host.certificate_name
+    async def put_host(self, record: HostRecord, size: int = _HELLO_BYTES) -> None:
+        """Takes what a host says of itself, in so many bytes, to be stored before any report that comes after it.
 
-    def put_host(self, record: HostRecord, size: int = _HELLO_BYTES) -> None:
-        """Takes what a host says of itself, in so many bytes, to be stored before any report that comes after it."""
-        self.room.force(record.host_key, 1, size)
-        self._open.grow(record.host_key, 1, size)
-        host = self._hosts.get(record.host_key)
-        if host is not None:
-            self._name(host, record.certificate_name)
-            # What the host said before, be it not stored yet, is of the same certificate.
-            record = replace(record, certificate_name=host.certificate_name)
-        self._open.batch.hosts[record.host_key] = record
+        Waits as `put` does, unless it takes the place of what the host has said since the last commit. Raises
+        StoreError.
+        """
+        host_key = record.host_key
+        if host_key in self._open.batch.hosts:
+            host = await self._hosts.load(host_key)
+        else:
+            host = await self._enter(host_key, 1, size)
+            self._open.grow(host_key, 1, size)
+        host.hostname, host.boot_id, host.interval_ms = record.hostname, record.boot_id, record.interval_ms
+        if host.certificate_name is None:
+            host.certificate_name = record.certificate_name
+        # Once a certificate was shown, the host belongs to the name in it, be that not stored yet.
+        self._open.batch.hosts[host_key] = replace(record, certificate_name=host.certificate_name)
+        self._seal_if_large()
 
     async def put(
         self,
@@ -175,6 +183,7 @@ class Batcher:
                 rename = self._names.renamer(host_key, report.host_id)
                 self._open.batch.add(host_key, report, received, skew, rename)
             host.marks[epoch] = sequence
+            host.last_seen = received
         acknowledged = self._open.due_to(hearer).acknowledgements
         acknowledged[epoch] = max(sequence, acknowledged.get(epoch, 0))
         self._seal_if_large()
@@ -221,8 +230,8 @@ class Batcher:
                 if not failing:
                     _log.error("%s; reports are not acknowledged until this is mended, agents keep them", error)
                 failing = True
-            except Exception:  # a mistake of ours, in which one batch must not take the others down
-                _log.exception("a batch could not be stored; its reports are not acknowledged, agents send them again")
+            except Exception:  # a mistake of ours
+                _log.exception("reports can not be stored; they are not acknowledged, agents send them again")
             if stopping:
                 return
 
@@ -241,7 +250,13 @@ class Batcher:
             if not self._gathered:
                 self._seal()
             pending = self._gathered[0]
-            await self._write(pending)
+            try:
+                await self._write(pending)
+            except Exception as error:
+                if not _is_of_the_batch(error):
+                    raise
+                await self._isolate(pending, error)
+                continue
             self._gathered.popleft()
             await self._release(pending)
             if pending is last:
@@ -253,17 +268,53 @@ class Batcher:
             return
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._store.write, batch)
-        except StoreError:
-            self.counters.failed_commits += 1
-            raise
         except Exception:
-            # The batch itself is at fault, and is given up. An acknowledgement covers all reports before it, so every
-            # stream has to begin anew from what is durable.
             self.counters.failed_commits += 1
-            await self._give_up()
             raise
         self.counters.stored += len(batch)
         self.counters.samples_lost += batch.samples_lost
+
+    async def _isolate(self, pending: _Pending, error: Exception) -> None:
+        """Takes a batch that can not be stored apart, so that one report that is at fault does not stop the others.
+
+        The parts take its place, and the last of them what is to be heard of the whole. Where a part is one report, the
+        loss of that report takes its place. But where nothing could ever be stored, it is not for the report, and all
+        is given up: an acknowledgement covers all reports before it, so every stream has to begin anew from what is
+        durable. Raises the error then.
+        """
+        if (parts := halves(pending.batch)) is not None:
+            first, pending.batch = parts
+            self._gathered.appendleft(_Pending(first))
+            return
+        entry = only_entry(pending.batch)
+        if entry is None:
+            (record,) = pending.batch.hosts.values()
+            self._unfit.say(
+                (record.host_key, "host"), f"what {printable(record.hostname)} says of itself {_why(error)}"
+            )
+            pending.batch = Batch()
+        elif self.counters.stored and not entry.is_rejected:
+            self._reject(pending, entry, error)
+        else:
+            await self._give_up()
+            raise error
+
+    def _reject(self, pending: _Pending, entry: Entry, error: Exception) -> None:
+        self.counters.rejected += 1
+        pending.batch = rejected(entry)
+        host = self._hosts.get(entry.host_key)
+        rejection = pb.ReportRejection(
+            spool_epoch=entry.epoch,
+            sequence=entry.sequence,
+            code=grpc.StatusCode.INVALID_ARGUMENT.value[0],
+            reason=f"the report {_why(error)}",
+        )
+        for hearer in () if host is None else host.streams:
+            pending.due_to(hearer).rejections.append(rejection)
+        name = None if host is None or host.hostname is None else printable(host.hostname)
+        self._unfit.say(
+            (entry.host_key, type(error)), f"a report of {name or 'a host'} {_why(error)}; it is counted as lost"
+        )
 
     async def _release(self, pending: _Pending) -> None:
         for host_key, amount in pending.amounts.items():
@@ -301,11 +352,6 @@ class Batcher:
             self.room.leave(host_key, rows, size)
             raise TooManyEpochs(f"more than {_EPOCHS_PER_HOUR:,} epochs of this host within an hour")
 
-    def _name(self, host: KnownHost, name: str | None) -> None:
-        """Has a host belong to a certificate, unless it belongs to one."""
-        if host.certificate_name is None:
-            host.certificate_name = name
-
     def _lose(self, host_key: int, losses: list[Lost], received: int) -> None:
         for lost in losses:
             self._open.batch.add_loss(host_key, lost, received)
@@ -327,11 +373,19 @@ class Batcher:
             self._hosts.forget(host_key)
 
     async def _stopped_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._stop.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        return self._stop.is_set()
+
+
+def _is_of_the_batch(error: Exception) -> bool:
+    """Whether it would come again however often the batch was tried: a mistake of ours, or of who sent a report."""
+    return isinstance(error, UnfitError) or not isinstance(error, StoreError | MemoryError | OSError)
+
+
+def _why(error: Exception) -> str:
+    return f"can not be stored ({type(error).__name__}: {printable(str(error))})"
 
 
 def _settled(host: KnownHost, said: Mapping[int, int], epoch: int) -> int | None:

@@ -65,8 +65,8 @@ class HostClock:
 
     def __init__(self, boot_id: str, agent_time: int | None, sent: int | None, now: int, since_boot: int) -> None:
         """Takes what the hello says, and our clocks as it came: the time of day, and since boot."""
-        # How far the host's clock is behind ours, of the newest sample.
-        self.current = 0
+        # How far the host's clock is behind ours, of the newest sample; None while that is not known.
+        self.current: int | None = None
         self._boot_id = boot_id
         self._agent_time = agent_time
         self._sent = sent

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
 
+from loiter_aggregator.ingest.answers import Hearer
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 
 # From so many on, one question for all hosts takes less time than one for each.
@@ -16,11 +17,24 @@ _MANY: Final = 20
 
 @dataclass(slots=True)
 class KnownHost:
-    """One host: the last sequence of each epoch that is stored or on its way into the store, and who is at it."""
+    """One host: the last sequence of each epoch that is stored or on its way into the store, and who is at it.
+
+    `hostname`, `boot_id` and `interval_ms` are what it said last, `last_seen` is when a report of it came last, in
+    milliseconds, and `certificate_name` the name in the certificate that its id belongs to; None where there is none.
+    """
 
     marks: dict[int, int]
+    hostname: str | None = None
+    boot_id: str | None = None
+    interval_ms: int = 0
+    last_seen: int | None = None
     certificate_name: str | None = None
-    streams: set[object] = field(default_factory=set)
+    streams: set[Hearer] = field(default_factory=set)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was ever heard of it."""
+        return self.hostname is None and not self.marks
 
 
 class KnownHosts:
@@ -74,24 +88,27 @@ class KnownHosts:
         while self._queue:
             keys, self._queue = self._queue, []
             error: Exception | None = None
-            marks: dict[int, dict[int, int]] = {}
+            known: dict[int, KnownHost] = {}
             try:
-                marks = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, keys)
+                known = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, keys)
             except Exception as caught:  # whatever it is, it is for those who wait
                 error = caught
             for key in keys:
                 load = self._loads.pop(key)
                 if error is None:
-                    self._hosts[key] = KnownHost(marks[key])
+                    self._hosts[key] = known[key]
                     load.set_result(None)
                 else:
                     load.set_exception(error)
                     load.exception()  # nobody may be waiting any more
 
-    def _read(self, keys: Sequence[int]) -> dict[int, dict[int, int]]:
-        marks: dict[int, dict[int, int]] = {key: {} for key in keys}
+    def _read(self, keys: Sequence[int]) -> dict[int, KnownHost]:
+        known = {key: KnownHost({}) for key in keys}
         for one in keys if len(keys) < _MANY else (None,):
+            for key, stored in self._store.hosts(one).items():
+                if key in known:
+                    known[key] = KnownHost({}, *stored)
             for (key, epoch), sequence in self._store.high_water(one).items():
-                if key in marks:
-                    marks[key][epoch] = sequence
-        return marks
+                if key in known:
+                    known[key].marks[epoch] = sequence
+        return known

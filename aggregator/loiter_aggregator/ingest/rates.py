@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 _HOUR_MS: Final = 3_600_000
@@ -34,27 +35,27 @@ class TokenBucket:
 
 
 class HourlyBudget:
-    """So many for each host in each hour of the clock. Remembers the hosts of this hour alone."""
+    """So many for each host or caller in each hour of the clock. Remembers those of this hour alone."""
 
     def __init__(self, limit: int) -> None:
         """Takes how many."""
         self.limit = limit
         self._hour = 0
-        self._used: dict[int, int] = {}
+        self._used: dict[Hashable, int] = {}
 
-    def take(self, host_key: int, now: int) -> bool:
-        """Takes one of a host's, at a time in milliseconds. False: there is none left."""
-        used = self._used_by(host_key, now)
-        self._used[host_key] = used + 1
-        return used < self.limit
+    def take(self, whose: Hashable, now: int, limit: int | None = None) -> bool:
+        """Takes one, at a time in milliseconds, where this one may have another limit. False: there is none left."""
+        used = self._used_by(whose, now)
+        self._used[whose] = used + 1
+        return used < (self.limit if limit is None else limit)
 
-    def is_first_refusal(self, host_key: int) -> bool:
-        """Whether the `take` before was the first of the hour that the host was refused."""
-        return self._used.get(host_key) == self.limit + 1
+    def is_first_refusal(self, whose: Hashable) -> bool:
+        """Whether the `take` before was the first of the hour that was refused."""
+        return self._used.get(whose) == self.limit + 1
 
-    def _used_by(self, host_key: int, now: int) -> int:
+    def _used_by(self, whose: Hashable, now: int) -> int:
         hour = now // _HOUR_MS
         if hour != self._hour:
             self._hour = hour
             self._used.clear()
-        return self._used.get(host_key, 0)
+        return self._used.get(whose, 0)

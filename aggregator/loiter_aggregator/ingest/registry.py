@@ -2,7 +2,8 @@
 
 Machines made from one image have one machine-id, and so one host id. Two of them at a time are told by what each run of
 an agent draws for itself. One that comes while another is alive is refused; that it is not the same machine, whose old
-connection has not been found dead yet, is certain once the other goes on to deliver.
+connection has not been found dead yet, is certain once the other goes on to deliver. From then on, for an hour after it
+came last, it is refused also while the other is not connected, as when that is started anew.
 """
 
 from __future__ import annotations
@@ -25,6 +26,24 @@ _MAX_CONFLICTS: Final = 1_000
 _REMEMBERED_MS: Final = 3_600_000
 # Others that claim the id of one stream, told apart until it delivers.
 _MAX_CLAIMS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is known of a machine, apart from the host id that it may share; no address where it is not connected."""
+
+    hostname: str
+    boot_id: str
+    peer: str | None = None
+
+    def is_same(self, other: Machine) -> bool:
+        """Whether it is likely the same one: of the same name, and with the same address, or not booted since."""
+        return self.hostname == other.hostname and (self.peer == other.peer or self.boot_id == other.boot_id)
+
+
+def silent_after(interval_seconds: float) -> float:
+    """After how many seconds without a report a machine may be gone."""
+    return max(_SILENT_INTERVALS * interval_seconds, _SILENT_FLOOR_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,11 @@ class Session:
     claims: dict[tuple[str, str], Conflict] = field(default_factory=dict)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def machine(self) -> Machine:
+        """The machine it comes from."""
+        return Machine(self.hostname, self.boot_id, self.peer)
+
     def is_same_agent(self, other: Session) -> bool:
         """Whether two streams are of one run of one agent."""
         if self.instance or other.instance:
@@ -66,9 +90,7 @@ class Session:
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing was heard for so long that its machine may be gone."""
-        return not self.at_work and now - self.heard > max(
-            _SILENT_INTERVALS * self.interval_seconds, _SILENT_FLOOR_SECONDS
-        )
+        return not self.at_work and now - self.heard > silent_after(self.interval_seconds)
 
 
 class Registry:
@@ -86,13 +108,18 @@ class Registry:
         self._vacated_within = vacated_within
         self._sessions: dict[str, Session] = {}
         self._conflicts: OrderedDict[tuple[str, str, str], Conflict] = OrderedDict()
+        # Whose a host id is, of those that are in conflict, and the time of the latest conflict in milliseconds.
+        self._rightful: OrderedDict[str, tuple[Machine, int]] = OrderedDict()
 
     def __len__(self) -> int:
         """How many hosts are connected."""
         return len(self._sessions)
 
-    async def enter(self, session: Session) -> Session | None:
-        """Lets a stream in, and ends what it takes the place of. Returns the stream that is in its way, if one is."""
+    async def enter(self, session: Session, heard: Machine | None = None) -> Machine | None:
+        """Lets a stream in, and ends what it takes the place of. Returns the machine that is in its way, if one is.
+
+        `heard` is the one that reported last under the host id, where it may be alive, as far as the store tells.
+        """
         session.heard = self._monotonic()
         other = self._in_the_way_of(session)
         if other is not None:
@@ -100,13 +127,15 @@ class Registry:
                 async with asyncio.timeout(self._vacated_within):
                     await other.left.wait()
             other = self._in_the_way_of(session)
-        if other is None:
+        if other is not None:
+            self._claim(other, session)
+            return other.machine
+        absent = self._absent_owner(session, heard)
+        if absent is None:
             if (before := self._sessions.get(session.host_id)) is not None:
                 before.end()
             self._sessions[session.host_id] = session
-        else:
-            self._claim(other, session)
-        return other
+        return absent
 
     def leave(self, session: Session) -> None:
         """A stream is over."""
@@ -133,12 +162,11 @@ class Registry:
         if not session.claims:
             return []
         certain = [key for key, claim in session.claims.items() if sent is None or sent > claim.last_time]
-        return [claim for claim in map(session.claims.pop, certain) if self._record(claim)]
+        return [claim for claim in map(session.claims.pop, certain) if self._record(claim, session.machine)]
 
     def conflicts(self) -> list[Conflict]:
         """The conflicts of the last hour, the latest last; at most 1,000."""
-        since = self._clock() - _REMEMBERED_MS
-        for key in [key for key, conflict in self._conflicts.items() if conflict.last_time < since]:
+        for key in [key for key, conflict in self._conflicts.items() if not self._is_remembered(conflict.last_time)]:
             del self._conflicts[key]
         return list(self._conflicts.values())
 
@@ -146,7 +174,30 @@ class Registry:
         other = self._sessions.get(session.host_id)
         if other is None or other.is_same_agent(session) or other.is_silent(self._monotonic()):
             return None
+        rightful = self._rightful_machine(session.host_id)
+        if rightful is not None and rightful.is_same(session.machine) and not rightful.is_same(other.machine):
+            return None
         return other
+
+    def _absent_owner(self, session: Session, heard: Machine | None) -> Machine | None:
+        """The machine that a host id is kept for although it is not connected now, if that is another one."""
+        machine, rightful = session.machine, self._rightful_machine(session.host_id)
+        if rightful is not None:
+            if rightful.is_same(machine):
+                return None
+            conflict = self._conflicts.get((session.host_id, session.hostname, session.peer))
+            if conflict is not None and self._is_remembered(conflict.last_time):
+                return rightful
+        if heard is not None and heard.hostname != machine.hostname and heard.boot_id != machine.boot_id:
+            return heard
+        return None
+
+    def _rightful_machine(self, host_id: str) -> Machine | None:
+        machine, last_time = self._rightful.get(host_id, (None, 0))
+        return machine if self._is_remembered(last_time) else None
+
+    def _is_remembered(self, last_time: int) -> bool:
+        return last_time >= self._clock() - _REMEMBERED_MS
 
     def _claim(self, holder: Session, session: Session) -> None:
         claim = (session.hostname, session.peer)
@@ -155,8 +206,14 @@ class Registry:
                 session.host_id, holder.hostname, holder.peer, session.hostname, session.peer, self._clock()
             )
 
-    def _record(self, conflict: Conflict) -> bool:
-        """Remembers a conflict; returns whether it is new."""
+    def _record(self, conflict: Conflict, machine: Machine) -> bool:
+        """Remembers a conflict, and whose the host id is; returns whether it is new."""
+        rightful = self._rightful_machine(conflict.host_id)
+        if rightful is None or rightful.is_same(machine):
+            self._rightful[conflict.host_id] = (machine, conflict.last_time)
+            self._rightful.move_to_end(conflict.host_id)
+            if len(self._rightful) > _MAX_CONFLICTS:
+                self._rightful.popitem(last=False)
         key = (conflict.host_id, conflict.refused_hostname, conflict.refused_peer)
         new = key not in self._conflicts
         self._conflicts[key] = conflict

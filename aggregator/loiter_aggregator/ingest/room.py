@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 
@@ -46,6 +47,8 @@ class Room:
         self._left = asyncio.Condition()
         # When those who wait began to, the longest first; those apart who wait for the room of their own host.
         self._waiting: dict[object, float] = {}
+        # When one began to wait that went away in vain, if no room was given back since.
+        self._in_vain: float | None = None
 
     @property
     def rows(self) -> int:
@@ -57,8 +60,9 @@ class Room:
         return host_key in self._by_host
 
     def longest_wait(self) -> float:
-        """For how many seconds somebody has waited since there is too much of all hosts together."""
-        return self._monotonic() - next(iter(self._waiting.values())) if self._waiting else 0.0
+        """For how many seconds there has been too much of all hosts together for somebody who waits, or gave up."""
+        since = [*islice(self._waiting.values(), 1), *(() if self._in_vain is None else (self._in_vain,))]
+        return self._monotonic() - min(since) if since else 0.0
 
     async def enter(self, host_key: int, rows: int, size: int) -> None:
         """Takes room, once there is."""
@@ -66,17 +70,17 @@ class Room:
             async with self._left:
                 await self._left.wait_for(lambda: self._share_is_left(host_key, rows, size))
         if self._waiting or not self._used.has_room(rows, size, self._bound):
-            me = object()
-            self._waiting[me] = self._monotonic()
+            me, began = object(), self._monotonic()
+            self._waiting[me] = began
             try:
                 async with self._left:
                     await self._left.wait_for(lambda: self._used.has_room(rows, size, self._bound))
+            except asyncio.CancelledError:
+                if self._used.rows and self._in_vain is None:
+                    self._in_vain = began
+                raise
             finally:
                 del self._waiting[me]
-        self.force(host_key, rows, size)
-
-    def force(self, host_key: int, rows: int, size: int) -> None:
-        """Takes room, whether there is or not: for what is small and can not wait."""
         self._used.add(rows, size)
         held = self._by_host.get(host_key)
         if held is None:
@@ -85,6 +89,7 @@ class Room:
 
     def leave(self, host_key: int, rows: int, size: int) -> None:
         """Gives room back. `announce` has those who wait look again."""
+        self._in_vain = None
         self._used.add(-rows, -size)
         held = self._by_host[host_key]
         held.add(-rows, -size)

@@ -21,11 +21,13 @@ from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_tim
 from loiter_aggregator.ingest.admission import Admission, retry_info
 from loiter_aggregator.ingest.answers import Answers, Context
 from loiter_aggregator.ingest.batcher import Batcher, TooManyEpochs
+from loiter_aggregator.ingest.callers import Caller, CallerLimits, TooManyNewHosts, identify
 from loiter_aggregator.ingest.clock_log import ClockLog
 from loiter_aggregator.ingest.clocks import HostClock
+from loiter_aggregator.ingest.known_hosts import KnownHost
 from loiter_aggregator.ingest.ownership import NotYours, certificate_name, check_owner
 from loiter_aggregator.ingest.rates import TokenBucket
-from loiter_aggregator.ingest.registry import Conflict, Registry, Session
+from loiter_aggregator.ingest.registry import Conflict, Machine, Registry, Session, silent_after
 from loiter_aggregator.ingest.validation import (
     Invalid,
     check_hello,
@@ -41,8 +43,13 @@ _log = logging.getLogger(__name__)
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
 
 _HELLO_TIMEOUT_SECONDS: Final = 10.0
+_END_SECONDS: Final = 5.0
 _STOPPING: Final = "the aggregator is stopping"
-_EPOCHS_RETRY_SECONDS: Final = 600.0
+# Agents add as much again by chance.
+_CALLER_RETRY_SECONDS: Final = 60.0
+_BUDGET_RETRY_SECONDS: Final = 600.0
+# Of a host that was heard so long before this aggregator started, it is not waited for that it comes back.
+_RECENTLY_MS: Final = 3_600_000
 # So many seconds' worth of reports may come at once, as after a reconnect.
 _BURST_SECONDS: Final = 2.0
 # Buckets of hosts that are gone, which are kept until they are full again.
@@ -69,6 +76,7 @@ class IngestService:
         self._since_boot = since_boot
         self._monotonic = monotonic
         self._registry = Registry(clock, monotonic)
+        self._callers = CallerLimits(batcher.limits.streams_per_address, clock)
         self._admission = Admission(batcher.limits.streams, batcher.counters, batcher.room.longest_wait)
         self._clock_log = ClockLog()
         self._refusals = RefusalLog(_log)
@@ -104,7 +112,10 @@ class IngestService:
         """Ends every stream, after what is to be acknowledged has been; agents connect again later."""
         self._stopping = True
         self._end_streams(_STOPPING)
-        await asyncio.gather(*self._streams, return_exceptions=True)
+        if self._streams:
+            _, late = await asyncio.wait(self._streams, timeout=_END_SECONDS)
+            if late:
+                _log.warning("%d streams did not end within %g s; they are broken off", len(late), _END_SECONDS)
 
     def _end_streams(self, reason: str) -> None:
         for stream in self._streams:
@@ -119,10 +130,21 @@ class IngestService:
         """Serves one stream from its hello to its end."""
         if self._stopping:
             await self._say_goodbye(context, _STOPPING)
+        who = identify(caller.get(), peer_host(context.peer()))
+        if (reason := self._callers.enter(who)) is not None:
+            self._batcher.counters.streams_overloaded += 1
+            self._refusals.say((who, "streams"), f"told to come back later: {reason}")
+            await self._come_later(context, reason, _CALLER_RETRY_SECONDS)
+        try:
+            await self._admit(context, who)
+        finally:
+            self._callers.leave(who)
+
+    async def _admit(self, context: Context, who: Caller) -> None:
         if (reason := self._admission.refusal()) is not None:
             await self._come_later(context, reason, self._admission.retry_seconds())
         answers = Answers(context)
-        stream = asyncio.create_task(self._serve(context, answers))
+        stream = asyncio.create_task(self._serve(context, answers, who))
         self._streams.add(stream)
         self._batcher.counters.streams = len(self._streams)
         try:
@@ -138,7 +160,7 @@ class IngestService:
             self._ended.pop(stream, None)
             self._batcher.counters.streams = len(self._streams)
 
-    async def _serve(self, context: Context, answers: Answers) -> None:
+    async def _serve(self, context: Context, answers: Answers, who: Caller) -> None:
         hello, sent = await self._hello(context)
         host_key = key_of(hello.host.host_id)
         stream = asyncio.current_task()
@@ -153,12 +175,15 @@ class IngestService:
             end=lambda: self._end(stream, "this agent has opened another stream"),
         )
         try:
-            await self._batcher.join(host_key, answers)
-            await self._name(context, hello, host_key)
-            if (other := await self._registry.enter(session)) is not None:
+            known = await self._batcher.join(host_key, answers)
+            await self._name(context, hello, known)
+            if (other := await self._registry.enter(session, self._heard_last(known))) is not None:
                 await self._refuse_twin(context, session, other)
-            name = await self._name(context, hello, host_key)  # another may have become its owner meanwhile
-            self._batcher.put_host(_record(hello, host_key, name), hello.ByteSize())
+            name = await self._name(context, hello, known)  # another may have become its owner meanwhile
+            if known.is_new:
+                self._callers.meet(who)
+            with self._registry.at_work(session):
+                await self._batcher.put_host(_record(hello, host_key, name), hello.ByteSize())
             await context.write(
                 pb.StreamReportsResponse(hello_ack=pb.HelloAck(aggregator_time=to_timestamp(self._clock())))
             )
@@ -166,9 +191,9 @@ class IngestService:
         except StoreError as error:
             _log.error("%s", error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the store can not be read; see the aggregator's log")
-        except TooManyEpochs as error:
-            self._refusals.say((session.peer, "epochs"), f"{session.peer} is told to come back later: {error}")
-            await self._come_later(context, str(error), _EPOCHS_RETRY_SECONDS)
+        except (TooManyEpochs, TooManyNewHosts) as error:
+            self._refusals.say((session.peer, type(error)), f"{session.peer} is told to come back later: {error}")
+            await self._come_later(context, str(error), _BUDGET_RETRY_SECONDS)
         finally:
             self._registry.leave(session)
             self._batcher.leave(host_key, answers)
@@ -184,7 +209,7 @@ class IngestService:
             settled={position.spool_epoch: position.sequence for position in hello.settled},
             clock=self._host_clock(hello, sent),
         )
-        self._clock_log.note(host_key, intake.hostname, intake.clock.current)
+        self._note_clock(intake)
         answering = asyncio.create_task(answers.run())
         try:
             while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
@@ -218,7 +243,7 @@ class IngestService:
         skew = 0
         if report.HasField("sample"):
             skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.sample.sample_time))
-            self._clock_log.note(intake.host_key, intake.hostname, clock.current)
+            self._note_clock(intake)
         elif report.loss.HasField("last_sample_time"):
             skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.loss.last_sample_time))
         await self._batcher.put(intake.host_key, report, answers, skew, intake.settled, len(data))
@@ -263,6 +288,10 @@ class IngestService:
         if len(self._buckets) > 2 * len(self._streams) + _SPARE_BUCKETS:
             self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)}
 
+    def _note_clock(self, intake: _Intake) -> None:
+        if intake.clock.current is not None:
+            self._clock_log.note(intake.host_key, intake.hostname, intake.clock.current)
+
     def _note_conflicts(self, conflicts: Iterable[Conflict]) -> None:
         for conflict in conflicts:
             _log.error(
@@ -278,7 +307,9 @@ class IngestService:
 
     async def _hello(self, context: Context) -> tuple[pb.Hello, int | None]:
         try:
-            data = await asyncio.wait_for(context.read(), _HELLO_TIMEOUT_SECONDS)
+            # Not wait_for, which in Python 3.11 can lose a cancellation that comes as the hello does.
+            async with asyncio.timeout(_HELLO_TIMEOUT_SECONDS):
+                data = await context.read()
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
         try:
@@ -296,26 +327,41 @@ class IngestService:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return request.hello, _sent(request)
 
-    async def _name(self, context: Context, hello: pb.Hello, host_key: int) -> str | None:
+    def _heard_last(self, known: KnownHost) -> Machine | None:
+        """The machine that reported last under a host id, where it may still be alive.
+
+        While we were away, nobody could report: that is no silence.
+        """
+        if known.hostname is None or known.boot_id is None or known.last_seen is None:
+            return None
+        heard, started = known.last_seen, self._batcher.counters.started
+        if heard > started - _RECENTLY_MS:
+            heard = max(heard, started)
+        if self._clock() - heard > 1_000 * silent_after(known.interval_ms / 1_000):
+            return None
+        return Machine(known.hostname, known.boot_id)
+
+    async def _name(self, context: Context, hello: pb.Hello, known: KnownHost) -> str | None:
         """The name in the certificate that the host belongs to. Ends the stream where it belongs to another."""
         principal = caller.get()
         try:
             name = certificate_name(principal, hello.host)
-            if name is not None:
-                check_owner(principal, hello.host, name, await self._batcher.certificate_name(host_key))
+            reported_by = None if known.last_seen is None else known.hostname
+            check_owner(principal, hello.host, known.certificate_name, reported_by)
         except NotYours as error:
             self._batcher.counters.calls_refused += 1
             await self._refuse(context, grpc.StatusCode.PERMISSION_DENIED, str(error))
         return name
 
-    async def _refuse_twin(self, context: Context, session: Session, other: Session) -> NoReturn:
+    async def _refuse_twin(self, context: Context, session: Session, other: Machine) -> NoReturn:
+        at = "" if other.peer is None else f" at {other.peer}"
         await self._refuse(
             context,
             grpc.StatusCode.ALREADY_EXISTS,
-            f"{printable(other.hostname)} at {other.peer} reports under the same host id {session.host_id}; if that is "
+            f"{printable(other.hostname)}{at} reports under the same host id {session.host_id}; if that is "
             "another machine, made from the same image, give this one an id of its own: set host_id, or remove "
-            "/etc/machine-id and run systemd-machine-id-setup; if it is this one, its former connection will be found "
-            "dead soon",
+            "/etc/machine-id and run systemd-machine-id-setup; if it is this one, it is let in once nothing was heard "
+            "from the other for a while",
         )
 
     async def _refuse(self, context: Context, code: grpc.StatusCode, reason: str) -> NoReturn:

@@ -106,6 +106,7 @@ class Batch:
     hosts: dict[int, HostRecord] = field(default_factory=dict)
     host_rows: list[tuple[Any, ...]] = field(default_factory=list)
     process_rows: list[tuple[Any, ...]] = field(default_factory=list)
+    process_counts: list[int] = field(default_factory=list)  # how many of them go with each row of a host
     lost_rows: list[tuple[Any, ...]] = field(default_factory=list)
     identities: dict[int, Identity] = field(default_factory=dict)
     high_water: dict[tuple[int, int], int] = field(default_factory=dict)  # (host key, epoch) → sequence
@@ -133,6 +134,7 @@ class Batch:
         # What was added to the agent's time, so that it can be had back.
         added = ts - taken if skew else 0
         self.host_rows.append(_host_row(host_key, report, ts, received, added))
+        self.process_counts.append(len(sample.processes))
         for process in sample.processes:
             identity = Identity(process.name, process.app, process.user)
             key = identity_key(identity)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import duckdb
 
@@ -17,12 +17,32 @@ from loiter_aggregator.store.question import Parameters, Question, Rows
 from loiter_aggregator.store.schema import CREATE, VERSION
 from loiter_aggregator.store.writing import write_batch
 
-__all__ = ["DuckDbStore", "StoreError"]
+__all__ = ["DuckDbStore", "StoreError", "UnfitError"]
+
+# Errors that are about what was to be written, and not about the file.
+_UNFIT: Final = (duckdb.DataError, duckdb.IntegrityError)
 
 _FILE: Final = "loiter.duckdb"
 # A host that has not been heard of for so long beyond retention is forgotten, and so is the epoch of a spool.
 _LONG_GONE_MS: Final = 30 * 86_400_000
 _RETRY_SECONDS: Final = 1.0
+
+
+class UnfitError(StoreError):
+    """What was to be written does not fit into the tables."""
+
+
+class StoredHost(NamedTuple):
+    """What a host said of itself last, when it was heard, and the name in the certificate that its id belongs to.
+
+    `last_seen`, in milliseconds, is None where no report came; `certificate_name` where none was shown.
+    """
+
+    hostname: str
+    boot_id: str
+    interval_ms: int
+    last_seen: int | None
+    certificate_name: str | None
 
 
 class DuckDbStore:
@@ -94,10 +114,11 @@ class DuckDbStore:
         rows = self.read(f"SELECT host_key, spool_epoch, sequence FROM high_water{only}")
         return {(host_key, epoch): sequence for host_key, epoch, sequence in rows}
 
-    def certificate_name(self, host_key: int) -> str | None:
-        """Reads the name in the certificate that a host id belongs to; None where none was shown. Raises StoreError."""
-        rows = self.read("SELECT certificate_name FROM host WHERE host_key = $key", {"key": host_key})
-        return rows[0][0] if rows else None
+    def hosts(self, host_key: int | None = None) -> dict[int, StoredHost]:
+        """Reads what is stored of every host, or of one, by host key. Raises StoreError."""
+        only = "" if host_key is None else f" WHERE host_key = {int(host_key)}"
+        rows = self.read(f"SELECT host_key, {', '.join(StoredHost._fields)} FROM host{only}")
+        return {key: StoredHost(*row) for key, *row in rows}
 
     def knows_identity(self, identity_key: int) -> bool:
         """Whether an identity is stored, or was until lately. Does not read: it is remembered."""
@@ -110,6 +131,7 @@ class DuckDbStore:
         write-ahead log and called fsync.
 
         Raises:
+            UnfitError: Nothing of the batch was stored, nor ever will be.
             StoreError: Nothing of the batch was stored.
         """
         with self._writing:
@@ -178,7 +200,8 @@ class DuckDbStore:
                         connection.rollback()
                     raise
         except duckdb.Error as error:
-            raise StoreError(f"cannot write to the store: {self._database.explain(error)}") from None
+            kind = UnfitError if isinstance(error, _UNFIT) else StoreError
+            raise kind(f"cannot write to the store: {self._database.explain(error)}") from None
         except BrokenDatabase as error:
             raise BrokenDatabase(f"cannot write to the store: {error}") from None
 

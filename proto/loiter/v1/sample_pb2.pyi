@@ -1399,7 +1399,9 @@ class AgentCost(_message.Message):
     late_ticks: _builtins.int
     """Ticks since the agent started that did not run at their time."""
     dropped_reports: _builtins.int
-    """Reports since the spool was made that were given up before they were acknowledged."""
+    """Reports since the spool was made that were given up before they were acknowledged. An aggregator may have stored
+    some of them by then: it knows better what is lost.
+    """
     cpu_share: _builtins.float
     """CPU time over time since the tick before, everything included: a share of one processor."""
     cpu_budget: _builtins.float
