@@ -378,7 +378,7 @@ def test_a_report_that_can_not_be_stored_does_not_keep_the_others_from_it(
         store.poison = frozenset({303})
         await batcher.commit()
         poisoned = host_key("web-3")
-        assert {key: stream.acknowledged for key, stream in streams.items()} == dict.fromkeys(streams, [(EPOCH, 10)])
+        assert {key: stream.acknowledged for key, stream in streams.items()} == {key: [(EPOCH, 10)] for key in streams}
         assert [stream.rejected for stream in streams.values()] == [[], [], [], [3], []]
         expected = sorted(100 * host + one for host in range(5) for one in range(1, 11) if 100 * host + one != 303)
         assert store.read("SELECT close_wait FROM host_sample ORDER BY close_wait") == [(one,) for one in expected]

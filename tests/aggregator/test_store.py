@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -111,6 +112,7 @@ def test_a_second_process_is_told_that_the_store_is_in_use(tmp_path: Path) -> No
     store = open_store(tmp_path)
     program = """
 import sys
+import threading
 from pathlib import Path
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 try:
@@ -624,3 +626,23 @@ def test_a_damaged_store_is_not_said_to_be_in_use(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         open_store(tmp_path).read("SELECT * FROM host_sample")
     assert "in use" not in str(caught.value)
+
+
+def test_the_store_is_closed_while_it_is_being_read(store: DuckDbStore) -> None:
+    """As by SIGTERM amid a question: what runs is through first, and nothing is begun any more."""
+    began, answers = threading.Event(), []
+
+    def ask() -> None:
+        began.set()
+        with suppress(StoreError):
+            while True:
+                answers.append(store.read("SELECT sum(range * range) FROM range(100_000)"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    began.wait()
+    store.close()
+    asking.join(30)
+    assert not asking.is_alive()
+    with pytest.raises(StoreError, match="the store is closed"):
+        store.read("SELECT 1")

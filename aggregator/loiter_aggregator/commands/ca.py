@@ -74,7 +74,7 @@ def server(folder: Path, names: tuple[str, ...], days: int, force: bool) -> None
 @ca.command()
 @_folder
 @click.argument("hostname")
-@click.option("--host-id", help="Bind it to this host id as well, which it then may take over from a host of another name.")
+@click.option("--host-id", help="Bind it to this host id as well, which it may take over from another name.")
 @_days(365)
 @_force
 def agent(folder: Path, hostname: str, host_id: str | None, days: int, force: bool) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 # What a start after kill -9 has to read again; see tests/bench/README.md.
 CHECKPOINT_BYTES: Final = 16_000_000
+_CLOSE_SECONDS: Final = 5.0
 
 
 class StoreError(Exception):
@@ -112,11 +113,14 @@ class Database:
         return said[0]
 
     def close(self) -> None:
-        """Closes the file. Closing twice is harmless."""
+        """Closes the file, once what runs on it is through. Closing twice is harmless."""
         with self._changed:
             self._closed = True
+            # DuckDB refuses to close what is in use. What is not through by then is only being read: that ends with us.
+            self._changed.wait_for(lambda: not self._cursors, _CLOSE_SECONDS)
             if self._connection is not None:
-                self._connection.close()
+                with suppress(duckdb.Error):
+                    self._connection.close()
                 self._connection = None
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
