@@ -225,6 +225,8 @@ class Batcher:
             stopping = await self._stopped_within(self._commit_seconds)
             try:
                 await self.commit()
+                if failing:
+                    _log.info("the store takes reports again, what was waiting is in it")
                 failing = False
             except StoreError as error:
                 if not failing:
