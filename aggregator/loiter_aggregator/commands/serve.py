@@ -69,6 +69,7 @@ def serve(
         raise click.UsageError(str(error)) from None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     # The store says who talks to whom: what is made from here on is for its owner alone.
     os.umask(0o077)
     # The core reads the environment once, as it is imported below.
@@ -91,3 +92,8 @@ def _run(settings: AggregatorSettings) -> None:
         asyncio.run(run(replace(settings, limits=replace(settings.limits, streams=streams))))
     except (StoreError, TokenFileError, RevocationFileError, OSError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """A caller that goes away as a call ends is no accident, though gRPC may log it as one."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
