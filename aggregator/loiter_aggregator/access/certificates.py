@@ -31,6 +31,7 @@ _UNREADABLE: Final = (
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
+    TypeError,  # a name of a type that its attribute may not have
 )
 
 
