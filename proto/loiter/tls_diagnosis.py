@@ -28,10 +28,9 @@ _SIGNATURE_FAILURE: Final = 7
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _SELF_SIGNED: Final = 18
+_NOT_FOR_CLIENTS: Final = 26
 _UNKNOWN_ISSUER: Final = frozenset((2, _SIGNATURE_FAILURE, 19, 20, 21))
 _WRONG_NAME: Final = frozenset((62, 64))
-# X509_V_FLAG_NO_CHECK_TIME: what has expired is looked at as well.
-_NO_CHECK_TIME: Final = 0x200000
 
 
 def diagnose(server: str, security: Security) -> str | None:
@@ -151,7 +150,7 @@ def _own_certificate(security: Security) -> str:
         return f"{refused}: {file} is self-signed"
     if code in _UNKNOWN_ISSUER:
         return f"{refused}: {file} is issued by {_issuer(shown)}, an authority that {roots} does not hold"
-    if code == 26:
+    if code == _NOT_FOR_CLIENTS:
         return f"{refused}: {file} is not made for clients (extended key usage)"
     return f"{refused}; nothing is wrong with {file} here, and the server's log says more"
 

@@ -12,6 +12,11 @@ import os
 import resource
 import socket
 import sys
+import time
+
+
+# include/net/tcp_states.h
+_FIN_WAIT2 = 5
 
 
 class Holder:
@@ -23,6 +28,7 @@ class Holder:
         self.listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
         self.listener.listen(128)
         self.held: list[socket.socket] = []
+        self.half_closed: list[socket.socket] = []
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """Makes a connection: the client's end and the server's."""
@@ -40,6 +46,13 @@ class Holder:
         client, server = self.pair()
         client.shutdown(socket.SHUT_WR)
         self.held.extend((client, server))
+        self.half_closed.append(client)
+
+    def settle(self) -> None:
+        """Waits until every FIN was acknowledged: until then, which may be 40 ms, its sender is in FIN_WAIT1."""
+        for client in self.half_closed:
+            while client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _FIN_WAIT2:
+                time.sleep(0.001)
 
     def time_wait(self) -> None:
         """One socket in TIME_WAIT: the client closes first."""
@@ -68,6 +81,7 @@ def main() -> None:
     ):
         for _ in range(count):
             make()
+    holder.settle()
     child = 0
     if options.fork:
         keep_alive, gate = os.pipe()

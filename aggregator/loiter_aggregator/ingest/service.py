@@ -17,7 +17,7 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.access.peers import peer_host
 from loiter_aggregator.access.principal import caller
 from loiter_aggregator.access.refusals import RefusalLog
-from loiter_aggregator.clock import Clock, from_duration, from_timestamp, to_timestamp
+from loiter_aggregator.clock import Clock, boot_clock, from_duration, from_timestamp, to_timestamp
 from loiter_aggregator.ingest.admission import Admission, retry_info
 from loiter_aggregator.ingest.answers import Answers, Context
 from loiter_aggregator.ingest.batcher import Batcher, TooManyEpochs
@@ -56,10 +56,6 @@ _BURST_SECONDS: Final = 2.0
 _SPARE_BUCKETS: Final = 1_000
 
 
-def _since_boot() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
 class IngestService:
     """Takes in the reports of agents."""
 
@@ -67,7 +63,7 @@ class IngestService:
         self,
         batcher: Batcher,
         clock: Clock,
-        since_boot: Clock = _since_boot,
+        since_boot: Clock = boot_clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes the batcher that reports go to, and the clocks: time of day and CLOCK_BOOTTIME in milliseconds."""
