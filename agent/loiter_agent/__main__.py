@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from loiter import logs
+from loiter.logs import LOG_FORMATS
 from loiter.settings import SettingsError, load
 from loiter.transport import SecurityFileError, read_certificates, read_key, read_token
 from loiter.version import version
@@ -30,7 +32,6 @@ _SECOND_LOOK_SECONDS = 1.0
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command and exits: 0 good, 1 failed, 2 wrong usage."""
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     # Scheduling slips are counted in each report; the scheduler's own messages would repeat them every tick.
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
     # What a server sends that can not be read is reported by the uplink.
@@ -70,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--cpu-budget", metavar="PERCENT", help="share of one processor to stay below, such as 2%%")
     run.add_argument("--hostname", metavar="NAME", help="report under this name")
     run.add_argument("--label", action="append", metavar="KEY=VALUE", help="a label; may be given again")
+    run.add_argument("--labels-file", metavar="FILE", help="labels, a line each")
+    run.add_argument("--log-format", choices=LOG_FORMATS, help="how log lines are written; default: auto")
     run.set_defaults(command=_run)
 
     for command in (sample, run):
@@ -129,13 +132,15 @@ def _run(options: argparse.Namespace) -> None:
                 "cpu_budget": options.cpu_budget,
                 "hostname": options.hostname,
                 "labels": options.label,
+                "labels_file": options.labels_file,
+                "log_format": options.log_format,
             },
         )
         _check_files(settings)
         return settings
 
     settings = read_settings()
-    logging.getLogger().setLevel(settings.log_level.upper())
+    logs.configure("loiter-agent", settings.log_format, settings.log_level)
 
     # Three descriptors for each network namespace that is kept open.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

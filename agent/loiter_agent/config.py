@@ -13,6 +13,7 @@ from loiter.limits import (
     MAX_PROCESSES,
     MIN_INTERVAL_SECONDS,
 )
+from loiter.logs import LOG_FORMATS
 from loiter.settings import (
     addresses,
     boolean,
@@ -25,6 +26,7 @@ from loiter.settings import (
     percentage,
     setting,
     size,
+    text,
 )
 
 DEFAULT_FILE: Final = Path("/etc/loiter/agent.toml")
@@ -58,10 +60,12 @@ class TlsSettings:
     """Table `tls`: whom the agent trusts, and what it shows of itself. PEM files, read again for every connection."""
 
     ca: Path | None = setting(
-        None, path, "certificates of the authorities that aggregators are trusted by", flag="--ca"
+        None, path, "certificates of the authorities that aggregators are trusted by", flag="--ca", credential="ca.pem"
     )
-    certificate: Path | None = setting(None, path, "certificate of this host, with its chain", flag="--certificate")
-    key: Path | None = setting(None, path, "private key of that certificate", flag="--key")
+    certificate: Path | None = setting(
+        None, path, "certificate of this host, with its chain", flag="--certificate", credential="certificate.pem"
+    )
+    key: Path | None = setting(None, path, "private key of that certificate", flag="--key", credential="key.pem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ class AgentSettings:
         Path("/var/lib/loiter-agent"), path, "where unacknowledged reports are kept, and a host id without machine-id"
     )
     insecure: bool = setting(False, boolean, "report without encryption, also to an address off this machine")
-    token_file: Path | None = setting(None, path, "file with the token that allows to report")
+    token_file: Path | None = setting(None, path, "file with the token that allows to report", credential="token")
     cpu_budget: float = setting(
         0.02, percentage(0.1, 6_400), "share of one processor to stay below, by leaving things out"
     )
@@ -85,6 +89,13 @@ class AgentSettings:
         None, matching(r"[A-Za-z0-9_.-]{1,253}", "a host name"), "the host's name, if not the kernel's"
     )
     labels: tuple[tuple[str, str], ...] = setting((), labels, "labels of this host, such as role=web", flag="--label")
+    labels_file: Path | None = setting(None, path, "file of labels, a line each; those of `labels` beat it")
+    labels_command: str | None = setting(
+        None, text, "command that prints labels, a line each; those of `labels_file` and `labels` beat it"
+    )
+    log_format: str = setting(
+        "auto", one_of(*LOG_FORMATS), "how log lines are written; auto: for the journal where it is read by one"
+    )
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
     trace_closes: bool = setting(
         True, boolean, "trace by BPF which process closes a connection, where the agent has CAP_BPF and CAP_PERFMON"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from loiter.limits import DEFAULT_SERVER
+from loiter.logs import LOG_FORMATS
 from loiter.settings import address, boolean, duration, integer, matching, one_of, path, setting
 
 DEFAULT_FILE: Final = Path("/etc/loiter/aggregator.toml")
@@ -27,14 +28,15 @@ class TlsSettings:
     """Table `tls`: what the aggregator shows of itself, and whom it trusts. PEM files, read again when they change."""
 
     certificate: Path | None = setting(
-        None, path, "certificate of the aggregator, with its chain", flag="--certificate"
+        None, path, "certificate of the aggregator, with its chain", flag="--certificate", credential="certificate.pem"
     )
-    key: Path | None = setting(None, path, "private key of that certificate", flag="--key")
+    key: Path | None = setting(None, path, "private key of that certificate", flag="--key", credential="key.pem")
     client_ca: Path | None = setting(
         None,
         path,
         "certificates of the authorities that agents are trusted by; then `listen` asks for a certificate",
         flag="--client-ca",
+        credential="client-ca.pem",
     )
     revoked: Path | None = setting(
         None, path, "serial numbers of agents' certificates that are refused, one a line", flag="--revoked"
@@ -71,6 +73,9 @@ class AggregatorSettings:
     data_dir: Path = setting(Path("/var/lib/loiter"), path, "where the store is kept")
     tokens: Path | None = setting(None, path, "file of the tokens; tokens.json in the data folder if not set")
     insecure: bool = setting(False, boolean, "listen without encryption, or without asking who it is, off this machine")
+    log_format: str = setting(
+        "auto", one_of(*LOG_FORMATS), "how log lines are written; auto: for the journal where it is read by one"
+    )
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
     store: StoreSettings = field(default_factory=StoreSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

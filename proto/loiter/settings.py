@@ -1,6 +1,7 @@
 """Settings of a program: declared as a frozen dataclass, read from a TOML file, the environment and flags.
 
-A flag beats the environment, the environment beats the file, and the file beats the default. A nested dataclass is a
+A flag beats the environment, the environment beats the file, and the file beats the default. A file that nothing names
+may come as a systemd credential (systemd.exec(5)), in the folder that CREDENTIALS_DIRECTORY names. A nested dataclass is a
 TOML table. The environment variable of `interval` is LOITER_INTERVAL, that of `top` in table `processes` is
 LOITER_PROCESSES_TOP.
 """
@@ -36,6 +37,7 @@ class Entry:
     default: object
     help: str
     flag: str
+    credential: str | None
 
     @property
     def environment(self) -> str:
@@ -43,12 +45,14 @@ class Entry:
         return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
 
 
-def setting(default: Any, read: Reader, help: str, flag: str | None = None) -> Any:
+def setting(default: Any, read: Reader, help: str, flag: str | None = None, credential: str | None = None) -> Any:
     """Declares a field of a settings dataclass.
 
     `read` takes the TOML value or, from elsewhere, a string. `flag` is needed where it is not the setting's name.
+    `credential` is the name of the systemd credential that is used where nothing names a file.
     """
-    return dataclasses.field(default=default, metadata={"read": read, "help": help, "flag": flag})
+    metadata = {"read": read, "help": help, "flag": flag, "credential": credential}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def entries(settings: type[Any], prefix: str = "") -> Iterator[Entry]:
@@ -57,7 +61,9 @@ def entries(settings: type[Any], prefix: str = "") -> Iterator[Entry]:
         if "read" in field.metadata:
             name = prefix + field.name
             flag = field.metadata["flag"] or "--" + name.replace(".", "-").replace("_", "-")
-            yield Entry(name, field.metadata["read"], field.default, field.metadata["help"], flag)
+            yield Entry(
+                name, field.metadata["read"], field.default, field.metadata["help"], flag, field.metadata["credential"]
+            )
         elif isinstance(field.default_factory, type):
             yield from entries(field.default_factory, f"{prefix}{field.name}.")
 
@@ -73,14 +79,14 @@ def load(
     Args:
         settings: The dataclass that declares them.
         file: A TOML file, or None to go without one.
-        environment: The process environment; only names that begin with LOITER_ are looked at.
+        environment: The process environment; names that begin with LOITER_ are looked at, and CREDENTIALS_DIRECTORY.
         flags: By dotted name, the flags that were given; None stands for one that was not.
 
     Raises:
         SettingsError: A file that can not be read or parsed, a name that no setting has, or a value it does not take.
     """
     known = {entry.name: entry for entry in entries(settings)}
-    values: dict[str, object] = {}
+    values = _from_credentials(environment, known)
     if file is not None:
         values.update(_from_file(file, known))
     values.update(_from_environment(environment, known))
@@ -106,6 +112,14 @@ def _read(entry: Entry, value: object, where: str) -> object:
         return entry.read(value)
     except ValueError as error:
         raise SettingsError(f"{where}: {error}") from None
+
+
+def _from_credentials(environment: Mapping[str, str], known: Mapping[str, Entry]) -> dict[str, object]:
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        return {}
+    files = {entry.name: Path(folder, entry.credential) for entry in known.values() if entry.credential is not None}
+    return {name: file for name, file in files.items() if file.exists()}
 
 
 def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:

@@ -14,7 +14,6 @@ import socket
 import sys
 import time
 
-
 # include/net/tcp_states.h
 _FIN_WAIT2 = 5
 

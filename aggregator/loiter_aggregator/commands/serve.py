@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from loiter import logs
+from loiter.logs import LOG_FORMATS
 from loiter.settings import SettingsError, load
 from loiter_aggregator.access import core_log
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
@@ -28,6 +30,7 @@ _log = logging.getLogger(__name__)
 @click.option("--client-ca", metavar="FILE", help="Authorities of agents, which then have to show a certificate.")
 @click.option("--revoked", metavar="FILE", help="Serial numbers of agents' certificates that are refused.")
 @click.option("--tokens", metavar="FILE", help="File of the tokens. [default: tokens.json in the data folder]")
+@click.option("--log-format", type=click.Choice(LOG_FORMATS), help="How log lines are written. [default: auto]")
 @click.option("--insecure", is_flag=True, default=None, help="Off this machine, do without TLS and without asking who.")
 def serve(
     config: Path | None,
@@ -39,6 +42,7 @@ def serve(
     client_ca: str | None,
     revoked: str | None,
     tokens: str | None,
+    log_format: str | None,
     insecure: bool | None,
 ) -> None:
     """Take in reports, keep them, and answer questions, until SIGTERM or Ctrl-C."""
@@ -61,13 +65,14 @@ def serve(
                 "tls.client_ca": client_ca,
                 "tls.revoked": revoked,
                 "tokens": tokens,
+                "log_format": log_format,
                 "insecure": insecure,
             },
         )
         check(settings)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=settings.log_level.upper())
+    logs.configure("loiter", settings.log_format, settings.log_level)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     # The store says who talks to whom: what is made from here on is for its owner alone.

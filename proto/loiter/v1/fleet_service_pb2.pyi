@@ -234,6 +234,64 @@ class RankAppsResponse(_message.Message):
 Global___RankAppsResponse: _TypeAlias = RankAppsResponse  # noqa: Y015
 
 @_typing.final
+class RankGroupsRequest(_message.Message):
+    """Asks for groups of hosts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """The name of the label whose values are the groups, such as `role`."""
+    @_builtins.property
+    def query(self) -> Global___RankingQuery:
+        """What to rank."""
+
+    def __init__(
+        self,
+        *,
+        query: Global___RankingQuery | None = ...,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankGroupsRequest: _TypeAlias = RankGroupsRequest  # noqa: Y015
+
+@_typing.final
+class RankGroupsResponse(_message.Message):
+    """Carries the ranked groups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupRank]:
+        """The groups, worst first."""
+
+    @_builtins.property
+    def coverage(self) -> Global___FleetCoverage:
+        """What the ranking rests on."""
+
+    def __init__(
+        self,
+        *,
+        groups: _abc.Iterable[Global___GroupRank] | None = ...,
+        coverage: Global___FleetCoverage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "groups", b"groups"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankGroupsResponse: _TypeAlias = RankGroupsResponse  # noqa: Y015
+
+@_typing.final
 class GetHostRequest(_message.Message):
     """Asks for one host."""
 
@@ -1182,6 +1240,93 @@ class AppRank(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
 
 Global___AppRank: _TypeAlias = AppRank  # noqa: Y015
+
+@_typing.final
+class GroupRank(_message.Message):
+    """Represents one ranked group of hosts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    SILENT_HOSTS_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_FIELD_NUMBER: _builtins.int
+    TIME_WAIT_FIELD_NUMBER: _builtins.int
+    ESTABLISHED_FIELD_NUMBER: _builtins.int
+    FD_SHARE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    STUCK_FIELD_NUMBER: _builtins.int
+    FD_FORECAST_FIELD_NUMBER: _builtins.int
+    PORTS_SHARE_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The value of the label; absent for the hosts that do not carry it."""
+    hosts: _builtins.int
+    """How many hosts are in the group and have a sample in the window."""
+    silent_hosts: _builtins.int
+    """How many of them are silent: their figures are old."""
+    established: _builtins.int
+    """Sockets in ESTABLISHED at the latest samples, added up."""
+    fd_share: _builtins.float
+    """The largest share of its limit that any process of its hosts uses, from 0 to 1."""
+    cause: _sample_pb2.Cause.ValueType
+    """The cause that most CLOSE_WAIT sockets of its hosts have."""
+    stuck: _builtins.int
+    """CLOSE_WAIT sockets older than a minute at the latest samples, added up."""
+    ports_share: _builtins.float
+    """The fullest budget of ephemeral ports of any of its hosts: used over available, from 0 to 1."""
+    @_builtins.property
+    def close_wait(self) -> Global___CloseWaitTrend:
+        """CLOSE_WAIT of its hosts, added up as in AppRank: so is the maximum, of their maxima."""
+
+    @_builtins.property
+    def time_wait(self) -> Global___TimeWaitVolume:
+        """TIME_WAIT of its hosts, added up."""
+
+    @_builtins.property
+    def fd_forecast(self) -> Global___FdForecast:
+        """The forecast of the process that runs out of descriptors first; absent where none does."""
+
+    def __init__(
+        self,
+        *,
+        value: _builtins.str | None = ...,
+        hosts: _builtins.int = ...,
+        silent_hosts: _builtins.int = ...,
+        close_wait: Global___CloseWaitTrend | None = ...,
+        time_wait: Global___TimeWaitVolume | None = ...,
+        established: _builtins.int | None = ...,
+        fd_share: _builtins.float | None = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        stuck: _builtins.int | None = ...,
+        fd_forecast: Global___FdForecast | None = ...,
+        ports_share: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "_value", b"_value", "close_wait", b"close_wait", "established", b"established", "fd_forecast", b"fd_forecast", "fd_share", b"fd_share", "ports_share", b"ports_share", "stuck", b"stuck", "time_wait", b"time_wait", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "_value", b"_value", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_forecast", b"fd_forecast", "fd_share", b"fd_share", "hosts", b"hosts", "ports_share", b"ports_share", "silent_hosts", b"silent_hosts", "stuck", b"stuck", "time_wait", b"time_wait", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
+    _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
+    _WhichOneofReturnType__fd_share: _TypeAlias = _typing.Literal["fd_share"]  # noqa: Y015
+    _WhichOneofArgType__fd_share: _TypeAlias = _typing.Literal["_fd_share", b"_fd_share"]  # noqa: Y015
+    _WhichOneofReturnType__ports_share: _TypeAlias = _typing.Literal["ports_share"]  # noqa: Y015
+    _WhichOneofArgType__ports_share: _TypeAlias = _typing.Literal["_ports_share", b"_ports_share"]  # noqa: Y015
+    _WhichOneofReturnType__stuck: _TypeAlias = _typing.Literal["stuck"]  # noqa: Y015
+    _WhichOneofArgType__stuck: _TypeAlias = _typing.Literal["_stuck", b"_stuck"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__established) -> _WhichOneofReturnType__established | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fd_share) -> _WhichOneofReturnType__fd_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ports_share) -> _WhichOneofReturnType__ports_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___GroupRank: _TypeAlias = GroupRank  # noqa: Y015
 
 @_typing.final
 class CloseWaitTrend(_message.Message):

@@ -51,6 +51,11 @@ class FleetServiceStub:
                 request_serializer=loiter_dot_v1_dot_fleet__service__pb2.RankAppsRequest.SerializeToString,
                 response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.RankAppsResponse.FromString,
                 _registered_method=True)
+        self.RankGroups = channel.unary_unary(
+                '/loiter.v1.FleetService/RankGroups',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.RankGroupsRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.RankGroupsResponse.FromString,
+                _registered_method=True)
         self.GetHost = channel.unary_unary(
                 '/loiter.v1.FleetService/GetHost',
                 request_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetHostRequest.SerializeToString,
@@ -94,6 +99,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RankGroups(self, request, context):
+        """Ranks groups of hosts: those that carry the same value of one label, such as `role`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetHost(self, request, context):
         """Shows one host. NOT_FOUND for a host that never reported, with the names that come close.
         """
@@ -132,6 +144,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RankApps,
                     request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.RankAppsRequest.FromString,
                     response_serializer=loiter_dot_v1_dot_fleet__service__pb2.RankAppsResponse.SerializeToString,
+            ),
+            'RankGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.RankGroups,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.RankGroupsRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.RankGroupsResponse.SerializeToString,
             ),
             'GetHost': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHost,
@@ -232,6 +249,33 @@ class FleetService:
             '/loiter.v1.FleetService/RankApps',
             loiter_dot_v1_dot_fleet__service__pb2.RankAppsRequest.SerializeToString,
             loiter_dot_v1_dot_fleet__service__pb2.RankAppsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/RankGroups',
+            loiter_dot_v1_dot_fleet__service__pb2.RankGroupsRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.RankGroupsResponse.FromString,
             options,
             channel_credentials,
             insecure,

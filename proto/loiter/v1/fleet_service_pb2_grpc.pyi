@@ -41,6 +41,8 @@ class FleetServiceStub:
     """Ranks the processes of all hosts, worst first."""
     RankApps: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RankAppsRequest, _fleet_service_pb2.RankAppsResponse]
     """Ranks the applications, each over all the hosts it runs on, worst first."""
+    RankGroups: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RankGroupsRequest, _fleet_service_pb2.RankGroupsResponse]
+    """Ranks groups of hosts: those that carry the same value of one label, such as `role`."""
     GetHost: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetHostRequest, _fleet_service_pb2.GetHostResponse]
     """Shows one host. NOT_FOUND for a host that never reported, with the names that come close."""
     ExplainProcess: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainProcessRequest, _fleet_service_pb2.ExplainProcessResponse]
@@ -61,6 +63,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Ranks the processes of all hosts, worst first."""
     RankApps: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RankAppsRequest, _fleet_service_pb2.RankAppsResponse]  # type: ignore[assignment]
     """Ranks the applications, each over all the hosts it runs on, worst first."""
+    RankGroups: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RankGroupsRequest, _fleet_service_pb2.RankGroupsResponse]  # type: ignore[assignment]
+    """Ranks groups of hosts: those that carry the same value of one label, such as `role`."""
     GetHost: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetHostRequest, _fleet_service_pb2.GetHostResponse]  # type: ignore[assignment]
     """Shows one host. NOT_FOUND for a host that never reported, with the names that come close."""
     ExplainProcess: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainProcessRequest, _fleet_service_pb2.ExplainProcessResponse]  # type: ignore[assignment]
@@ -96,6 +100,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.RankAppsResponse, _abc.Awaitable[_fleet_service_pb2.RankAppsResponse]]:
         """Ranks the applications, each over all the hosts it runs on, worst first."""
+
+    @_abc_1.abstractmethod
+    def RankGroups(
+        self,
+        request: _fleet_service_pb2.RankGroupsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RankGroupsResponse, _abc.Awaitable[_fleet_service_pb2.RankGroupsResponse]]:
+        """Ranks groups of hosts: those that carry the same value of one label, such as `role`."""
 
     @_abc_1.abstractmethod
     def GetHost(
