@@ -94,7 +94,7 @@ class AgentSettings:
         None, text, "command that prints labels, a line each; those of `labels_file` and `labels` beat it"
     )
     log_format: str = setting(
-        "auto", one_of(*LOG_FORMATS), "how log lines are written; auto: for the journal where it is read by one"
+        "auto", one_of(*LOG_FORMATS), "how log lines are written; auto is journal under systemd, else text"
     )
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
     trace_closes: bool = setting(

@@ -74,7 +74,7 @@ class AggregatorSettings:
     tokens: Path | None = setting(None, path, "file of the tokens; tokens.json in the data folder if not set")
     insecure: bool = setting(False, boolean, "listen without encryption, or without asking who it is, off this machine")
     log_format: str = setting(
-        "auto", one_of(*LOG_FORMATS), "how log lines are written; auto: for the journal where it is read by one"
+        "auto", one_of(*LOG_FORMATS), "how log lines are written; auto is journal under systemd, else text"
     )
     log_level: str = setting("info", one_of("debug", "info", "warning", "error"), "least severe message to log")
     store: StoreSettings = field(default_factory=StoreSettings)

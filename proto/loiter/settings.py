@@ -1,8 +1,8 @@
 """Settings of a program: declared as a frozen dataclass, read from a TOML file, the environment and flags.
 
 A flag beats the environment, the environment beats the file, and the file beats the default. A file that nothing names
-may come as a systemd credential (systemd.exec(5)), in the folder that CREDENTIALS_DIRECTORY names. A nested dataclass is a
-TOML table. The environment variable of `interval` is LOITER_INTERVAL, that of `top` in table `processes` is
+may come as a systemd credential (systemd.exec(5)), in the folder that CREDENTIALS_DIRECTORY names. A nested dataclass
+is a TOML table. The environment variable of `interval` is LOITER_INTERVAL, that of `top` in table `processes` is
 LOITER_PROCESSES_TOP.
 """
 
