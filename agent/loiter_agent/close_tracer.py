@@ -28,6 +28,9 @@ _NAME: Final = "loiter_close"  # in bpftool(8); at most 15 bytes
 # The clock of /proc/PID/stat: USER_HZ is 100 on every architecture of 64 bits that has BPF.
 _NANOSECONDS_PER_TICK: Final = 1_000_000_000 // 100
 _SELF_TEST_SECONDS: Final = 5
+# Bits of include/uapi/linux/capability.h. CAP_SYS_ADMIN stands for the other two.
+_CAP_SYS_ADMIN: Final = 1 << 21
+_CAP_PERFMON_AND_BPF: Final = 1 << 38 | 1 << 39
 
 
 class CloseTracer:
@@ -49,6 +52,7 @@ class CloseTracer:
         """
         with ExitStack() as stack:
             try:
+                _check_capabilities(Path("/proc/self/status").read_bytes())
                 layout = _layout(_BTF)
                 # Not imported before: ctypes takes memory, which an agent that may not use it does not spend.
                 from loiter_agent.tracing import bpf
@@ -111,6 +115,16 @@ class CloseTracer:
                 errno.ENOTSUP,
                 f"the kernel's pid {found.pid} is {own.pid} here: the host's pid and time namespaces are needed",
             )
+
+
+def _check_capabilities(status: bytes) -> None:
+    """Raises OSError where they are missing, before memory is taken for what the kernel would refuse in the end.
+
+    Reading the types takes 5 to 10 MB for a moment, and ctypes 0.4 MB for good.
+    """
+    effective = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith(b"CapEff:")), -1)
+    if not effective & _CAP_SYS_ADMIN and effective & _CAP_PERFMON_AND_BPF != _CAP_PERFMON_AND_BPF:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def _layout(btf: Path) -> Layout:

@@ -37,7 +37,9 @@ class ProcessSettings:
     """Table `processes`: which are reported one by one."""
 
     top: int = setting(
-        10, integer(0, MAX_PROCESSES), "how many of the largest to report by sockets, descriptors and share"
+        10,
+        integer(0, MAX_PROCESSES),
+        "how many of the largest to report by sockets, by TIME_WAIT, by descriptors and by share",
     )
     limit: int = setting(200, integer(1, MAX_PROCESSES), "how many to report at most, CLOSE_WAIT holders first")
     arguments: bool = setting(False, boolean, "send the command lines of processes, which may hold secrets")
@@ -48,10 +50,14 @@ class SpoolSettings:
     """Table `spool`: what is kept while no aggregator acknowledges."""
 
     max_bytes: int = setting(
-        64_000_000, size(1_000_000, 100_000_000_000), "how much to keep on the disk; the oldest is dropped first"
+        64_000_000,
+        size(1_000_000, 100_000_000_000),
+        "how much to keep on the disk; the oldest is dropped first, and counted",
     )
     max_age: float = setting(
-        3 * 86_400.0, duration(60, 366 * 86_400), "how long to keep a report that no aggregator takes"
+        3 * 86_400.0,
+        duration(60, 366 * 86_400),
+        "how long to keep a report that no aggregator takes; after a reboot, this is counted anew",
     )
 
 
@@ -60,12 +66,18 @@ class TlsSettings:
     """Table `tls`: whom the agent trusts, and what it shows of itself. PEM files, read again for every connection."""
 
     ca: Path | None = setting(
-        None, path, "certificates of the authorities that aggregators are trusted by", flag="--ca", credential="ca.pem"
+        None,
+        path,
+        "certificates of the authorities that aggregators are trusted by (PEM); without, those that the system trusts",
+        flag="--ca",
+        credential="ca.pem",
     )
     certificate: Path | None = setting(
-        None, path, "certificate of this host, with its chain", flag="--certificate", credential="certificate.pem"
+        None, path, "certificate of this host, with its chain (PEM)", flag="--certificate", credential="certificate.pem"
     )
-    key: Path | None = setting(None, path, "private key of that certificate", flag="--key", credential="key.pem")
+    key: Path | None = setting(
+        None, path, "private key of that certificate (PEM, without a passphrase)", flag="--key", credential="key.pem"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,9 @@ class AgentSettings:
     server: tuple[str, ...] = setting((DEFAULT_SERVER,), addresses, "aggregators to report to, tried in turn")
     interval: float = setting(10.0, duration(MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS), "time between two samples")
     state_dir: Path = setting(
-        Path("/var/lib/loiter-agent"), path, "where unacknowledged reports are kept, and a host id without machine-id"
+        Path("/var/lib/loiter-agent"),
+        path,
+        "where unacknowledged reports are kept, and a host id without machine-id; of one agent alone",
     )
     insecure: bool = setting(False, boolean, "report without encryption, also to an address off this machine")
     token_file: Path | None = setting(None, path, "file with the token that allows to report", credential="token")

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from loiter.limits import MAX_NAMESPACES
+from loiter.logs import fields
 from loiter_agent.namespace_files import NamespaceSettings, SockStat, read_file
 from loiter_agent.open_namespace import DESCRIPTORS, OpenNamespace, Whereabouts
 from loiter_agent.procfs import Procfs
@@ -182,6 +183,7 @@ class Namespaces:
                 " at a higher cost, and not at all where they have no process",
                 len(told),
                 told[0].strerror,
+                extra=fields(namespaces=len(told), reason=told[0].strerror),
             )
 
     def _name(self, inode: int, whereabouts: Whereabouts | None) -> str:

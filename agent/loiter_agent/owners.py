@@ -449,6 +449,7 @@ class _CgroupIds:
             return None
         try:
             path = parse_unified_cgroup(self._procfs.cgroup(key.pid))
-            return None if path is None else os.stat(f"{self._mount}{path}").st_ino
+            # Above what the reader's cgroup namespace shows, as in a container, the path would lead out of the mount.
+            return None if path is None or ".." in path.split("/") else os.stat(f"{self._mount}{path}").st_ino
         except (ProcessVanished, Unreadable, OSError):
             return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from loiter.logs import fields
 from loiter_agent.clock import since_boot
 from loiter_agent.collectors.activity import ActivityCollector
 from loiter_agent.collectors.host_fds import HostFdsCollector
@@ -175,7 +176,8 @@ class Sampler:
             error = str(failure) or type(failure).__name__
             if name not in self._failing:  # said once, not on every tick
                 known = isinstance(failure, (OSError, ValueError))
-                _log.error("collector %s failed: %s", name, error, exc_info=None if known else failure)
+                facts = fields(collector=name, reason=error)
+                _log.error("collector %s failed: %s", name, error, exc_info=None if known else failure, extra=facts)
                 self._failing.add(name)
         statuses.append(CollectorStatus(name, time.monotonic() - started, error))
         return section
@@ -194,6 +196,7 @@ class Sampler:
                 scan.unreadable,
                 len(scan.processes) + scan.unlisted,
                 missing,
+                extra=fields(unreadable=scan.unreadable),
             )
 
     def _row(self, candidate: Candidate, activity: Activity | None) -> ProcessRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Final
 
 import grpc
 
+from loiter.own_python import module_command
 from loiter.text import printable
 from loiter.transport import Security, channel_credentials, read_token, token_metadata, wants_tls
 
@@ -78,7 +78,7 @@ async def explain_failure(server: str, security: Security, details: str) -> str:
 
 async def _diagnose(server: str, security: Security) -> str | None:
     """Runs loiter.tls_diagnosis apart: it needs OpenSSL, which the agent keeps out of its memory."""
-    command = [sys.executable, "-P", "-m", "loiter.tls_diagnosis", server]
+    command = module_command("loiter.tls_diagnosis", server)
     for flag, file in (("--ca", security.ca), ("--certificate", security.certificate), ("--key", security.key)):
         if file is not None:
             command += [flag, str(file)]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -14,8 +17,10 @@ from typing import Final
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from loiter import logs, sd_notify
 from loiter.durations import format_duration
 from loiter.limits import MAX_INTERVAL_SECONDS
+from loiter.logs import fields
 from loiter.settings import SettingsError
 from loiter.version import version
 from loiter_agent.beat import Beat
@@ -24,17 +29,27 @@ from loiter_agent.clock import StepWatch, since_boot
 from loiter_agent.config import AgentSettings
 from loiter_agent.encode import AgentStatus, encode_host, encode_sample
 from loiter_agent.host import identify_host
+from loiter_agent.labels import Labels
 from loiter_agent.lean import trim
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import HostIdentity
+from loiter_agent.sample import Degradation, HostIdentity
 from loiter_agent.sampler import Bounds, Sampler
 from loiter_agent.security import Security
 from loiter_agent.spool import Spool
+from loiter_agent.status import Status, headline, status_file, timestamp
 from loiter_agent.uplink import Uplink
 
 _log = logging.getLogger(__name__)
 
+# In the log.
+PROGRAM: Final = "loiter-agent"
+
 _DRAIN_SECONDS: Final = 3.0
+# A tick that takes longer once we are to stop hangs; and whatever hangs is left behind in the end.
+_TICK_END_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 15.0
+# Without a tick for so many intervals, systemd is to start the agent anew, if it is to watch it at all.
+_WATCHDOG_INTERVALS: Final = 4
 _LONGEST_FIRST_DELAY_SECONDS: Final = 10.0
 # How often to look whether the clock was set: at least twice an interval, so that no tick is more than half one late.
 _LONGEST_CLOCK_CHECK_SECONDS: Final = 5.0
@@ -49,11 +64,13 @@ class Agent:
     def __init__(self, settings: AgentSettings, reload: Callable[[], AgentSettings]) -> None:
         """Takes the settings, and how to read them anew.
 
-        Raises OSError where the host id can not be kept, or another agent has the state directory.
+        Raises OSError where the host id can not be kept, or another agent has the state directory, and SettingsError
+        where there is something wrong with the labels.
         """
         self._settings = settings
         self._reload = reload
         self._procfs = Procfs()
+        self._labels = Labels(settings)
         identity = self._identify(settings)
         assert identity.host_id is not None, "with a state directory there is always an id"
         self._spool = Spool(
@@ -63,7 +80,10 @@ class Agent:
             max_bytes=settings.spool.max_bytes,
             max_age=settings.spool.max_age,
         )
+        self._notifier = sd_notify.from_environment(os.environ)
+        self._status_file = status_file(os.environ)
         self._uplink = Uplink(self._spool)
+        self._uplink.on_change = self._tell
         self._configure_uplink(identity)
         self._sampler = Sampler(
             self._procfs,
@@ -93,14 +113,22 @@ class Agent:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._schedule()
-        tasks = (asyncio.create_task(self._uplink.run()), asyncio.create_task(self._watch_clock()))
+        tasks = (
+            asyncio.create_task(self._deliver()),
+            asyncio.create_task(self._watch_clock()),
+            asyncio.create_task(self._labels.run(self._relabel)),
+        )
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait((*tasks, stopping), return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:
             task.result()  # these never return: raise what ended it
         _log.info("stopping")
+        self._notifier.stopping()
+        # What still hangs by then: where it does is written to standard error, and the process ends.
+        faulthandler.dump_traceback_later(_STOP_SECONDS, exit=True)
         self._scheduler.pause()
-        async with self._tick_running:  # a tick under way is let finish: shutting down would cancel it
+        tick_ended = await self._end_of_tick()  # it is let finish: shutting down would cancel it
+        if tick_ended:
             self._scheduler.shutdown(wait=False)
             self._sampler.close()
         with suppress(TimeoutError):
@@ -111,21 +139,41 @@ class Agent:
                 task.cancel()
                 await asyncio.wait((task,), timeout=1.0)
         await self._close_spool()
+        if not tick_ended:  # Python would wait for its thread
+            faulthandler.dump_traceback()
+            logging.shutdown()
+            os._exit(1)
+
+    async def _end_of_tick(self) -> bool:
+        """Waits for the tick under way, if any, and keeps another from beginning. False where it hangs."""
+        try:
+            async with asyncio.timeout(_TICK_END_SECONDS):
+                await self._tick_running.acquire()
+        except TimeoutError:
+            _log.error("a tick hangs, and is given up; where it does follows", extra=fields(seconds=_TICK_END_SECONDS))
+            return False
+        return True
 
     async def _close_spool(self) -> None:
         status = self._spool.status()
-        if status.waiting_reports and status.in_memory:
-            _log.warning("%d reports were not acknowledged and are lost", status.waiting_reports)
-        elif status.waiting_reports:
-            _log.info("%d reports stay in the spool and are sent at the next start", status.waiting_reports)
+        waiting = status.waiting_reports
+        if waiting and status.in_memory:
+            _log.warning("%d reports were not acknowledged and are lost", waiting, extra=fields(lost=waiting))
+        elif waiting:
+            _log.info(
+                "%d reports stay in the spool and are sent at the next start", waiting, extra=fields(waiting=waiting)
+            )
         await self._spool.close()
 
     def _schedule(self) -> None:
+        # Where somebody waits for us to be ready, that is after the first tick, this one comes at once. The others come
+        # when the beat has them, which begins at its random moment all the same.
+        first = 0.0 if self._notifier.is_heard else self._beat.left()
         self._scheduler.add_job(
             self._tick,
             self._beat,
             id=_JOB,
-            next_run_time=_in(self._beat.left()),
+            next_run_time=_in(first),
             max_instances=1,
             coalesce=True,
             misfire_grace_time=None,  # late is better than never, and it is counted
@@ -143,7 +191,10 @@ class Agent:
             if step := watch.stepped():
                 direction = "forward" if step > 0 else "back"
                 _log.warning(
-                    "the clock was set %s by %s; ticks go on as they did", direction, format_duration(abs(step))
+                    "the clock was set %s by %s; ticks go on as they did",
+                    direction,
+                    format_duration(abs(step)),
+                    extra=fields(seconds=round(step, 3)),
                 )
                 self._reschedule()
 
@@ -157,6 +208,55 @@ class Agent:
                     _log.exception("a tick failed, and this host was not sampled; the like is not said again")
             else:
                 self._last_failure = None
+                self._completed()
+
+    def _completed(self) -> None:
+        """Says that a tick was completed: a sample is in the spool. Nothing else feeds the watchdog."""
+        self._ticks += 1
+        if self._ticks == 1:
+            self._notifier.ready()
+            self._allow_watchdog()
+            if self._notifier.is_heard:  # it came before its time, and the next one is not late for that
+                self._last_tick = None
+        self._notifier.feed_watchdog()
+        self._tell()
+
+    def _allow_watchdog(self) -> None:
+        """Has the watchdog wait for some ticks of the interval that it is now."""
+        if self._ticks:
+            self._notifier.allow_watchdog(_WATCHDOG_INTERVALS * self._beat.interval)
+
+    def _tell(self) -> None:
+        """Tells whoever looks at this host how the agent is."""
+        if self._status_file is None and not self._notifier.is_heard:
+            return
+        status = self._status()
+        self._notifier.status(headline(status))
+        if self._status_file is not None:
+            try:
+                status.write(self._status_file)
+            except OSError as error:  # the folder is gone or full: nobody can be told by it
+                _log.warning("%s can not be written, and no longer is: %s", self._status_file, error.strerror)
+                self._status_file = None
+
+    def _status(self) -> Status:
+        delivery = self._uplink.delivery
+        acknowledged_at = delivery.last_acknowledged
+        return Status(
+            version=version(),
+            pid=os.getpid(),
+            updated_at=timestamp(time.time()),
+            interval_seconds=self._beat.interval,
+            ticks=self._ticks,
+            server=delivery.server,
+            connected=delivery.connected,
+            error=delivery.error,
+            acknowledged_reports=delivery.acknowledged,
+            last_acknowledged_at=None if acknowledged_at is None else timestamp(acknowledged_at),
+            waiting_reports=len(self._spool),
+            lost_reports=self._spool.dropped,
+            left_out=None if self._budget.step == Degradation.NONE else self._budget.step.name.lower(),
+        )
 
     async def _sample(self) -> None:
         settings = self._settings
@@ -173,8 +273,7 @@ class Agent:
             spool=self._spool.status(),
         )
         await self._spool.append(encode_sample(sample, status), sample.since_boot)
-        self._ticks += 1
-        if self._ticks == _TRIM_AFTER_TICKS:
+        if self._ticks + 1 == _TRIM_AFTER_TICKS:
             await asyncio.to_thread(trim)
 
     def _keep_to_budget(self) -> float | None:
@@ -183,7 +282,10 @@ class Agent:
         if usage is None:
             return None
         if change := self._budget.spend(usage):
-            (_log.warning if change.after > change.before else _log.info)("%s", change)
+            facts = fields(
+                step=change.after.name.lower(), share=round(change.share, 6), budget=change.budget, ticks=change.ticks
+            )
+            _log.log(logging.WARNING if change.after > change.before else logging.INFO, "%s", change, extra=facts)
             self._set_interval()
         return usage.share
 
@@ -194,6 +296,7 @@ class Agent:
         if stretched != self._beat.interval:
             self._beat.change(stretched, since_boot() if self._last_tick is None else self._last_tick)
             self._reschedule()
+            self._allow_watchdog()
 
     def _count_late(self, now: float) -> None:
         """Counts the ticks that should have been between this one and the last.
@@ -209,11 +312,21 @@ class Agent:
         self._late_ticks += missed
 
     def _on_hangup(self) -> None:
+        if not self._ticks:  # nobody was told yet that we are ready
+            self._reload_settings()
+            return
+        self._notifier.reloading()
+        self._reload_settings()
+        self._notifier.ready()
+
+    def _reload_settings(self) -> None:
         try:
             settings = self._reload()
             identity = self._identify(settings)
+            self._labels.configure(settings)
         except (SettingsError, OSError) as error:
-            _log.error("settings not reloaded, the old ones stay in force: %s", error)
+            facts = fields(reason=error)
+            _log.error("settings not reloaded, the old ones stay in force: %s", error, extra=facts)
             return
         if identity.host_id != self._spool.host_id:
             _log.warning("a change of host_id takes effect at the next start")
@@ -229,11 +342,20 @@ class Agent:
             _log.info("cpu_budget is larger now: nothing is left out any more")
         self._last_tick = None  # how long it was ago says nothing of ticks at another interval
         self._set_interval()
-        logging.getLogger().setLevel(settings.log_level.upper())
+        logs.configure(PROGRAM, settings.log_format, settings.log_level)
         self._configure_uplink(identity)
         _log.info("settings reloaded")
 
+    async def _deliver(self) -> None:
+        await self._labels.answered()  # a host that starts again is not to be without labels for a moment
+        await self._uplink.run()
+
+    def _relabel(self) -> None:
+        self._configure_uplink(self._identity)
+
     def _configure_uplink(self, identity: HostIdentity) -> None:
+        """Reports to whom the settings say, as this host, with the labels that it has now."""
+        self._identity = identity
         settings = self._settings
         security = Security(
             ca=settings.tls.ca,
@@ -242,12 +364,11 @@ class Agent:
             token_file=settings.token_file,
             insecure=settings.insecure,
         )
-        self._uplink.configure(settings.server, encode_host(identity, version()), settings.interval, security)
+        host = encode_host(replace(identity, labels=self._labels.current), version())
+        self._uplink.configure(settings.server, host, settings.interval, security)
 
     def _identify(self, settings: AgentSettings) -> HostIdentity:
-        return identify_host(
-            self._procfs, settings.host_id, settings.hostname, settings.labels, state_dir=settings.state_dir
-        )
+        return identify_host(self._procfs, settings.host_id, settings.hostname, state_dir=settings.state_dir)
 
 
 def _in(seconds: float) -> datetime:

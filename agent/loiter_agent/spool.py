@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from loiter.limits import MAX_MESSAGE_BYTES
+from loiter.logs import fields
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_agent.clock import since_boot as since_boot_now
@@ -312,7 +313,9 @@ class Spool:
         else:
             aside = _set_aside(self._file, "corrupt")
             what = f"the spool can not be read any more ({corrupt}): it"
-        _log.error("%s is kept as %s, and what was in it is lost; sampling goes on", what, aside)
+        _log.error(
+            "%s is kept as %s, and what was in it is lost; sampling goes on", what, aside, extra=fields(file=aside)
+        )
         if self._sequence:
             self._epoch = new_epoch()
         self._sequence = 1
@@ -355,6 +358,7 @@ class Spool:
                 self._file,
                 (error.strerror if isinstance(error, OSError) else None) or error,
                 _MEMORY_REPORTS,
+                extra=fields(file=self._file, reason=error),
             )
         return self._memory
 
@@ -387,7 +391,8 @@ class Spool:
             moved = self._memory.counts.reports
             self._memory.close()
             self._memory = None
-            _log.info("%s is written again: %d reports were moved to it from memory", self._file, moved)
+            facts = fields(file=self._file, reports=moved)
+            _log.info("%s is written again: %d reports were moved to it from memory", self._file, moved, extra=facts)
 
     def _close(self) -> None:
         now = self._now(since_boot_now())

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from loiter.logs import fields
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_agent.clock import since_boot
@@ -60,23 +61,34 @@ class Lane:
         """The last of an epoch that is on its way; 0 where none is."""
         return max((number for of, number in self._in_flight if of == epoch), default=0)
 
-    def landed(self, epoch: int, first: int, last: int) -> None:
-        """Lets others take the place of reports of an epoch."""
+    def landed(self, epoch: int, first: int, last: int) -> int:
+        """Lets others take the place of reports of an epoch. Returns how many those were."""
         staying = [(of, number) for of, number in self._in_flight if of != epoch or not first <= number <= last]
-        for _ in range(len(self._in_flight) - len(staying)):
+        landed = len(self._in_flight) - len(staying)
+        for _ in range(landed):
             self._window.release()
         self._in_flight = staying
+        return landed
 
 
 class Stream:
     """A stream whose hello was acknowledged."""
 
-    def __init__(self, call: Call, spool: Spool, live: Position, pace: Pace, on_first_ack: Callable[[], None]) -> None:
-        """Takes where new reports begin, and the pace of the old ones."""
+    def __init__(
+        self,
+        call: Call,
+        spool: Spool,
+        live: Position,
+        pace: Pace,
+        on_first_ack: Callable[[], None],
+        on_acknowledged: Callable[[int], None],
+    ) -> None:
+        """Takes where new reports begin, the pace of the old ones, and whom to tell how many were acknowledged."""
         self._call = call
         self._spool = spool
         self._pace = pace
         self._on_first_ack = on_first_ack
+        self._on_acknowledged = on_acknowledged
         self._acknowledged = False
         self._rejected = 0
         self._begin = live
@@ -146,19 +158,20 @@ class Stream:
             self._acknowledged = True
             self._on_first_ack()
         await self._spool.acknowledge(ack.spool_epoch, sequence)
-        self._landed(ack.spool_epoch, 0, sequence)
+        self._on_acknowledged(self._landed(ack.spool_epoch, 0, sequence))
 
     async def _reject(self, rejection: pb.ReportRejection) -> None:
         epoch, sequence = rejection.spool_epoch, rejection.sequence
         self._rejected += 1
         if self._rejected == 1:  # said once; each report says how many were dropped
-            _log.error("report %d was rejected: %s", sequence, printable(rejection.reason))
+            reason = printable(rejection.reason)
+            facts = fields(epoch=epoch, sequence=sequence, reason=reason)
+            _log.error("report %d was rejected: %s", sequence, reason, extra=facts)
         await self._spool.reject(epoch, sequence)
         self._landed(epoch, sequence, sequence)
 
-    def _landed(self, epoch: int, first: int, last: int) -> None:
-        for lane in (self._live, self._backlog):
-            lane.landed(epoch, first, last)
+    def _landed(self, epoch: int, first: int, last: int) -> int:
+        return sum(lane.landed(epoch, first, last) for lane in (self._live, self._backlog))
 
 
 async def write(call: Call, request: pb.StreamReportsRequest) -> None:

@@ -17,11 +17,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from loiter.durations import format_duration
 from loiter.limits import MAX_MESSAGE_BYTES
+from loiter.logs import fields
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.ingest_service_pb2_grpc import IngestServiceStub
 from loiter_agent.backoff import Backoff
+from loiter_agent.delivery import Delivery
 from loiter_agent.failure import Call, Failure, Kind, failure_of
 from loiter_agent.security import Security, call_metadata, explain_failure, open_channel
 from loiter_agent.spool import Lanes, Spool
@@ -59,6 +61,9 @@ class Uplink:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Takes the spool to send from; what draws the waits; and the clock that old reports are spread out by."""
+        self.delivery = Delivery()
+        # Called when the connection has changed.
+        self.on_change: Callable[[], None] = lambda: None
         self._spool = spool
         self._backoff = Backoff(rng or random.Random())  # noqa: S311 - spreads load, no secret
         self._pace = Pace(BACKLOG_RATE, clock, sleep)
@@ -76,6 +81,7 @@ class Uplink:
         self._servers, self._host, self._interval, self._security = servers, host, interval, security
         self._errors.clear()  # what is still wrong is to be said of the new settings, too
         self._configured.set()
+        self.delivery.connected, self.delivery.error = False, None
         if self._session is not None:
             self._session.cancel()
 
@@ -87,6 +93,8 @@ class Uplink:
             server = servers[turn % len(servers)]
             turn += 1
             self._configured.clear()
+            if self.delivery.error is None:  # else it is the one that the error is of
+                self.delivery.server = server
             self._session = asyncio.create_task(self._deliver(server))
             try:
                 await _end_of(self._session)
@@ -123,7 +131,14 @@ class Uplink:
             except TimeoutError:
                 raise Failure(Kind.AWAY, "no answer") from None
             # A greeting alone is no delivery: an aggregator that ends each stream after it counts as away.
-            stream = Stream(call, self._spool, lanes.live, self._pace, lambda: self._connected(server))
+            stream = Stream(
+                call,
+                self._spool,
+                lanes.live,
+                self._pace,
+                on_first_ack=lambda: self._connected(server),
+                on_acknowledged=lambda reports: self._acknowledged(server, reports),
+            )
             try:
                 await stream.run()
             except ExceptionGroup as group:
@@ -174,30 +189,54 @@ class Uplink:
     def _connected(self, server: str) -> None:
         waiting, dropped = len(self._spool), self._spool.dropped
         if self._broken_since is None:
-            _log.info("reporting to %s", server)
+            _log.info("reporting to %s", server, extra=fields(server=server, waiting=waiting, dropped=dropped))
         else:
-            away = format_duration(time.monotonic() - self._broken_since)
-            _log.info("reporting to %s again after %s: %d reports to send, %d dropped", server, away, waiting, dropped)
+            seconds = time.monotonic() - self._broken_since
+            _log.info(
+                "reporting to %s again after %s: %d reports to send, %d dropped",
+                server,
+                format_duration(seconds),
+                waiting,
+                dropped,
+                extra=fields(server=server, seconds=round(seconds, 3), waiting=waiting, dropped=dropped),
+            )
         self._broken_since = None
         self._errors.clear()
         self._backoff.succeeded()
 
+    def _acknowledged(self, server: str, reports: int) -> None:
+        delivery = self.delivery
+        delivery.acknowledged += reports
+        delivery.last_acknowledged = time.time()
+        if not delivery.connected:  # the first of this stream
+            delivery.server, delivery.connected, delivery.error = server, True, None
+            self.on_change()
+
     def _lost(self, server: str, failure: Failure) -> None:
         reason = printable(str(failure))
+        delivery = self.delivery
+        delivery.server, delivery.connected, delivery.error = server, False, reason
+        self.on_change()
         first = self._broken_since is None
         if first:
             self._broken_since = time.monotonic()
+        facts = fields(server=server, reason=reason, waiting=len(self._spool))
         if failure.kind is Kind.REFUSED:
             error = f"{server}: {reason}"
             if error not in self._errors and len(self._errors) < _MAX_ERRORS:
                 self._errors.add(error)
-                _log.error("cannot report to %s; sampling goes on, reports are kept, and it is tried again", error)
+                _log.error(
+                    "cannot report to %s; sampling goes on, reports are kept, and it is tried again", error, extra=facts
+                )
         elif first:
             _log.warning(
-                "cannot report to %s (%s); sampling goes on, reports are kept, and it is tried again", server, reason
+                "cannot report to %s (%s); sampling goes on, reports are kept, and it is tried again",
+                server,
+                reason,
+                extra=facts,
             )
         else:
-            _log.debug("still cannot report to %s: %s", server, reason)
+            _log.debug("still cannot report to %s: %s", server, reason, extra=facts)
 
 
 async def _end_of(session: asyncio.Task[None]) -> None:

@@ -21,7 +21,9 @@ from loiter.transport import (
     token_metadata,
     wants_tls,
 )
+from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub
+from loiter.version import version
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -70,7 +72,7 @@ class FleetClient:
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the aggregator at {self.server} did not answer within {_TIMEOUT_SECONDS:.0f} s"
         if code == grpc.StatusCode.UNIMPLEMENTED:
-            return f"what answers at {self.server} is no aggregator of loiter, or one of another version"
+            return self._unimplemented()
         if code == grpc.StatusCode.UNAUTHENTICATED:
             return f"the aggregator at {self.server} lets nobody in without a good token: {details} (--token-file)"
         if code == grpc.StatusCode.PERMISSION_DENIED:
@@ -78,6 +80,17 @@ class FleetClient:
         if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
             return details
         return f"the aggregator at {self.server} failed: {code.name}: {details}"
+
+    def _unimplemented(self) -> str:
+        """Tells an aggregator of an older release, which answers older questions, from what is none."""
+        try:
+            fleet = self.stub.GetFleet(pb.GetFleetRequest(), timeout=_TIMEOUT_SECONDS, metadata=self._metadata)
+        except grpc.RpcError:
+            return f"what answers at {self.server} is no aggregator of loiter, or one of another version"
+        return (
+            f"the aggregator at {self.server} is of release {printable(fleet.aggregator.version)}, which does not know "
+            f"this question; upgrade it to {version()}, the release of this command"
+        )
 
     def _unavailable(self, details: str) -> str:
         from loiter.tls_diagnosis import diagnose  # late: OpenSSL is for when something is wrong

@@ -28,13 +28,19 @@ class TlsSettings:
     """Table `tls`: what the aggregator shows of itself, and whom it trusts. PEM files, read again when they change."""
 
     certificate: Path | None = setting(
-        None, path, "certificate of the aggregator, with its chain", flag="--certificate", credential="certificate.pem"
+        None,
+        path,
+        "certificate of the aggregator, with its chain (PEM)",
+        flag="--certificate",
+        credential="certificate.pem",
     )
-    key: Path | None = setting(None, path, "private key of that certificate", flag="--key", credential="key.pem")
+    key: Path | None = setting(
+        None, path, "private key of that certificate (PEM, without a passphrase)", flag="--key", credential="key.pem"
+    )
     client_ca: Path | None = setting(
         None,
         path,
-        "certificates of the authorities that agents are trusted by; then `listen` asks for a certificate",
+        "certificates of the authorities that agents are trusted by (PEM); then `listen` asks everyone for one",
         flag="--client-ca",
         credential="client-ca.pem",
     )
@@ -72,7 +78,7 @@ class AggregatorSettings:
     )
     data_dir: Path = setting(Path("/var/lib/loiter"), path, "where the store is kept")
     tokens: Path | None = setting(None, path, "file of the tokens; tokens.json in the data folder if not set")
-    insecure: bool = setting(False, boolean, "listen without encryption, or without asking who it is, off this machine")
+    insecure: bool = setting(False, boolean, "off this machine, listen without encryption, or without asking who it is")
     log_format: str = setting(
         "auto", one_of(*LOG_FORMATS), "how log lines are written; auto is journal under systemd, else text"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 from typing import Final
 
 # For the store, queries, readers, and agents that are turned away in words.
@@ -14,6 +15,8 @@ def room_for_streams() -> int:
 
     See setrlimit(2). The usual soft limit of 1,024 would end a fleet at a thousand hosts, without a word.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return max(hard - _RESERVED, hard // 2)
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # EPERM, by a sandbox: then the limit stays what it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        limit = hard
+    return max(limit - _RESERVED, limit // 2)

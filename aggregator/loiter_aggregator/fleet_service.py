@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,7 +15,14 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from loiter.durations import format_duration
-from loiter.limits import MAX_LABELS, MAX_RANKING_ROWS, MAX_STRING_CHARS, MAX_WINDOW_SECONDS
+from loiter.limits import (
+    LABEL_KEY_PATTERN,
+    MAX_LABEL_KEY_CHARS,
+    MAX_LABELS,
+    MAX_RANKING_ROWS,
+    MAX_STRING_CHARS,
+    MAX_WINDOW_SECONDS,
+)
 from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
@@ -36,8 +44,15 @@ from loiter_aggregator.ranking.fleet import (
     silent_hosts,
     skewed_hosts,
 )
-from loiter_aggregator.ranking.forecast import Forecast, app_forecasts, host_forecasts, process_forecasts
-from loiter_aggregator.ranking.hosts import HostRow, host_trends, rank_hosts
+from loiter_aggregator.ranking.forecast import (
+    Forecast,
+    app_forecasts,
+    group_forecasts,
+    host_forecasts,
+    process_forecasts,
+)
+from loiter_aggregator.ranking.groups import GroupRow, group_trends, label_names, rank_groups
+from loiter_aggregator.ranking.hosts import HostRow, host_labels, host_trends, rank_hosts
 from loiter_aggregator.ranking.processes import Ages, ProcessRow, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, Ranking, TimeWait, Trend
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
@@ -52,6 +67,8 @@ _DEFAULT_WINDOW_MS: Final = 3_600_000
 _DEFAULT_ROWS: Final = 20
 _MAX_NAMED_HOSTS: Final = 1_000
 _MAX_LOST_SAMPLES: Final = 100
+_MAX_NAMED_LABELS: Final = 50
+_LABEL_KEY: Final = re.compile(LABEL_KEY_PATTERN)
 # Questions are answered in threads beside the writer; more at a time would only take its processor from it.
 _QUESTIONS_AT_ONCE: Final = 4
 _QUESTIONS_WAITING: Final = 100
@@ -120,6 +137,10 @@ class FleetService(FleetServiceServicer):
     async def RankApps(self, request: pb.RankAppsRequest, context: _Context) -> pb.RankAppsResponse:
         """Ranks applications."""
         return await self._answer(context, lambda store: self._rank_apps(store, request))
+
+    async def RankGroups(self, request: pb.RankGroupsRequest, context: _Context) -> pb.RankGroupsResponse:
+        """Ranks groups of hosts."""
+        return await self._answer(context, lambda store: self._rank_groups(store, request))
 
     async def GetHost(self, request: pb.GetHostRequest, context: _Context) -> pb.GetHostResponse:
         """Shows one host."""
@@ -201,6 +222,20 @@ class FleetService(FleetServiceServicer):
         ahead = app_forecasts(store, ranking, [row.app for row in rows])
         return pb.RankAppsResponse(
             apps=[_app_rank(row, ranking, found.get(row.app, ()), ahead.get(row.app)) for row in rows],
+            coverage=self._coverage(store, ranking.labels, ranking.now),
+        )
+
+    def _rank_groups(self, store: Question, request: pb.RankGroupsRequest) -> pb.RankGroupsResponse:
+        ranking = self._ranking(request.query)
+        if not request.label:
+            raise InvalidRequest(f"label is missing; {_labels_there_are(label_names(store, _MAX_NAMED_LABELS))}")
+        if len(request.label) > MAX_LABEL_KEY_CHARS or _LABEL_KEY.fullmatch(request.label) is None:
+            raise InvalidRequest("label is not the name of a label; use letters, digits, '_', '.' and '-'")
+        rows = rank_groups(store, ranking, request.label)
+        found = group_trends(store, ranking, request.label)
+        ahead = group_forecasts(store, ranking, request.label)
+        return pb.RankGroupsResponse(
+            groups=[_group_rank(row, ranking, found.get(row.value, ()), ahead.get(row.value)) for row in rows],
             coverage=self._coverage(store, ranking.labels, ranking.now),
         )
 
@@ -317,7 +352,11 @@ class FleetService(FleetServiceServicer):
     def _host_ranks(self, store: Question, ranking: Ranking, rows: list[HostRow]) -> list[pb.HostRank]:
         found = host_trends(store, ranking, rows)
         ahead = host_forecasts(store, ranking, [row.host_key for row in rows])
-        return [_host_rank(row, ranking, found.get(row.host_key, ()), ahead.get(row.host_key)) for row in rows]
+        labels = host_labels(store, rows)
+        return [
+            _host_rank(row, ranking, found.get(row.host_key, ()), ahead.get(row.host_key), labels.get(row.host_key, {}))
+            for row in rows
+        ]
 
     def _process_ranks(self, store: Question, ranking: Ranking, rows: list[ProcessRow]) -> list[pb.ProcessRank]:
         found = process_trends(store, ranking, rows)
@@ -370,12 +409,21 @@ def _labels(labels: Mapping[str, str], name: str) -> dict[str, str]:
     return dict(labels)
 
 
+def _labels_there_are(names: Sequence[str]) -> str:
+    if not names:
+        return "no host carries a label"
+    more = " and others" if len(names) == _MAX_NAMED_LABELS else ""
+    return f"hosts carry {', '.join(printable(name) for name in names)}{more}"
+
+
 def _unknown_host(name: str, names: Sequence[str]) -> str:
     near = [printable(one) for one in difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
     return f"no host {name!r} has reported" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
-def _host_rank(row: HostRow, ranking: Ranking, trend: Trend, forecast: Forecast | None) -> pb.HostRank:
+def _host_rank(
+    row: HostRow, ranking: Ranking, trend: Trend, forecast: Forecast | None, labels: Mapping[str, str]
+) -> pb.HostRank:
     return pb.HostRank(
         host_id=row.host_id,
         hostname=row.hostname,
@@ -391,6 +439,7 @@ def _host_rank(row: HostRow, ranking: Ranking, trend: Trend, forecast: Forecast 
         stuck=row.stuck,
         fd_forecast=_fd_forecast(forecast),
         ports_share=row.ports_share,
+        labels=labels,
     )
 
 
@@ -401,6 +450,7 @@ def _no_rank(detail: HostDetail, ranking: Ranking) -> pb.HostRank:
         hostname=detail.host.hostname,
         last_report_time=to_timestamp(detail.last_seen),
         silent=is_silent(detail.last_seen, detail.interval_ms, ranking.now),
+        labels=detail.host.labels,
     )
 
 
@@ -436,6 +486,22 @@ def _app_rank(row: AppRow, ranking: Ranking, trend: Trend, forecast: Forecast | 
         app=row.app,
         hosts=row.hosts,
         processes=row.processes,
+        close_wait=_close_wait(row.close_wait, ranking, trend),
+        time_wait=_time_wait(row.time_wait),
+        established=row.established,
+        fd_share=row.fd_share,
+        cause=row.cause or sample_pb2.CAUSE_UNSPECIFIED,
+        stuck=row.stuck,
+        fd_forecast=_fd_forecast(forecast),
+        ports_share=row.ports_share,
+    )
+
+
+def _group_rank(row: GroupRow, ranking: Ranking, trend: Trend, forecast: Forecast | None) -> pb.GroupRank:
+    return pb.GroupRank(
+        value=row.value,
+        hosts=row.hosts,
+        silent_hosts=row.silent_hosts,
         close_wait=_close_wait(row.close_wait, ranking, trend),
         time_wait=_time_wait(row.time_wait),
         established=row.established,

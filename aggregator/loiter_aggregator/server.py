@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from datetime import UTC, datetime
 from typing import Final
@@ -14,6 +15,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from loiter import sd_notify
+from loiter.logs import fields
 from loiter.v1 import fleet_service_pb2
 from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from loiter_aggregator.access.certificates import warn_of_expiry
@@ -21,6 +24,7 @@ from loiter_aggregator.access.doors import make_doors, no_ingest_handler
 from loiter_aggregator.clock import Clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet_service import FleetService
+from loiter_aggregator.heartbeat import Heartbeat
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.service import SERVICE as INGEST_SERVICE
 from loiter_aggregator.ingest.service import IngestService
@@ -47,7 +51,10 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    store = DuckDbStore(settings.data_dir, settings.store.memory_limit)
+    notifier = sd_notify.from_environment(os.environ)
+    notifier.status("opening the store")
+    with notifier.extending_timeout():  # it may have a write-ahead log to read, or an older version to migrate
+        store = DuckDbStore(settings.data_dir, settings.store.memory_limit)
     try:
         batcher = Batcher(store, clock, limits=settings.limits)
         ingest = IngestService(batcher, clock)
@@ -65,12 +72,16 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
             await door.server.start()
         for name in ("", INGEST_SERVICE, _FLEET_SERVICE):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+        heartbeat = Heartbeat(notifier, batcher, store.file)
+        batcher.on_round = store.on_wait = heartbeat.beat
         committing = asyncio.create_task(batcher.run())
         guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
         scheduler = _schedule(store, settings, clock)
         for door in doors:
-            _log.info("%s", door)
-        _log.info("store in %s", settings.data_dir)
+            _log.info("%s", door, extra=fields(address=door.address))
+        _log.info("store in %s", settings.data_dir, extra=fields(data_dir=settings.data_dir))
+        notifier.ready()
+        heartbeat.beat()
 
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((committing, stopping, *guarding), return_when=asyncio.FIRST_COMPLETED)
@@ -79,6 +90,7 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
                 task.result()  # none returns by itself: raise what ended it
 
         _log.info("stopping")
+        notifier.stopping()
         scheduler.shutdown(wait=False)
         await health_service.enter_graceful_shutdown()
         batcher.stop()
@@ -93,6 +105,7 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
             counters.stored,
             counters.duplicates,
             counters.rejected,
+            extra=fields(stored=counters.stored, duplicates=counters.duplicates, rejected=counters.rejected),
         )
     finally:
         store.close()
@@ -116,7 +129,7 @@ def _schedule(store: DuckDbStore, settings: AggregatorSettings, clock: Clock) ->
         try:
             await asyncio.to_thread(store.forget_before, clock() - round(settings.store.retention * 1_000))
         except StoreError as error:
-            _log.error("%s", error)
+            _log.error("%s", error, extra=fields(reason=error))
 
     scheduler = AsyncIOScheduler()
     # However late a run is, it is worth doing, and once is enough.

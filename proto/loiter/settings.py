@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from loiter.durations import parse_duration
+from loiter.durations import format_duration, parse_duration
 from loiter.limits import LABEL_KEY_PATTERN, MAX_LABEL_KEY_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS
 from loiter.text import printable
 
@@ -22,6 +22,8 @@ Settings = TypeVar("Settings")
 Reader = Callable[[object], Any]
 
 ENVIRONMENT_PREFIX: Final = "LOITER_"
+# A name, a value, and some spaces around them.
+_MAX_LABEL_LINE_CHARS: Final = MAX_LABEL_KEY_CHARS + MAX_LABEL_VALUE_CHARS + 16
 
 
 class SettingsError(Exception):
@@ -196,11 +198,12 @@ def _nearest(name: str, known: Iterable[str], similarity: float) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=similarity)), None)
 
 
-# Readers: each takes a TOML value or a string and returns the setting's value, or raises ValueError for a person.
+# Readers: each takes a TOML value or a string and returns the setting's value, or raises ValueError for a person. What
+# values it takes stands in its docstring, for the reference.
 
 
 def text(value: object) -> str:
-    """Reads a string that is not empty."""
+    """Reads a text."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not a text")
     return value
@@ -214,6 +217,7 @@ def matching(pattern: str, meaning: str) -> Reader:
             raise ValueError(f"{value!r} is not {meaning}")
         return value
 
+    read.__doc__ = f"Reads {meaning}."
     return read
 
 
@@ -225,11 +229,12 @@ def one_of(*choices: str) -> Reader:
             raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
         return str(value)
 
+    read.__doc__ = f"Reads one of {', '.join(choices)}."
     return read
 
 
 def boolean(value: object) -> bool:
-    """Reads true or false."""
+    """Reads `true` or `false`."""
     if isinstance(value, bool):
         return value
     if value in ("true", "false"):
@@ -249,6 +254,7 @@ def integer(minimum: int, maximum: int) -> Reader:
             raise ValueError(f"{value} is not between {minimum} and {maximum}")
         return value
 
+    read.__doc__ = f"Reads a whole number, {minimum:,} to {maximum:,}."
     return read
 
 
@@ -263,6 +269,7 @@ def duration(minimum_seconds: float, maximum_seconds: float) -> Reader:
             raise ValueError(f"{value!r} is not between {minimum_seconds:g}s and {maximum_seconds:g}s")
         return seconds
 
+    read.__doc__ = f"Reads a duration, {format_duration(minimum_seconds)} to {format_duration(maximum_seconds)}."
     return read
 
 
@@ -281,6 +288,7 @@ def size(minimum_bytes: int, maximum_bytes: int) -> Reader:
             raise ValueError(f"{value!r} is not between {minimum_bytes:,} and {maximum_bytes:,} bytes")
         return found
 
+    read.__doc__ = f"Reads a size, {minimum_bytes:,} to {maximum_bytes:,} bytes."
     return read
 
 
@@ -295,6 +303,7 @@ def percentage(minimum: float, maximum: float) -> Reader:
             raise ValueError(f"{value!r} is not between {minimum:g}% and {maximum:g}%")
         return float(match[1]) / 100
 
+    read.__doc__ = f"Reads a percentage, {minimum:g}% to {maximum:g}%."
     return read
 
 
@@ -317,7 +326,7 @@ def address(value: object) -> str:
 
 
 def addresses(value: object) -> tuple[str, ...]:
-    """Reads a list of HOST:PORT; one string may hold several with commas between."""
+    """Reads a list of HOST:PORT, or one text with commas."""
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not items:
         raise ValueError(f"{value!r} is not a list of HOST:PORT")
@@ -325,7 +334,10 @@ def addresses(value: object) -> tuple[str, ...]:
 
 
 def labels(value: object) -> tuple[tuple[str, str], ...]:
-    """Reads labels from a TOML table, or from a string such as `role=web,dc=fra1`, or from a list of such pairs."""
+    """Reads a table of labels, or one text such as `role=web,dc=fra1`.
+
+    From flags it is a list of pairs.
+    """
     if isinstance(value, dict):
         pairs = [(str(key), item) for key, item in value.items()]
     else:
@@ -346,3 +358,24 @@ def labels(value: object) -> tuple[tuple[str, str], ...]:
         if not isinstance(content, str) or len(content) > MAX_LABEL_VALUE_CHARS or not content.isprintable():
             raise ValueError(f"label {key} is not a printable text of at most {MAX_LABEL_VALUE_CHARS} characters")
     return tuple(dict(pairs).items())
+
+
+def label_lines(text: str, where: str) -> dict[str, str]:
+    """Reads labels, a line each, such as `role=web`; blank lines and those that begin with # are passed over.
+
+    Raises ValueError; where a line is wrong, it begins with `where` and the line's number.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate((line.strip() for line in text.split("\n")), start=1):
+        if not line or line.startswith("#"):
+            continue
+        if len(line) > _MAX_LABEL_LINE_CHARS:  # nor would anybody want to see it quoted
+            raise ValueError(f"{where}{number}: longer than a label can be; write a label a line, such as role=web")
+        try:
+            ((key, content),) = labels((line,))
+        except ValueError as error:
+            raise ValueError(f"{where}{number}: {error}") from None
+        if key in found:
+            raise ValueError(f"{where}{number}: label {key} for a second time; a host has one value of each")
+        found[key] = content
+    return found

@@ -54,6 +54,35 @@ def diagnose(server: str, security: Security) -> str | None:
         return None
 
 
+def pair_problem(certificate: Path, key: Path) -> str | None:
+    """What is wrong with a certificate and its key by themselves; None where nothing is."""
+    try:
+        _load_own(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, key)
+    except OSError as error:
+        return _file_error(error)
+    return None
+
+
+def authorities_problem(file: Path) -> str | None:
+    """What is wrong with a file of authorities; None where nothing is."""
+    try:
+        read_certificates(file)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:
+        return f"{file}: no certificate in PEM that can be read" if isinstance(error, ssl.SSLError) else str(error)
+    return None
+
+
+def validity(file: Path) -> tuple[datetime, datetime] | None:
+    """From when until when the first certificate of a file is valid; None where it can not be read."""
+    try:
+        shown = _look_at(ssl.PEM_cert_to_DER_cert(_first(file.read_text())))
+        begin, end = (ssl.cert_time_to_seconds(shown[key]) for key in ("notBefore", "notAfter"))
+    except (OSError, ValueError, KeyError):
+        return None
+    return datetime.fromtimestamp(begin, UTC), datetime.fromtimestamp(end, UTC)
+
+
 def _handshake(raw: socket.socket, address: tuple[str, int], context: ssl.SSLContext, security: Security) -> str | None:
     try:
         connection = context.wrap_socket(raw, server_hostname=address[0])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loiter.addresses import is_loopback
+from loiter.logs import fields
 
 if TYPE_CHECKING:
     import grpc
@@ -101,7 +102,9 @@ def read_token(file: Path) -> str:
     if re.fullmatch(TOKEN_PATTERN, line) is None:
         raise SecurityFileError(f"{file}: its first line is not a token; make one by 'loiter token add'")
     if mode & stat.S_IROTH:
-        _log.warning("everyone on this machine may read the token in %s; chmod 600 %s", file, file)
+        _log.warning(
+            "everyone on this machine may read the token in %s; chmod 600 %s", file, file, extra=fields(file=file)
+        )
     return line
 
 

@@ -29,6 +29,21 @@ def test_what_is_not_used_is_not_loaded() -> None:
     assert not loaded & {"google.protobuf.internal.python_message", "google.protobuf.internal.encoder"}
 
 
+def test_the_command_line_is_read_without_the_formats_of_archives() -> None:
+    """They come with what tells the width of the terminal."""
+    code = """
+import sys
+from loiter_agent.__main__ import main
+try:
+    main(["--version"])
+finally:
+    print(*(name for name, module in sys.modules.items() if module is not None))
+"""
+    loaded = set(run([sys.executable, "-c", code]).stdout.split())
+    assert {"argparse", "shutil"} <= loaded
+    assert not loaded & {"bz2", "_bz2", "lzma", "_lzma"}
+
+
 def test_the_stand_ins_are_gone_afterwards() -> None:
     """Whoever wants the real modules later gets them."""
     code = """

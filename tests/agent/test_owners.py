@@ -490,6 +490,12 @@ class TestHolders:
         assert {key.pid for key in members} == {10, 20}
         assert machine.owners.in_cgroup(1) == ()
 
+    def test_a_cgroup_above_what_the_agent_sees_is_not_taken_for_a_folder_outside(self, machine: Host) -> None:
+        """An agent in a container sees the host's cgroups by paths such as /../system.slice, which lead nowhere."""
+        machine.tree.add(10, cgroup="/../..")
+        machine.tick()
+        assert machine.owners.in_cgroup(machine.tree.cgroups.parents[1].stat().st_ino) == ()
+
     def test_twenty_thousand_sockets_of_one_process_are_read_once(self, machine: Host) -> None:
         """And those that come later by themselves."""
         inodes = range(100_000, 120_000)

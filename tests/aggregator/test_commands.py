@@ -18,6 +18,7 @@ from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter.version import version
 from loiter_aggregator.commands import VERBS, loiter
 from loiter_aggregator.ingest.registry import Conflict
+from loiter_aggregator.output.rows import NESTED
 from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, host_key, open_store, put_host, record, serving_in_background, store_samples
@@ -226,7 +227,7 @@ def test_top_csv_has_the_columns_of_json_but_lists(server: str, kind: str) -> No
     """The same rows; unknown is empty; names are no formulas and are kept."""
     rows = rows_of_csv(good(server, "top", kind, "-o", "csv"))
     from_json = json.loads(good(server, "top", kind, "-o", "json"))
-    assert list(rows[0]) == [key for key in from_json[0] if key not in ("close_wait_trend", "close_wait_age_seconds")]
+    assert list(rows[0]) == [key for key in from_json[0] if key not in NESTED]
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert rows[0]["close_wait"] == "13"
     assert rows[2]["close_wait_growth_per_hour"] == ""
@@ -254,6 +255,46 @@ def test_hostile_names_can_do_nothing_to_the_terminal(server: str, kind: str, ou
     assert r"\x1b[31m" in text
     if output == "wide":
         assert r"\x1b[31m[red]=evil" in text
+
+
+def test_top_ranks_groups_by_the_value_of_a_label(server: str) -> None:
+    """A row each; the hosts without it are one row without a name, in every form."""
+    arguments = ("top", "groups", "--group-by", "role")
+    heading, titles, *lines = good(server, *arguments).splitlines()
+    assert heading == "groups of role by close-wait-growth, last 1h"
+    assert titles.split() == ["#", "GROUP", "HOSTS", "SILENT", "CLOSE-WAIT", "GROWTH/h", "R²", "TREND", "CAUSE", "FD%"]
+    assert [line.split()[:6] for line in lines[:3]] == [
+        ["1", "web", "1", "0", "13", "+120"],
+        ["2", "db", "1", "0", "5", "0"],
+        ["3", "-", "1", "1", "3", "-"],
+    ]
+    assert "TW-MEAN" in good(server, *arguments, "-o", "wide").splitlines()[1]
+    assert [row["group"] for row in json.loads(good(server, *arguments, "-o", "json"))] == ["web", "db", None]
+    assert [row["group"] for row in rows_of_csv(good(server, *arguments, "-o", "csv"))] == ["web", "db", ""]
+    _, _, first, *_ = good(server, *arguments, "--by", "time-wait", "--label", "role=db").splitlines()
+    assert first.split()[:5] == ["1", "db", "1", "0", "5"]
+    (other,) = json.loads(good(server, "top", "groups", "--group-by", "rack", "-o", "json"))
+    assert (other["group"], other["hosts"], other["silent_hosts"]) == (None, 3, 1)
+
+
+def test_a_label_that_is_none_is_refused(server: str) -> None:
+    """By the aggregator, whose rule it is."""
+    assert "label is not the name of a label" in failure(server, "top", "groups", "--group-by", "no spaces")
+
+
+def test_groups_need_a_label_also_where_nobody_answers() -> None:
+    """It is said all the same, and why the labels are not."""
+    said = " ".join(bad_usage("127.0.0.1:1", "top", "groups").split())
+    assert "groups need --group-by LABEL; no aggregator answers at 127.0.0.1:1" in said
+
+
+def test_wide_hosts_have_their_labels(server: str) -> None:
+    """And JSON."""
+    titles, first = good(server, "top", "hosts", "-o", "wide").splitlines()[1:3]
+    assert titles.split()[-1] == "LABELS"
+    assert first.split()[-1] == "role=web"
+    labels = [row["labels"] for row in json.loads(good(server, "top", "hosts", "-o", "json"))]
+    assert labels == [{"role": "web"}, {"role": "db"}, {}]
 
 
 def test_top_can_rank_by_another_measure(server: str) -> None:
@@ -432,7 +473,8 @@ def test_completion_completes_verbs_and_choices() -> None:
         return {line.partition(",")[2] for line in result.stdout.splitlines()}
 
     assert completed("loiter ", "1") == set(VERBS)
-    assert completed("loiter top ", "2") == set(KINDS)
+    assert completed("loiter top ", "2") == {*KINDS, "groups"}
+    assert completed("loiter top groups --group", "3") == {"--group-by"}
 
 
 @pytest.mark.parametrize(
@@ -493,6 +535,8 @@ def test_an_aggregator_that_takes_too_long_says_so_itself(tmp_path: Path) -> Non
         (("host",), "Missing argument"),
         (("host", "web-1", "web-2"), "unexpected extra argument"),
         (("fleet", "--window", "soon"), "is not a duration"),
+        (("top", "groups"), "groups need --group-by LABEL; hosts carry role"),
+        (("top", "hosts", "--group-by", "role"), "--group-by is for groups alone"),
         (("completion", "tcsh"), "'tcsh' is not one of"),
         (("tpo",), "No such command"),
     ],
@@ -500,7 +544,7 @@ def test_an_aggregator_that_takes_too_long_says_so_itself(tmp_path: Path) -> Non
 def test_wrong_usage_exits_with_two_and_says_what_would_be_right(
     server: str, arguments: tuple[str, ...], said: str
 ) -> None:
-    """Nothing is asked, and nothing is printed to standard output."""
+    """Nothing is printed to standard output."""
     assert said in " ".join(bad_usage(server, *arguments).split())
 
 
@@ -599,6 +643,7 @@ def test_fleet_names_the_hosts_that_something_is_the_matter_with(troubled: str) 
 
 TABLES = [
     *(("top", kind, "--by", by) for kind in KINDS for by in ("close-wait-growth", "ports")),
+    ("top", "groups", "--group-by", "role"),
     ("fleet",),
     *(("host", host_id(f"host-{place}")) for place in range(len(NASTY))),
     *(("explain", host_id(f"host-{place}"), "100") for place in range(len(NASTY))),

@@ -91,7 +91,7 @@ def store_leaking(store: DuckDbStore, name: str, step: int, **labels: str) -> No
 def test_hosts_are_ranked_with_everything_known_of_them(store: DuckDbStore) -> None:
     """Every field of a row is filled in."""
     store_leaking(store, "web-1", 1)
-    store_leaking(store, "web-2", 2)
+    store_leaking(store, "web-2", 2, role="web", zone="a")
 
     async def scenario(stub: Any) -> None:
         answer = await stub.RankHosts(pb.RankHostsRequest())
@@ -105,6 +105,7 @@ def test_hosts_are_ranked_with_everything_known_of_them(store: DuckDbStore) -> N
         assert host.close_wait.growth_fit == pytest.approx(1)
         assert host.time_wait == pb.TimeWaitVolume(current=100, mean=100, maximum=100)
         assert (host.established, host.fd_allocated, host.fd_limit, host.fd_share) == (9, 500, 1_000, 0.5)
+        assert [dict(host.labels) for host in answer.hosts] == [{"role": "web", "zone": "a"}, {}]
         assert answer.coverage == pb.FleetCoverage(
             hosts=2,
             hosts_reporting=2,
@@ -151,6 +152,63 @@ def test_apps_are_ranked_over_their_hosts(store: DuckDbStore) -> None:
     ask(store, scenario)
 
 
+def test_groups_are_ranked_over_their_hosts(store: DuckDbStore) -> None:
+    """Those of one value of a label; the hosts without it are a group without a value."""
+    store_leaking(store, "web-1", 1, role="web")
+    store_leaking(store, "web-2", 2, role="web")
+    store_leaking(store, "other", 1, role="db")
+    store_leaking(store, "bare", 0, rack="7")
+
+    async def scenario(stub: Any) -> None:
+        answer = await stub.RankGroups(pb.RankGroupsRequest(label="role"))
+        assert [(row.HasField("value"), row.value, row.hosts) for row in answer.groups] == [
+            (True, "web", 2),
+            (True, "db", 1),
+            (False, "", 1),
+        ]
+        row = answer.groups[0]
+        assert (row.close_wait.current, row.close_wait.maximum, row.close_wait.samples) == (9, 9, 8)
+        assert row.close_wait.growth_per_hour == pytest.approx(180)
+        assert row.close_wait.growth_fit == pytest.approx(1)
+        assert len(row.close_wait.trend) == 20
+        assert row.time_wait == pb.TimeWaitVolume(current=200, mean=200, maximum=200)
+        assert (row.established, row.fd_share, row.silent_hosts) == (18, 0.25, 0)
+        assert answer.coverage.hosts == 4
+        narrow = pb.RankingQuery(by=pb.RANK_BY_CLOSE_WAIT, limit=1, labels={"role": "db"})
+        (row,) = (await stub.RankGroups(pb.RankGroupsRequest(query=narrow, label="role"))).groups
+        assert (row.value, row.close_wait.current) == ("db", 3)
+
+    ask(store, scenario)
+
+
+@pytest.mark.parametrize("label", ["9", "no spaces", "r\u00f4le", "k" * 64, "\x1b[31m", "role\n"])
+def test_a_group_by_what_can_be_no_label_is_refused(store: DuckDbStore, label: str) -> None:
+    """By the rule that labels of hosts have to keep."""
+
+    async def scenario(stub: Any) -> None:
+        code, details = await refused(stub.RankGroups(pb.RankGroupsRequest(label=label)))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details == "label is not the name of a label; use letters, digits, '_', '.' and '-'"
+
+    ask(store, scenario)
+
+
+def test_a_question_without_a_label_is_answered_by_those_there_are(store: DuckDbStore) -> None:
+    """Up to fifty of them."""
+
+    async def scenario(stub: Any) -> None:
+        code, details = await refused(stub.RankGroups(pb.RankGroupsRequest()))
+        assert (code, details) == (grpc.StatusCode.INVALID_ARGUMENT, "label is missing; no host carries a label")
+        store_leaking(store, "web-1", 1, role="web", zone="a")
+        assert (await refused(stub.RankGroups(pb.RankGroupsRequest())))[1] == "label is missing; hosts carry role, zone"
+        for first in (0, 25):
+            store_leaking(store, f"h{first}", 1, **{f"l{number:02}": "" for number in range(first, first + 30)})
+        details = (await refused(stub.RankGroups(pb.RankGroupsRequest())))[1]
+        assert details.endswith(", l48, l49 and others")
+
+    ask(store, scenario)
+
+
 def test_what_is_unknown_is_absent_from_the_answer(store: DuckDbStore) -> None:
     """Nothing is filled in with zero."""
     store_samples(store, "web-1", [sample(NOW, processes=[process()])])
@@ -159,7 +217,8 @@ def test_what_is_unknown_is_absent_from_the_answer(store: DuckDbStore) -> None:
         (host,) = (await stub.RankHosts(pb.RankHostsRequest())).hosts
         (row,) = (await stub.RankProcesses(pb.RankProcessesRequest())).processes
         (app,) = (await stub.RankApps(pb.RankAppsRequest())).apps
-        for ranked in (host, row, app):
+        (group,) = (await stub.RankGroups(pb.RankGroupsRequest(label="role"))).groups
+        for ranked in (host, row, app, group):
             assert not ranked.HasField("time_wait")
             for name in ("current", "maximum", "growth_per_hour", "growth_fit"):
                 assert not ranked.close_wait.HasField(name)
@@ -269,6 +328,7 @@ def test_a_query_that_breaks_a_rule_is_refused_by_the_name_of_its_field(
             stub.RankHosts(pb.RankHostsRequest(query=query)),
             stub.RankProcesses(pb.RankProcessesRequest(query=query)),
             stub.RankApps(pb.RankAppsRequest(query=query)),
+            stub.RankGroups(pb.RankGroupsRequest(query=query, label="role")),
         ):
             code, details = await refused(call)
             assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -504,7 +564,8 @@ def test_every_ranking_says_why_and_when(store: DuckDbStore) -> None:
         (host,) = (await stub.RankHosts(pb.RankHostsRequest())).hosts
         row, other = (await stub.RankProcesses(pb.RankProcessesRequest())).processes
         (app,) = (await stub.RankApps(pb.RankAppsRequest())).apps
-        for ranked in (host, row, app):
+        (group,) = (await stub.RankGroups(pb.RankGroupsRequest(label="role"))).groups
+        for ranked in (host, row, app, group):
             assert (ranked.cause, ranked.stuck) == (sample_pb2.CAUSE_LEAK, 15)
             # Ten a minute, 1,000 left; CLOSE_WAIT grows by five a minute.
             assert ranked.fd_forecast.seconds == pytest.approx(6_000)
@@ -512,7 +573,7 @@ def test_every_ranking_says_why_and_when(store: DuckDbStore) -> None:
             assert ranked.fd_forecast.latest_seconds == pytest.approx(6_000)
             assert ranked.fd_forecast.growth_per_hour == pytest.approx(600)
             assert ranked.fd_forecast.close_wait_share == pytest.approx(0.5)
-        assert (host.ports_share, row.ports_share, app.ports_share) == (0.9, 0.5, 0.5)
+        assert (host.ports_share, row.ports_share, app.ports_share, group.ports_share) == (0.9, 0.5, 0.5, 0.9)
         assert row.close_wait_age == sample_pb2.SocketAges(p50_seconds=3_600, p99_seconds=7_200, max_seconds=10_800)
         assert (row.fd_limit_hard, row.sockets) == (4_096, 50)
         assert (other.cause, other.stuck) == (sample_pb2.CAUSE_UNSPECIFIED, 0)

@@ -107,6 +107,22 @@ def test_a_stream_must_open_with_a_hello(store: DuckDbStore, clock: FakeClock) -
     assert stored(store) == []
 
 
+def test_a_stream_that_ends_before_its_hello_is_told_the_time_and_is_no_mistake(
+    store: DuckDbStore, clock: FakeClock
+) -> None:
+    """`loiter-agent check` asks so whether it would be let in."""
+
+    async def scenario(address: str, batcher: NotedBatcher) -> None:
+        async with Agent(address) as agent:
+            await agent.call.done_writing()
+            await agent.refusal()
+            assert dict(await agent.call.trailing_metadata()) == {"loiter-time": str(clock())}
+        assert batcher.counters.rejected == 0
+
+    run(store, clock, scenario)
+    assert stored(store) == []
+
+
 def test_a_bad_hello_is_refused_and_leaves_nothing_behind(store: DuckDbStore, clock: FakeClock) -> None:
     """The rule that it breaks is in the details."""
 

@@ -22,6 +22,7 @@ from loiter_aggregator.output.data import as_csv, as_json, csv_columns
 from loiter_aggregator.output.rows import (
     Row,
     app_row,
+    group_row,
     host_row,
     optional_fields,
     process_row,
@@ -30,6 +31,7 @@ from loiter_aggregator.output.rows import (
 from loiter_aggregator.output.states import states_table
 from loiter_aggregator.output.tables import (
     APPS,
+    GROUPS,
     HOST_PROCESSES,
     HOSTS,
     PROCESSES,
@@ -75,6 +77,7 @@ def known_host(name: str = "web-1") -> Row:
             stuck=1_230,
             fd_forecast=AHEAD,
             ports_share=0.987,
+            labels={"role": name, "zone": ""},
         ),
     )
 
@@ -129,11 +132,32 @@ def known_app(name: str = "gateway.service") -> Row:
     )
 
 
+def known_group(name: str = "web") -> Row:
+    """A row of a group of hosts with everything known."""
+    return group_row(
+        1,
+        pb.GroupRank(
+            value=name,
+            hosts=1_000,
+            silent_hosts=100,
+            close_wait=trend(),
+            time_wait=VOLUME,
+            established=9,
+            fd_share=1.0,
+            cause=sample_pb2.CAUSE_STALLED_READER,
+            stuck=1_230,
+            fd_forecast=AHEAD,
+            ports_share=0.987,
+        ),
+    )
+
+
 KINDS = [
     pytest.param(HOSTS, known_host, id="hosts"),
     pytest.param(PROCESSES, known_process, id="processes"),
     pytest.param(HOST_PROCESSES, known_process, id="processes of a host"),
     pytest.param(APPS, known_app, id="apps"),
+    pytest.param(GROUPS, known_group, id="groups"),
 ]
 
 
@@ -189,6 +213,7 @@ def test_numbers_are_aligned_to_the_right_under_their_titles() -> None:
         (HOSTS, host_row(1, pb.HostRank())),
         (PROCESSES, process_row(1, pb.ProcessRank())),
         (APPS, app_row(1, pb.AppRank())),
+        (GROUPS, group_row(1, pb.GroupRank())),
     ],
 )
 def test_the_unknown_is_a_dash(columns: Sequence[Column], row: Row) -> None:
@@ -395,6 +420,7 @@ def test_the_keys_of_a_host_are_those_that_scripts_rely_on() -> None:
         "ports_share",
         "silent",
         "last_report",
+        "labels",
     ]
 
 
@@ -465,6 +491,19 @@ def test_the_keys_of_an_app_are_those_that_scripts_rely_on() -> None:
         "fd_growth_close_wait_share",
         "ports_share",
     ]
+
+
+def test_the_keys_of_a_group_are_those_that_scripts_rely_on() -> None:
+    """Those of an application, but for what it is of. Hosts without the label have no group, which is null."""
+    of_an_app = [key for key in known_app() if key not in ("app", "processes")]
+    assert list(known_group()) == ["rank", "group", "hosts", "silent_hosts", *of_an_app[2:]]
+    assert (known_group("")["group"], group_row(1, pb.GroupRank())["group"]) == ("", None)
+
+
+def test_the_labels_of_a_host_are_in_its_wide_table() -> None:
+    """By their names."""
+    assert printed(HOSTS, [known_host()], width=400, wide=True)[1].rstrip().endswith(" role=web-1, zone=-")
+    assert "LABELS" not in printed(HOSTS, [known_host()])[0]
 
 
 def test_json_has_numbers_as_numbers_and_the_unknown_as_null() -> None:

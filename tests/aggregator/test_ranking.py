@@ -18,6 +18,7 @@ from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
 from loiter_aggregator.ranking.fleet import fleet_states
 from loiter_aggregator.ranking.forecast import process_forecasts
+from loiter_aggregator.ranking.groups import GroupRow, rank_groups
 from loiter_aggregator.ranking.hosts import host_trends, rank_hosts
 from loiter_aggregator.ranking.processes import Ages, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, TimeWait
@@ -125,6 +126,7 @@ TICK = st.builds(
     ),
 )
 FLEET = st.lists(st.lists(TICK, min_size=1, max_size=25), min_size=1, max_size=3)
+ROLES = st.tuples(*[st.sampled_from(("web", "", None))] * 3)
 
 
 class Series(NamedTuple):
@@ -134,8 +136,10 @@ class Series(NamedTuple):
     processes: dict[tuple[str, Key], list[Point]]
 
 
-def store_fleet(store: DuckDbStore, run: str, fleet: Sequence[Sequence[Tick]]) -> Series:
-    """Stores the fleet under the label `run`, the last tick of each host at NOW."""
+def store_fleet(
+    store: DuckDbStore, run: str, fleet: Sequence[Sequence[Tick]], roles: Sequence[str | None] = (None,) * 3
+) -> Series:
+    """Stores the fleet under the label `run`, and of each host its `role`; the last tick of each host is at NOW."""
     series = Series({}, defaultdict(list))
     for number, ticks in enumerate(fleet):
         name = f"{run}-{number}"
@@ -158,7 +162,8 @@ def store_fleet(store: DuckDbStore, run: str, fleet: Sequence[Sequence[Tick]]) -
                     ],
                 )
             )
-        store_samples(store, name, samples, labels={"run": run})
+        role = roles[number]
+        store_samples(store, name, samples, labels={"run": run} | ({} if role is None else {"role": role}))
     return series
 
 
@@ -195,11 +200,13 @@ RUNS = itertools.count()
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(fleet=FLEET)
-def test_figures_are_those_of_a_plain_computation(shared_store: DuckDbStore, fleet: list[list[Tick]]) -> None:
-    """Growth, r², mean, maximum and sample counts of hosts, processes and apps; nobody is left out or added."""
+@given(fleet=FLEET, roles=ROLES)
+def test_figures_are_those_of_a_plain_computation(
+    shared_store: DuckDbStore, fleet: list[list[Tick]], roles: tuple[str | None, ...]
+) -> None:
+    """Growth, r², mean, maximum and counts of hosts, processes, apps and groups; nobody is left out or added."""
     run = f"run{next(RUNS)}"
-    series = store_fleet(shared_store, run, fleet)
+    series = store_fleet(shared_store, run, fleet, roles)
     asked = ranking(labels={"run": run})
 
     hosts = rank_hosts(shared_store, asked)
@@ -218,19 +225,38 @@ def test_figures_are_those_of_a_plain_computation(shared_store: DuckDbStore, fle
     for app, ranked in apps.items():
         check_app(ranked, {name: points for name, points in present.items() if name[1][2] == app})
 
+    role_of = dict(zip(series.hosts, roles, strict=False))
+    groups = {row.value: row for row in rank_groups(shared_store, asked, "role")}
+    assert groups.keys() == set(role_of.values())
+    for value, group in groups.items():
+        check_group(group, [points for name, points in series.hosts.items() if role_of[name] == value])
+
 
 def check_app(row: AppRow, members: Mapping[tuple[str, Key], Sequence[Point]]) -> None:
     """Compares the figures of one application with those of its processes."""
-    lines = [line_of(points) for points in members.values()]
-    variance = sum(line.variance for line in lines)
     assert row.hosts == len({hostname for hostname, _ in members})
     assert row.processes == len(members)
-    assert row.close_wait.samples == sum(line.samples for line in lines)
-    assert row.close_wait.maximum == total([line.maximum for line in lines])
-    assert row.close_wait.growth_per_hour == near(total([line.growth for line in lines]))
-    assert row.close_wait.growth_fit == near(1 - sum(line.residual for line in lines) / variance if variance else None)
-    assert row.time_wait.mean == near(total([line.time_wait_mean for line in lines]))
-    assert row.time_wait.maximum == total([line.time_wait_max for line in lines])
+    check_sums(row.close_wait, row.time_wait, list(members.values()))
+
+
+def check_group(row: GroupRow, members: Sequence[Sequence[Point]]) -> None:
+    """Compares the figures of one group with those of its hosts."""
+    assert (row.hosts, row.silent_hosts) == (len(members), 0)
+    check_sums(row.close_wait, row.time_wait, members)
+    assert row.close_wait.current == total([points[-1].close_wait for points in members])
+    assert row.time_wait.current == total([points[-1].time_wait for points in members])
+
+
+def check_sums(close_wait: CloseWait, time_wait: TimeWait, members: Sequence[Sequence[Point]]) -> None:
+    """Compares figures with those of many series, added up."""
+    lines = [line_of(points) for points in members]
+    variance = sum(line.variance for line in lines)
+    assert close_wait.samples == sum(line.samples for line in lines)
+    assert close_wait.maximum == total([line.maximum for line in lines])
+    assert close_wait.growth_per_hour == near(total([line.growth for line in lines]))
+    assert close_wait.growth_fit == near(1 - sum(line.residual for line in lines) / variance if variance else None)
+    assert time_wait.mean == near(total([line.time_wait_mean for line in lines]))
+    assert time_wait.maximum == total([line.time_wait_max for line in lines])
 
 
 # What the figures mean.

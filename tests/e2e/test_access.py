@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-import pytest
 
 from loiter.transport import Security
 from loiter_aggregator.access import tokens
@@ -32,6 +31,7 @@ from support.programs import (
     running,
     wait_until,
 )
+from support.side_by_side import side_by_side
 
 SECONDS = 60
 
@@ -180,6 +180,7 @@ def test_an_agent_reports_to_no_server_of_another_name(tmp_path: Path) -> None:
     with fleet(tmp_path, *tls_flags(pki, mutual=True)) as one:
         with one.agent("web-1", pki.agent("web-1"), host="localhost") as agent:
             agent.wait_for_log("the server's certificate is for 127.0.0.1, not for localhost", SECONDS)
+            agent.process.kill()
         assert one.stored() == set()
 
 
@@ -218,9 +219,12 @@ def test_agents_without_a_good_token_are_refused(tmp_path: Path) -> None:
         assert one.stored() == {"web-0"}
 
 
-@pytest.mark.parametrize("by", ["token", "certificate"])
-def test_what_is_revoked_ends_a_stream(tmp_path: Path, by: str) -> None:
+def test_what_is_revoked_ends_a_stream(tmp_path: Path) -> None:
     """Within seconds; another that is made lets the agent in again."""
+    side_by_side(check_revocation, ["token", "certificate"], tmp_path)
+
+
+def check_revocation(by: str, tmp_path: Path) -> None:
     pki = Pki(tmp_path / "ca")
     mutual = by == "certificate"
     with fleet(tmp_path, *tls_flags(pki, mutual=mutual)) as one:
@@ -330,7 +334,7 @@ def test_certificates_are_exchanged_under_a_running_stream(tmp_path: Path) -> No
 
 
 def test_three_commands_are_enough_for_tls(tmp_path: Path) -> None:
-    """As docs/security.md has them; the settings come from the environment as well."""
+    """As docs/explanation/security.md has them; the settings come from the environment as well."""
     ca = tmp_path / "ca"
     for words in (("init", ca), ("server", ca, "127.0.0.1"), ("agent", ca, "web-1")):
         assert run([BIN / "loiter", "ca", *words]).returncode == 0

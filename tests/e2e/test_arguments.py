@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from loiter_agent.identity import Identities
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import ProcessKey
 from support.programs import Aggregator, agent_command, aggregator, ask, leaklab, running, wait_until
+from support.side_by_side import side_by_side
 
 SECRET = "planted-secret-7c1f"
 
@@ -65,12 +64,15 @@ def wiretap(server: Aggregator) -> Iterator[Wiretap]:
         tap.close()
 
 
-@pytest.mark.parametrize("configured", [False, True])
-def test_arguments_are_on_the_wire_only_if_the_agent_is_told_to_send_them(tmp_path: Path, configured: bool) -> None:
+def test_arguments_are_on_the_wire_only_if_the_agent_is_told_to_send_them(tmp_path: Path) -> None:
     """A secret is planted in the arguments and in the environment of a program that is certainly reported.
 
     The configured case shows that the secret would be heard if it were sent.
     """
+    side_by_side(check_arguments, [False, True], tmp_path)
+
+
+def check_arguments(configured: bool, tmp_path: Path) -> None:
     environment = {"LOITER_PROCESSES_ARGUMENTS": "true"} if configured else {}
     leak = [*leaklab("leak", "--per-second", "50"), f"--token={SECRET}-argument"]
     with (

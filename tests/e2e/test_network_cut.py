@@ -18,6 +18,7 @@ from support.audit import check_accounts, check_samples, stored, taken
 from support.links import NEAR_ADDRESS, Link
 from support.netns import netns
 from support.programs import BIN, Program, running, wait_until
+from support.side_by_side import side_by_side
 from support.soaking import SOAK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can connect two network namespaces")
@@ -69,18 +70,23 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+# One after the other where there is time for it.
+@pytest.mark.parametrize("ways", [[way] for way in CUTS] if SOAK else [list(CUTS)], ids=", ".join)
 @pytest.mark.timeout(600 if SOAK else 180)
-@pytest.mark.parametrize("how", CUTS)
-def test_after_a_cut_all_arrives_in_order_and_new_samples_at_once(how: str, tmp_path: Path) -> None:
+def test_after_a_cut_all_arrives_in_order_and_new_samples_at_once(ways: list[str], tmp_path: Path) -> None:
     """From the first sample that arrives again on, what is taken is stored within two ticks, while the rest follows."""
-    store = tmp_path / "store"
+    side_by_side(_cut, ways, tmp_path)
+
+
+def _cut(how: str, folder: Path) -> None:
+    store = folder / "store"
     with ExitStack() as stack:
         near, far = stack.enter_context(netns()), stack.enter_context(netns())
         link = Link(near, far)
         serve = near.command([BIN / "loiter", "serve", "--listen", SERVER, "--insecure", "--data-dir", store])
-        aggregator = stack.enter_context(running(serve, tmp_path / "aggregator.log"))
+        aggregator = stack.enter_context(running(serve, folder / "aggregator.log"))
         aggregator.wait_for_log("listening on")
-        agents = _agents(stack, far.command, tmp_path)
+        agents = _agents(stack, far.command, folder)
         time.sleep(BEFORE_SECONDS)
         began = now_ms()
         CUTS[how].begin(link)
@@ -95,7 +101,7 @@ def test_after_a_cut_all_arrives_in_order_and_new_samples_at_once(how: str, tmp_
         assert aggregator.stop() == 0
     found = stored(store / "loiter.duckdb")
     check_accounts(found.values())
-    assert check_samples(taken(tmp_path), found) == 0
+    assert check_samples(taken(folder), found) == 0
     _check_arrivals(arrivals(store / "loiter.duckdb"), began, ended, back)
 
 

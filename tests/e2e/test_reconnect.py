@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from support.programs import Program, aggregator, wait_until
+from support.soaking import SOAK
 
-AGENTS = 2_000
+AGENTS = 2_000 if SOAK else 600
 PROCESSES = 4
-INTERVAL_SECONDS = 10
+INTERVAL_SECONDS = 10 if SOAK else 4
 BACK_WITHIN_SECONDS = 60
 MOST_AGGREGATOR_LINES = 50
 
@@ -27,7 +28,7 @@ def reporting(drivers: list[Program]) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_two_thousand_agents_stream_again_within_a_minute_of_a_restart(tmp_path: Path) -> None:
+def test_a_fleet_streams_again_within_a_minute_of_a_restart(tmp_path: Path) -> None:
     """Each says once that its aggregator is away and once that it is back; the aggregator says next to nothing."""
     with aggregator(tmp_path) as one, ExitStack() as stack:
         drivers = [stack.enter_context(_driver(index, one.server, tmp_path)) for index in range(PROCESSES)]

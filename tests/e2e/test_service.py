@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 
 from support.programs import Aggregator, agent_command, aggregator, ask, free_port, run, running, wait_until
+from support.spools import waiting
 
 
 def _stored(folder: Path) -> list[int]:
@@ -114,7 +115,7 @@ def test_what_is_not_delivered_stays_in_the_spool_for_the_next_start(tmp_path: P
     command = agent_command(server.server, tmp_path, interval="500ms")
     with running(command, tmp_path / "first.log") as agent:
         agent.wait_for_log("cannot report to")
-        time.sleep(3)  # for some ticks
+        wait_until(lambda: len(waiting(tmp_path / "agent-state", tmp_path)) > 2, 20, "some reports wait")
         assert agent.stop() == 0
         kept = re.search(r"(\d+) reports stay in the spool and are sent at the next start", agent.logged())
         assert kept, agent.logged()

@@ -134,6 +134,13 @@ _SEEDS: Final = {
     "mutated_request": (b"hello", b"\x00", b"\x80report", b"\xff" * 9, bytes(range(64))),
     "settings_file": (_AGENT_TOML, _AGGREGATOR_TOML, b"interval = 5\n", b"[labels]\nrole = 'a'\n", b"\xff"),
     "settings_environment": (b"INTERVAL\x0010s\0SPOOL_MAX_BYTES\x0064MB", b"LISTEN\0[::]:7433\0STORE_RETENTION\x001h"),
+    "labels_file": (
+        b"# ours\nrole=web\n\n dc = fra1 \r\nempty=\n",
+        b"a=b\n" * 33,
+        b"a=b\na=c\n",
+        b"role",
+        b"x=\x1b[31m\xff",
+    ),
     "words": (
         b"10s",
         b"1.5h",

@@ -20,6 +20,7 @@ TARGETS: Final[Mapping[str, Target]] = {
         wire_targets.mutated_request,
         text_targets.settings_file,
         text_targets.settings_environment,
+        text_targets.labels_file,
         text_targets.words,
         access_targets.token,
         access_targets.token_file,

@@ -8,13 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from fuzz.oracle import is_refusal
+from fuzz.oracle import is_printable_refusal, is_refusal
 from fuzz.scratch import scratch
 from loiter import settings
 from loiter.addresses import is_loopback
 from loiter.durations import format_duration, parse_duration
 from loiter.text import printable
 from loiter_agent.config import AgentSettings
+from loiter_agent.label_sources import read_file
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.output import cells
 
@@ -44,6 +45,18 @@ def _load(program: type[Any], file: Path | None, environment: dict[str, str]) ->
         is_refusal(error)
         return
     assert isinstance(loaded, program)
+
+
+def labels_file(data: bytes) -> None:
+    """A file of labels. What it holds keeps the rules that the aggregator has for labels."""
+    file = scratch() / "labels"
+    file.write_bytes(data)
+    try:
+        found = read_file(file)
+    except settings.SettingsError as error:
+        is_printable_refusal(error)
+        return
+    assert all(settings.labels({name: value}) == ((name, value),) for name, value in found.items())
 
 
 _READERS: Final[tuple[Callable[[object], object], ...]] = (

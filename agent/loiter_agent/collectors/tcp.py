@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+from loiter.logs import fields
 from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.collectors.tcp_psutil import PsutilTcpCollector
 from loiter_agent.collectors.tcp_sock_diag import SockDiagTcpCollector
@@ -41,7 +42,11 @@ def open_tcp_collector(procfs: Procfs, interval: float, trace_closes: bool) -> T
     try:
         return SockDiagTcpCollector(procfs, interval, _open_tracer if trace_closes else _no_tracer)
     except OSError as error:
-        _log.warning("sock_diag is not to be had (%s); reading sockets by psutil, at a higher cost", error)
+        _log.warning(
+            "sock_diag is not to be had (%s); reading sockets by psutil, at a higher cost",
+            error,
+            extra=fields(reason=error),
+        )
         return PsutilTcpCollector(procfs)
 
 

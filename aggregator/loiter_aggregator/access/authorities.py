@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from loiter.logs import fields
 from loiter_aggregator.access.files import Watch
 
 _log = logging.getLogger(__name__)
@@ -50,10 +51,16 @@ class Authorities:
         try:
             self._subjects = _subjects(self._file)
         except (OSError, ValueError) as error:
-            _log.error("%s can not be read again (%s); the authorities of before stay in force", self._file, error)
+            _log.error(
+                "%s can not be read again (%s); the authorities of before stay in force",
+                self._file,
+                error,
+                extra=fields(file=self._file, reason=error),
+            )
             return
         self._generation += 1
-        _log.info("authorities of agents read again: %d in %s", len(self._subjects), self._file)
+        facts = fields(file=self._file, authorities=len(self._subjects))
+        _log.info("authorities of agents read again: %d in %s", len(self._subjects), self._file, extra=facts)
 
 
 def issuer_of(certificate: x509.Certificate) -> Issuer:

@@ -14,6 +14,7 @@ from typing import Final
 
 from cryptography import x509
 
+from loiter.logs import fields
 from loiter.text import printable
 from loiter_aggregator.access.authorities import Issuer, issuer_of
 from loiter_aggregator.access.authority import HOST_URI_PREFIX
@@ -99,9 +100,14 @@ class ClientCertificates:
         try:
             self._revoked = load_revoked(self._file)
         except RevocationFileError as error:
-            _log.error("%s; what was revoked before stays so, and what was added since is not", error)
+            _log.error(
+                "%s; what was revoked before stays so, and what was added since is not",
+                error,
+                extra=fields(file=self._file),
+            )
             return
-        _log.info("revoked certificates read again: %d in %s", len(self._revoked), self._file)
+        facts = fields(file=self._file, revoked=len(self._revoked))
+        _log.info("revoked certificates read again: %d in %s", len(self._revoked), self._file, extra=facts)
 
 
 def parse(pem: bytes) -> ClientCertificate:
@@ -170,7 +176,8 @@ def warn_of_expiry(tls: TlsSettings) -> None:
         if expires is None:
             continue
         days = (expires - datetime.now(UTC)).days
+        facts = fields(file=file, expires=expires.isoformat(), days=days)
         if days < 0:
-            _log.error("%s has expired on %s", file, f"{expires:%Y-%m-%d}")
+            _log.error("%s has expired on %s", file, f"{expires:%Y-%m-%d}", extra=facts)
         elif days < _WARN_DAYS:
-            _log.warning("%s expires on %s, in %d days", file, f"{expires:%Y-%m-%d}", days)
+            _log.warning("%s expires on %s, in %d days", file, f"{expires:%Y-%m-%d}", days, extra=facts)

@@ -166,7 +166,7 @@ class CoreLog:
         if meaning is None:
             said = reason.partition(b" shutdown=")[0].removesuffix(b": OK")
             meaning = printable(said[:300].decode("utf-8", "replace"))
-        self._refusals.say((peer, meaning), f"TLS handshake with {peer} failed: {meaning}")
+        self._refusals.say((peer, meaning), f"TLS handshake with {peer} failed: {meaning}", peer=peer, reason=meaning)
 
     def _pass_on(self, line: bytes) -> None:
         """Logs what the core warns of, and what others write to descriptor 2; the rest of its talk is left out."""

@@ -138,5 +138,11 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
     async def _turn_away(self, context: _Context, method: str, refused: Refused) -> None:
         peer, name = peer_host(context.peer()), printable(method.rpartition("/")[2])
         self._on_refused()
-        self._refusals.say((peer, method, refused.reason), f"{peer} refused at {name}: {refused.reason}")
+        self._refusals.say(
+            (peer, method, refused.reason),
+            f"{peer} refused at {name}: {refused.reason}",
+            peer=peer,
+            method=name,
+            reason=refused.reason,
+        )
         await context.abort(refused.code, refused.reason)

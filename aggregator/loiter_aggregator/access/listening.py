@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 
+from loiter.logs import fields
 from loiter.transport import SecurityFileError, read_certificates
 from loiter_aggregator.access.files import Watch
 from loiter_aggregator.access.requirements import read_pair
@@ -38,9 +39,14 @@ def server_credentials(tls: TlsSettings, address: str, *, ask_clients: bool) -> 
             configuration = _read(tls, ca)
         except SecurityFileError as error:
             # The key and the certificate are written one after the other: between, they do not fit.
-            _log.error("%s; new connections to %s go on with the files read before", error, address)
+            _log.error(
+                "%s; new connections to %s go on with the files read before",
+                error,
+                address,
+                extra=fields(address=address, reason=error),
+            )
             return None
-        _log.info("certificates read again for %s", address)
+        _log.info("certificates read again for %s", address, extra=fields(address=address))
         return configuration
 
     return grpc.dynamic_ssl_server_credentials(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from time import monotonic as _monotonic
 from typing import Final
 
+from loiter.logs import unlimited
+
 _EVERY_SECONDS: Final = 60.0
 # Different refusals that are told apart; and how many lines a minute they may take all together.
 _MAX_KEYS: Final = 1_000
@@ -27,8 +29,8 @@ class RefusalLog:
         self._lines = 0
         self._unsaid = 0
 
-    def say(self, key: Hashable, message: str) -> None:
-        """Logs a refusal, or counts it where one of its key was logged within a minute."""
+    def say(self, key: Hashable, message: str, **facts: object) -> None:
+        """Logs a refusal with its facts, or counts it where one of its key was logged within a minute."""
         now = self._monotonic()
         last, suppressed = self._said.get(key, (None, 0))
         if last is not None and now - last < _EVERY_SECONDS:
@@ -42,12 +44,16 @@ class RefusalLog:
         if len(self._said) > _MAX_KEYS:
             self._said.popitem(last=False)
         again = f" ({suppressed:,} times more since this was said last)" if suppressed else ""
-        self._log.warning("%s%s", message, again)
+        self._log.warning("%s%s", message, again, extra=unlimited(**facts, suppressed=suppressed or None))
 
     def _room(self, now: float) -> bool:
         if now - self._minute >= _EVERY_SECONDS:
             if self._unsaid:
-                self._log.warning("%s more refusals were not logged within a minute", f"{self._unsaid:,}")
+                self._log.warning(
+                    "%s more refusals were not logged within a minute",
+                    f"{self._unsaid:,}",
+                    extra=unlimited(suppressed=self._unsaid),
+                )
             self._minute, self._lines, self._unsaid = now, 0, 0
         self._lines += 1
         return self._lines <= _MAX_LINES

@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from loiter.logs import fields
 from loiter.transport import TOKEN_PATTERN
 from loiter_aggregator.access.files import Watch, locked, write_atomically
 from loiter_aggregator.access.principal import Right
@@ -182,10 +183,15 @@ class TokenStore:
         try:
             self._tokens = {token.id: token for token in load(self._file)}
         except TokenFileError as error:
-            _log.error("%s; the tokens read before stay in force, and what was changed since is not", error)
+            _log.error(
+                "%s; the tokens read before stay in force, and what was changed since is not",
+                error,
+                extra=fields(file=self._file),
+            )
             return
         self._asked_for = self._asked_for or self._file.exists()
-        _log.info("tokens read again: %d in %s", len(self._tokens), self._file)
+        facts = fields(file=self._file, tokens=len(self._tokens))
+        _log.info("tokens read again: %d in %s", len(self._tokens), self._file, extra=facts)
 
 
 def _hash(secret: str) -> str:

@@ -153,8 +153,7 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
         parts.append(Text(clock_line(skew, time(answer.latest_agent_time))))
     parts += [Text(line) for line in (budget_line(latest), spool_line(latest.spool)) if line]
     if identity.labels:
-        labels = (f"{cells.text(key)}={cells.text(value)}" for key, value in sorted(identity.labels.items()))
-        parts.append(Text("labels " + ", ".join(labels)))
+        parts.append(Text(f"labels {cells.labels(identity.labels)}"))
     parts.append(Text())
     if not answer.HasField("latest"):
         return Group(*parts, Text("no samples kept"), *lost_section(lost_samples(answer), _SECTION_ROWS, wide))

@@ -150,6 +150,9 @@ label_option = click.option(
     metavar="KEY=VALUE",
     help="Only hosts with this label; may be given again.",
 )
+group_by_option = click.option(
+    "--group-by", metavar="LABEL", help="Of groups: the label whose values they are, such as role."
+)
 output_option = click.option(
     "-o", "--output", type=click.Choice(_OUTPUTS), default="table", show_default=True, help="The form of the answer."
 )

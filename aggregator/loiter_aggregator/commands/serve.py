@@ -48,6 +48,8 @@ def serve(
     """Take in reports, keep them, and answer questions, until SIGTERM or Ctrl-C."""
     from loiter_aggregator.access.requirements import check  # late: X.509 is for this verb alone
 
+    # Until the settings are read, which may say something else: what is wrong with them belongs into the log, too.
+    logs.configure("loiter", log_format or "auto", "info")
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     try:
@@ -71,6 +73,8 @@ def serve(
         )
         check(settings)
     except SettingsError as error:
+        if logs.say_the_end(str(error)):
+            raise SystemExit(2) from None
         raise click.UsageError(str(error)) from None
     logs.configure("loiter", settings.log_format, settings.log_level)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
@@ -92,10 +96,16 @@ def _run(settings: AggregatorSettings) -> None:
 
     streams = min(settings.limits.streams, room_for_streams())
     if streams < settings.limits.streams:
-        _log.info("%s agents may be connected, as many as there are file descriptors for (LimitNOFILE)", f"{streams:,}")
+        _log.info(
+            "%s agents may be connected, as many as there are file descriptors for (LimitNOFILE)",
+            f"{streams:,}",
+            extra=logs.fields(streams=streams),
+        )
     try:
         asyncio.run(run(replace(settings, limits=replace(settings.limits, streams=streams))))
     except (StoreError, TokenFileError, RevocationFileError, OSError) as error:
+        if logs.say_the_end(str(error)):
+            raise SystemExit(1) from None
         raise click.ClickException(str(error)) from None
 
 

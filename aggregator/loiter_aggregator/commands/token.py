@@ -71,7 +71,14 @@ def add(
 
 
 @token.command("list")
-@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="The form of the answer.",
+)
 @_where
 def list_(output: str, config: Path | None, data_dir: str | None, file: str | None) -> None:
     """List the tokens there are and were, without their secrets."""

@@ -1,4 +1,4 @@
-"""`loiter top`: the worst hosts, processes or applications."""
+"""`loiter top`: the worst hosts, processes, applications or groups of hosts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from rich.console import Group
 from rich.text import Text
 
 from loiter.durations import format_duration
+from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import FleetClient, connect
 from loiter_aggregator.commands.options import (
     MEASURES,
     by_option,
+    group_by_option,
     label_option,
     limit_option,
     output_option,
@@ -28,9 +30,10 @@ from loiter_aggregator.commands.options import (
 )
 from loiter_aggregator.commands.watch import repeat, show
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
-from loiter_aggregator.output.rows import Row, app_row, host_row, process_row
+from loiter_aggregator.output.rows import Row, app_row, group_row, host_row, process_row
 from loiter_aggregator.output.tables import (
     APPS,
+    GROUPS,
     HOSTS,
     PROCESSES,
     Column,
@@ -66,15 +69,25 @@ def _apps(client: FleetClient, query: pb.RankingQuery) -> Ranked:
     return [app_row(rank, app) for rank, app in enumerate(answer.apps, start=1)], answer.coverage
 
 
+def _groups(label: str) -> _Kind:
+    def ask(client: FleetClient, query: pb.RankingQuery) -> Ranked:
+        answer = client.ask(client.stub.RankGroups, pb.RankGroupsRequest(query=query, label=label))
+        return [group_row(rank, group) for rank, group in enumerate(answer.groups, start=1)], answer.coverage
+
+    return _Kind(ask, GROUPS, group_row(0, pb.GroupRank()))
+
+
 _KINDS: Final = {
     "hosts": _Kind(_hosts, HOSTS, host_row(0, pb.HostRank())),
     "processes": _Kind(_processes, PROCESSES, process_row(0, pb.ProcessRank())),
     "apps": _Kind(_apps, APPS, app_row(0, pb.AppRank())),
 }
+_GROUPS: Final = "groups"
 
 
 @click.command()
-@click.argument("what", type=click.Choice(tuple(_KINDS)))
+@click.argument("what", type=click.Choice((*_KINDS, _GROUPS)))
+@group_by_option
 @by_option
 @window_option
 @limit_option
@@ -84,6 +97,7 @@ _KINDS: Final = {
 @server_option
 def top(
     what: str,
+    group_by: str | None,
     by: str,
     window: float,
     limit: int,
@@ -92,15 +106,18 @@ def top(
     watch: bool,
     server: str,
 ) -> None:
-    """Rank the worst hosts, processes or apps of the fleet.
+    """Rank the worst hosts, processes or apps of the fleet, or groups of hosts by the value of a label.
 
     GROWTH/h is the least-squares slope of the CLOSE-WAIT count over the window, in sockets per hour, and R² how well
     that line fits. CAUSE says why the sockets stay; 'loiter explain HOST PID' says more. FD% is the share of the limit
     on file descriptors that is in use, FD-ETA when they are used up. "-" stands for unknown, and for no cause.
     """
-    kind = _KINDS[what]
+    if (what == _GROUPS) != (group_by is not None):
+        raise click.UsageError(_misses_label(server) if group_by is None else "--group-by is for groups alone")
+    kind = _KINDS[what] if group_by is None else _groups(group_by)
     query = pb.RankingQuery(by=MEASURES[by], window=query_duration(window), limit=limit, labels=query_labels(wanted))
-    heading = f"{what} by {by}, last {format_duration(window)}"
+    of = "" if group_by is None else f" of {printable(group_by)}"
+    heading = f"{what}{of} by {by}, last {format_duration(window)}"
     with connect(server) as client:
         if output in ("table", "wide"):
             wide = output == "wide"
@@ -117,6 +134,16 @@ def top(
             show(page, wide, watch)
         else:
             repeat(lambda: _print_data(kind, client, query, by, output, watch), watch)
+
+
+def _misses_label(server: str) -> str:
+    """Says that a label is needed; the aggregator says which there are."""
+    try:
+        with connect(server) as client:
+            _groups("").ask(client, pb.RankingQuery())
+    except click.ClickException as error:
+        return f"groups need --group-by LABEL; {error.message.removeprefix('label is missing; ')}"
+    return "groups need --group-by LABEL"
 
 
 def _print_data(kind: _Kind, client: FleetClient, query: pb.RankingQuery, by: str, output: str, compact: bool) -> None:

@@ -14,6 +14,7 @@ from google.rpc.code_pb2 import RESOURCE_EXHAUSTED
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from loiter.logs import fields
 from loiter_aggregator.ingest.counters import Counters
 
 _log = logging.getLogger(__name__)
@@ -58,11 +59,16 @@ class Admission:
             reason = "the store does not keep up with what comes in"
         else:
             if self._turned_away and self._monotonic() - self._last > _OVER_AFTER_SECONDS:
-                _log.warning("agents are let in again; %s were told to come back later", f"{self._turned_away:,}")
+                _log.warning(
+                    "agents are let in again; %s were told to come back later",
+                    f"{self._turned_away:,}",
+                    extra=fields(agents=self._turned_away),
+                )
                 self._turned_away = 0
             return None
         if not self._turned_away:
-            _log.warning("agents are told to come back later: %s", reason)
+            facts = fields(reason=reason, streams=self._counters.streams)
+            _log.warning("agents are told to come back later: %s", reason, extra=facts)
         self._turned_away += 1
         self._last = self._monotonic()
         self._counters.streams_overloaded += 1

@@ -14,6 +14,7 @@ from typing import Final
 
 import grpc
 
+from loiter.logs import fields
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.access.refusals import RefusalLog
@@ -90,6 +91,10 @@ class Batcher:
         self.room = Room() if room is None else room
         # Called when all that is not durable was given up.
         self.on_reset: Callable[[], None] = lambda: None
+        # Called when a round of `run` is over, be it that nothing could be stored: then the loop is not what hangs.
+        self.on_round: Callable[[], None] = lambda: None
+        # Why nothing is stored, as of the last round.
+        self.failure: str | None = None
         self._store = store
         self._clock = clock
         self._commit_seconds = commit_seconds
@@ -220,20 +225,24 @@ class Batcher:
 
     async def run(self) -> None:
         """Commits once a second until `stop` is called, and then once more."""
-        failing = False
         while True:
             stopping = await self._stopped_within(self._commit_seconds)
             try:
                 await self.commit()
-                if failing:
+                if self.failure is not None:
                     _log.info("the store takes reports again, what was waiting is in it")
-                failing = False
+                self.failure = None
             except StoreError as error:
-                if not failing:
-                    _log.error("%s; reports are not acknowledged until this is mended, agents keep them", error)
-                failing = True
+                if self.failure is None:
+                    _log.error(
+                        "%s; reports are not acknowledged until this is mended, agents keep them",
+                        error,
+                        extra=fields(reason=error),
+                    )
+                self.failure = str(error)
             except Exception:  # a mistake of ours
                 _log.exception("reports can not be stored; they are not acknowledged, agents send them again")
+            self.on_round()
             if stopping:
                 return
 
@@ -292,7 +301,10 @@ class Batcher:
         if entry is None:
             (record,) = pending.batch.hosts.values()
             self._unfit.say(
-                (record.host_key, "host"), f"what {printable(record.hostname)} says of itself {_why(error)}"
+                (record.host_key, "host"),
+                f"what {printable(record.hostname)} says of itself {_why(error)}",
+                host=record.hostname,
+                reason=error,
             )
             pending.batch = Batch()
         elif self.counters.stored and not entry.is_rejected:
@@ -315,7 +327,12 @@ class Batcher:
             pending.due_to(hearer).rejections.append(rejection)
         name = None if host is None or host.hostname is None else printable(host.hostname)
         self._unfit.say(
-            (entry.host_key, type(error)), f"a report of {name or 'a host'} {_why(error)}; it is counted as lost"
+            (entry.host_key, type(error)),
+            f"a report of {name or 'a host'} {_why(error)}; it is counted as lost",
+            host=name,
+            epoch=entry.epoch,
+            sequence=entry.sequence,
+            reason=error,
         )
 
     async def _release(self, pending: _Pending) -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 from loiter.durations import format_duration
+from loiter.logs import fields
 from loiter.text import printable
 
 _log = logging.getLogger(__name__)
@@ -29,10 +30,16 @@ class ClockLog:
             return
         if not skew:
             del self._said[host_key]
-            _log.info("the clock of %s is right again", printable(hostname))
+            _log.info("the clock of %s is right again", printable(hostname), extra=fields(host=hostname))
         elif abs(skew - said) > max(_CHANGE_MS, abs(said) // 10) or not said:
             if len(self._said) >= _MAX_HOSTS:
                 del self._said[next(iter(self._said))]
             self._said[host_key] = skew
             size, way = format_duration(abs(skew) / 1_000), "slow" if skew > 0 else "fast"
-            _log.warning("the clock of %s is %s %s; its samples are set right", printable(hostname), size, way)
+            _log.warning(
+                "the clock of %s is %s %s; its samples are set right",
+                printable(hostname),
+                size,
+                way,
+                extra=fields(host=hostname, seconds=skew / 1_000),
+            )

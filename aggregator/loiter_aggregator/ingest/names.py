@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from loiter.logs import fields
 from loiter_aggregator.clock import Clock
 from loiter_aggregator.ingest.rates import HourlyBudget
 from loiter_aggregator.store.batch import Identity, identity_key
@@ -36,6 +37,7 @@ class NameBudget:
                     host_id,
                     f"{self._budget.limit:,}",
                     TOO_MANY.name,
+                    extra=fields(host_id=host_id, limit=self._budget.limit),
                 )
             return TOO_MANY
 

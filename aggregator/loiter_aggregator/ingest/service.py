@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from loiter.logs import fields
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.access.peers import peer_host
@@ -39,6 +40,9 @@ from loiter_aggregator.store.batch import HostRecord, key_of
 from loiter_aggregator.store.duckdb_store import StoreError
 
 _log = logging.getLogger(__name__)
+
+# As `ingest_service.proto` says.
+CLOCK_METADATA: Final = "loiter-time"
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["IngestService"].full_name
 
@@ -111,7 +115,10 @@ class IngestService:
         if self._streams:
             _, late = await asyncio.wait(self._streams, timeout=_END_SECONDS)
             if late:
-                _log.warning("%d streams did not end within %g s; they are broken off", len(late), _END_SECONDS)
+                facts = fields(streams=len(late), seconds=_END_SECONDS)
+                _log.warning(
+                    "%d streams did not end within %g s; they are broken off", len(late), _END_SECONDS, extra=facts
+                )
 
     def _end_streams(self, reason: str) -> None:
         for stream in self._streams:
@@ -129,7 +136,8 @@ class IngestService:
         who = identify(caller.get(), peer_host(context.peer()))
         if (reason := self._callers.enter(who)) is not None:
             self._batcher.counters.streams_overloaded += 1
-            self._refusals.say((who, "streams"), f"told to come back later: {reason}")
+            peer = peer_host(context.peer())
+            self._refusals.say((who, "streams"), f"told to come back later: {reason}", peer=peer, reason=reason)
             await self._come_later(context, reason, _CALLER_RETRY_SECONDS)
         try:
             await self._admit(context, who)
@@ -185,10 +193,16 @@ class IngestService:
             )
             await self._take_reports(context, answers, hello, sent, session)
         except StoreError as error:
-            _log.error("%s", error)
+            _log.error("%s", error, extra=fields(host=hello.host.hostname, peer=session.peer))
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the store can not be read; see the aggregator's log")
         except (TooManyEpochs, TooManyNewHosts) as error:
-            self._refusals.say((session.peer, type(error)), f"{session.peer} is told to come back later: {error}")
+            self._refusals.say(
+                (session.peer, type(error)),
+                f"{session.peer} is told to come back later: {error}",
+                host=session.hostname,
+                peer=session.peer,
+                reason=error,
+            )
             await self._come_later(context, str(error), _BUDGET_RETRY_SECONDS)
         finally:
             self._registry.leave(session)
@@ -217,7 +231,7 @@ class IngestService:
             await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
             self._forget_rate(host_key)
             if intake.rejected > 1:
-                _log.warning("%d reports of %s rejected in all", intake.rejected, intake.hostname)
+                _log.warning("%d reports of %s rejected in all", intake.rejected, intake.hostname, extra=intake.facts())
 
     async def _take(self, intake: _Intake, answers: Answers, data: bytes) -> None:
         report = pb.Report()
@@ -248,7 +262,8 @@ class IngestService:
         self._batcher.counters.rejected += 1
         intake.rejected += 1
         if intake.rejected == 1:  # the rest is counted, and said when the stream ends
-            _log.warning("report of %s rejected: %s", intake.hostname, error)
+            facts = intake.facts(epoch=report.spool_epoch, sequence=report.sequence, reason=error)
+            _log.warning("report of %s rejected: %s", intake.hostname, error, extra=facts)
         rejection = pb.ReportRejection(
             spool_epoch=report.spool_epoch,
             sequence=report.sequence,
@@ -295,6 +310,13 @@ class IngestService:
                 "an id of its own",
                 *map(printable, (conflict.hostname, conflict.peer)),
                 *map(printable, (conflict.refused_hostname, conflict.refused_peer, conflict.host_id)),
+                extra=fields(
+                    host_id=conflict.host_id,
+                    host=conflict.hostname,
+                    peer=conflict.peer,
+                    refused_host=conflict.refused_hostname,
+                    refused_peer=conflict.refused_peer,
+                ),
             )
 
     def _host_clock(self, hello: pb.Hello, sent: int | None) -> HostClock:
@@ -308,9 +330,10 @@ class IngestService:
                 data = await context.read()
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
+        if not isinstance(data, bytes):  # grpc.aio.EOF: `loiter-agent check` tries whether it would be let in
+            clock = ((CLOCK_METADATA, str(self._clock())),)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream ended without a hello", clock)
         try:
-            if not isinstance(data, bytes):  # grpc.aio.EOF
-                raise Invalid("the stream ended without a hello")
             request = _decode(data)
             if request.WhichOneof("request") != "hello":
                 raise Invalid("the first message is not a hello")
@@ -319,7 +342,7 @@ class IngestService:
         except Invalid as error:
             self._batcher.counters.rejected += 1
             peer = peer_host(context.peer())
-            self._refusals.say((peer, str(error)), f"stream of {peer} refused: {error}")
+            self._refusals.say((peer, str(error)), f"stream of {peer} refused: {error}", peer=peer, reason=error)
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return request.hello, _sent(request)
 
@@ -362,7 +385,9 @@ class IngestService:
 
     async def _refuse(self, context: Context, code: grpc.StatusCode, reason: str) -> NoReturn:
         peer = peer_host(context.peer())
-        self._refusals.say((peer, reason), f"stream of {peer} refused: {reason}")
+        self._refusals.say(
+            (peer, reason), f"stream of {peer} refused: {reason}", peer=peer, reason=reason, code=code.name
+        )
         await context.abort(code, reason)
         raise AssertionError("unreachable: abort raises")
 
@@ -387,6 +412,10 @@ class _Intake:
     settled: Mapping[int, int]
     clock: HostClock
     rejected: int = 0
+
+    def facts(self, **more: object) -> dict[str, object]:
+        """Who it is, for the log."""
+        return fields(host=self.hostname, peer=self.session.peer, rejected=self.rejected, **more)
 
 
 def _record(hello: pb.Hello, host_key: int, name: str | None) -> HostRecord:

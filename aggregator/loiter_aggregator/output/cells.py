@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from loiter.durations import format_duration
@@ -17,6 +17,11 @@ _YEAR_SECONDS: Final = 366 * 86_400.0
 def text(value: object) -> str:
     """A text of anybody's making."""
     return UNKNOWN if value in (None, "") else printable(str(value))
+
+
+def labels(pairs: Mapping[str, str]) -> str:
+    """The labels of a host."""
+    return ", ".join(f"{text(key)}={text(value)}" for key, value in sorted(pairs.items())) or UNKNOWN
 
 
 def count(value: float | None) -> str:

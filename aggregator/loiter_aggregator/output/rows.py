@@ -16,9 +16,10 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import ingest_service_pb2, sample_pb2
 
 Row = dict[str, Any]
+Rank = pb.HostRank | pb.ProcessRank | pb.AppRank | pb.GroupRank
 
 # Keys whose values fit no cell.
-NESTED: Final = ("close_wait_trend", "close_wait_age_seconds")
+NESTED: Final = ("close_wait_trend", "close_wait_age_seconds", "labels")
 
 _HOW: Final = {how: name.removeprefix("OWNER_SOURCE_").lower() for name, how in sample_pb2.OwnerSource.items() if how}
 _DEGRADATIONS: Final = {
@@ -34,7 +35,7 @@ _CAUSES: Final = {cause: name.removeprefix("CAUSE_").lower() for name, cause in 
 
 def host_row(rank: int, host: pb.HostRank) -> Row:
     """A ranked host."""
-    return {"rank": rank, **host_figures(host)}
+    return {"rank": rank, **host_figures(host), "labels": dict(host.labels)}
 
 
 def host_figures(host: pb.HostRank) -> Row:
@@ -96,6 +97,21 @@ def app_row(rank: int, app: pb.AppRank) -> Row:
         "established": value(app, "established"),
         "fd_share": value(app, "fd_share"),
         **_causes(app),
+    }
+
+
+def group_row(rank: int, group: pb.GroupRank) -> Row:
+    """A ranked group of hosts; its name is None for those without the label."""
+    return {
+        "rank": rank,
+        "group": value(group, "value"),
+        "hosts": group.hosts,
+        "silent_hosts": group.silent_hosts,
+        **_close_wait(group.close_wait),
+        **_time_wait(group),
+        "established": value(group, "established"),
+        "fd_share": value(group, "fd_share"),
+        **_causes(group),
     }
 
 
@@ -211,7 +227,7 @@ def _owner(owner: sample_pb2.TimeWaitOwner) -> Row:
     }
 
 
-def _causes(row: pb.HostRank | pb.ProcessRank | pb.AppRank) -> Row:
+def _causes(row: Rank) -> Row:
     known = row.HasField("fd_forecast")
     # A process with no descriptors left may have too few samples for a line: then there is no interval, either.
     grows = row.fd_forecast.HasField("earliest_seconds")
@@ -238,7 +254,7 @@ def _close_wait(trend: pb.CloseWaitTrend) -> Row:
     }
 
 
-def _time_wait(row: pb.HostRank | pb.ProcessRank | pb.AppRank) -> Row:
+def _time_wait(row: Rank) -> Row:
     known = row.HasField("time_wait")
     return {
         "time_wait": value(row.time_wait, "current") if known else None,

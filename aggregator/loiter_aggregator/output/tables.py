@@ -83,6 +83,7 @@ HOSTS: Final = (
     *_FORECAST,
     _PORTS,
     Column("LAST REPORT", "last_report", cells.text, right=False, wide_only=True),
+    Column("LABELS", "labels", cells.labels, right=False, wide_only=True),
 )
 PROCESSES: Final = (
     _RANK,
@@ -123,6 +124,20 @@ APPS: Final = (
     *_FORECAST,
     _PORTS,
 )
+GROUPS: Final = (
+    _RANK,
+    Column("GROUP", "group", cells.text, right=False, min_width=8),
+    Column("HOSTS", "hosts", cells.count),
+    Column("SILENT", "silent_hosts", cells.count),
+    *_CLOSE_WAIT,
+    _CAUSE,
+    _STUCK,
+    *(Column(one.title, one.key, one.write, wide_only=True) for one in _TIME_WAIT),
+    _ESTABLISHED,
+    _FD_SHARE,
+    *_FORECAST,
+    _PORTS,
+)
 
 
 # What stands in the place of growth and descriptors in a narrow table that is by another measure.
@@ -133,7 +148,7 @@ _SHOWN_BY: Final[Mapping[str, Sequence[str]]] = {
     "fd-eta": ("FDS", "FD%", "FD-ETA"),
     "ports": ("PORTS%", "TIME-WAIT"),
 }
-_ALWAYS: Final = ("#", "HOST", "PID", "APP", "HOSTS", "PROCS", "CLOSE-WAIT", "CAUSE")
+_ALWAYS: Final = ("#", "HOST", "PID", "APP", "GROUP", "HOSTS", "SILENT", "PROCS", "CLOSE-WAIT", "CAUSE")
 
 
 def by_measure(columns: Sequence[Column], by: str) -> tuple[Column, ...]:

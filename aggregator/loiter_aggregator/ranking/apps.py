@@ -6,11 +6,10 @@ anew, is no drop. Its fit is the pooled r²: the share of the variance within pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from loiter.v1 import sample_pb2
+from loiter_aggregator.ranking.causes import CAUSE_COLUMNS, STUCK, cause_sums, most
 from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.processes import current_processes
 from loiter_aggregator.ranking.query import (
@@ -26,12 +25,6 @@ from loiter_aggregator.ranking.query import (
     trends,
 )
 from loiter_aggregator.store.question import Reader
-
-# Those that there are anything to say about: sockets that come and go have none.
-_CAUSES: Final = tuple(cause for cause in sample_pb2.Cause.values() if cause)
-# Where any has CLOSE_WAIT sockets, it takes one of those to know whether they are stuck.
-_STUCK: Final = """
-    CASE WHEN max(close_wait_now) > 0 THEN sum(CASE WHEN close_wait_now > 0 THEN stuck END) ELSE sum(stuck) END"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +45,12 @@ class AppRow:
 
 def rank_apps(store: Reader, ranking: Ranking) -> list[AppRow]:
     """Ranks the applications. Raises StoreError."""
-    causes = ", ".join(f"cause{cause}" for cause in _CAUSES)
-    sums = ", ".join(f"sum(CASE WHEN cause = {cause} THEN close_wait_now END) AS cause{cause}" for cause in _CAUSES)
     rows = store.read(
         f"""
         SELECT app, hosts, processes, close_wait_now, close_wait_max, growth,
             CASE WHEN variance > 0 THEN explained / variance END AS fit, n,
             time_wait_now, time_wait_mean, time_wait_max, established, fd_share, stuck, ports_share,
-            {causes}
+            {", ".join(CAUSE_COLUMNS)}
         FROM (
             SELECT app, count(DISTINCT host_key) AS hosts, count(*) AS processes,
                 sum(close_wait_now) AS close_wait_now, sum(y_max) AS close_wait_max, sum(growth) AS growth,
@@ -67,7 +58,7 @@ def rank_apps(store: Reader, ranking: Ranking) -> list[AppRow]:
                 sum(CASE WHEN fit IS NOT NULL THEN syy - sy * sy / n END) AS variance,
                 sum(n) AS n, sum(time_wait_now) AS time_wait_now, sum(time_wait_mean) AS time_wait_mean,
                 sum(time_wait_max) AS time_wait_max, sum(established) AS established, max(fd_share) AS fd_share,
-                {_STUCK} AS stuck, max(ports_share) AS ports_share, {sums}
+                {STUCK} AS stuck, max(ports_share) AS ports_share, {cause_sums("close_wait_now")}
             FROM ({current_processes(ranking)}) AS current JOIN identity USING (identity_key)
             GROUP BY app) AS apps{forecast_join(ranking, "app")}
         ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, app
@@ -83,18 +74,12 @@ def rank_apps(store: Reader, ranking: Ranking) -> list[AppRow]:
             time_wait=TimeWait(optional_int(row[8]), row[9], optional_int(row[10])),
             established=optional_int(row[11]),
             fd_share=row[12],
-            cause=_most(row[15:]),
+            cause=most(row[15:]),
             stuck=optional_int(row[13]),
             ports_share=row[14],
         )
         for row in rows
     ]
-
-
-def _most(sockets: Sequence[int | None]) -> sample_pb2.Cause.ValueType | None:
-    """The cause with the most CLOSE_WAIT sockets, of the sums in the order of `_CAUSES`."""
-    known = {cause: count for cause, count in zip(_CAUSES, sockets, strict=True) if count}
-    return max(known, key=lambda cause: known[cause], default=None)
 
 
 def app_trends(store: Reader, ranking: Ranking, rows: list[AppRow]) -> dict[str, Trend]:

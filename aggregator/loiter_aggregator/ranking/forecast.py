@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loiter_aggregator.ranking.query import KNOWS_PROCESSES, Ranking, label_filter, label_parameters
+from loiter_aggregator.ranking.query import GROUP_OF, KNOWS_PROCESSES, Ranking, label_filter, label_parameters
 from loiter_aggregator.store.question import Reader
 
 # RLIM_INFINITY is 2^64 - 1 (getrlimit(2)); no kernel has room for as many descriptors as half of that.
@@ -174,6 +174,18 @@ def app_forecasts(store: Reader, ranking: Ranking, apps: Iterable[str]) -> dict[
         _parameters(ranking) | named,
     )
     return {app: _forecast(forecast) for app, forecast in rows}
+
+
+def group_forecasts(store: Reader, ranking: Ranking, label: str) -> dict[str | None, Forecast]:
+    """Reads the forecast of the process of each group of hosts that runs out first. Raises StoreError."""
+    rows = store.read(
+        f"""
+        SELECT value, arg_min(forecast, fd_eta)
+        FROM ({forecasts(ranking)}) AS forecasts LEFT JOIN ({GROUP_OF}) AS members USING (host_key)
+        GROUP BY value""",
+        _parameters(ranking) | {"group_by": label},
+    )
+    return {value: _forecast(forecast) for value, forecast in rows}
 
 
 def _parameters(ranking: Ranking) -> dict[str, Any]:

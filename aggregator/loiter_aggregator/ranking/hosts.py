@@ -45,11 +45,10 @@ class HostRow:
     ports_share: float | None
 
 
-def rank_hosts(store: Reader, ranking: Ranking, host_key: int | None = None) -> list[HostRow]:
-    """Ranks the hosts that sent samples in the window, or looks at one of them. Raises StoreError."""
+def host_figures(ranking: Ranking, host_key: int | None = None) -> str:
+    """The relation of the hosts that sent samples in the window, or of one of them, with their sums over it."""
     only = "" if host_key is None else f" AND host_key = {int(host_key)}"
-    rows = store.read(
-        f"""
+    return f"""
         WITH sums AS (
             SELECT host_key, {SUMS}, max(ts) AS latest, avg(time_wait) AS time_wait_mean,
                 max(time_wait) AS time_wait_max
@@ -61,15 +60,21 @@ def rank_hosts(store: Reader, ranking: Ranking, host_key: int | None = None) -> 
                 max(established) AS established, max(fd_allocated) AS fd_allocated, max(fd_limit) AS fd_limit,
                 max(cause) AS cause, max(ports_share) AS ports_share,
                 max(CASE WHEN {KNOWS_CAUSES} OR close_wait = 0 THEN stuck END) AS stuck
-            FROM host_sample JOIN sums USING (host_key) WHERE ts = latest GROUP BY host_key),
-        figures AS (
-            SELECT *, {GROWTH} AS growth, {FIT} AS fit,
-                CASE WHEN fd_limit > 0 THEN CAST(fd_allocated AS DOUBLE) / fd_limit END AS fd_share
-            FROM sums JOIN newest USING (host_key))
+            FROM host_sample JOIN sums USING (host_key) WHERE ts = latest GROUP BY host_key)
+        SELECT *, {GROWTH} AS growth, {FIT} AS fit,
+            CASE WHEN fd_limit > 0 THEN CAST(fd_allocated AS DOUBLE) / fd_limit END AS fd_share
+        FROM sums JOIN newest USING (host_key)"""
+
+
+def rank_hosts(store: Reader, ranking: Ranking, host_key: int | None = None) -> list[HostRow]:
+    """Ranks the hosts that sent samples in the window, or looks at one of them. Raises StoreError."""
+    rows = store.read(
+        f"""
         SELECT host_key, host_id, hostname, last_seen, interval_ms, close_wait_now, y_max, growth, fit, n,
             time_wait_now, time_wait_mean, time_wait_max, established, fd_allocated, fd_limit, fd_share,
             cause, stuck, ports_share
-        FROM figures JOIN host USING (host_key){forecast_join(ranking, "host_key")}
+        FROM ({host_figures(ranking, host_key)}) AS figures
+            JOIN host USING (host_key){forecast_join(ranking, "host_key")}
         ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, hostname, host_key
         LIMIT $limit""",
         ranking.parameters(),
@@ -108,3 +113,16 @@ def host_trends(store: Reader, ranking: Ranking, rows: list[HostRow]) -> dict[in
         {"since": ranking.since},
     )
     return {key: trend for (key,), trend in trends(read).items()}
+
+
+def host_labels(store: Reader, rows: list[HostRow]) -> dict[int, dict[str, str]]:
+    """Reads the labels of ranked hosts, by host key. Raises StoreError."""
+    if not rows:
+        return {}
+    keys = ", ".join(str(int(row.host_key)) for row in rows)
+    labels: dict[int, dict[str, str]] = {}
+    for key, name, value in store.read(
+        f"SELECT host_key, name, value FROM host_label WHERE host_key IN ({keys}) ORDER BY name", {}
+    ):
+        labels.setdefault(key, {})[name] = value
+    return labels

@@ -34,6 +34,9 @@ KNOWS_PROCESSES: Final = f"coalesce(degradation, 0) < {sample_pb2.DEGRADATION_CO
 # Nor does one that leaves causes out say that CLOSE_WAIT sockets have none.
 KNOWS_CAUSES: Final = f"coalesce(degradation, 0) < {sample_pb2.DEGRADATION_NO_DETAIL}"
 
+# The group that each host is in, by the value of a label; hosts without the label are not in it.
+GROUP_OF: Final = "SELECT host_key, value FROM host_label WHERE name = $group_by"
+
 # The points of a series, for the sums below: `t` is unknown where `y` is, so that both leave the sample out.
 POINTS: Final = """
     CAST(close_wait AS DOUBLE) AS y, CASE WHEN close_wait IS NOT NULL THEN (ts - $now) / 1000.0 END AS t"""

@@ -12,6 +12,8 @@ from typing import Final
 
 import duckdb
 
+from loiter.logs import fields
+
 _log = logging.getLogger(__name__)
 
 # What a start after kill -9 has to read again; see tests/bench/README.md.
@@ -101,7 +103,7 @@ class Database:
             with self.cursor() as cursor:
                 cursor.execute("CHECKPOINT")
         except StoreError as error:
-            _log.warning("%s; what was committed stays in the write-ahead log", error)
+            _log.warning("%s; what was committed stays in the write-ahead log", error, extra=fields(reason=error))
         except duckdb.Error as error:  # another transaction is in its way: the next commit tries again
             _log.debug("no checkpoint: %s", error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -55,7 +55,7 @@ class DuckDbStore:
             StoreError: The folder or the file can not be used, another process has it open, or a newer version of
                 loiter made it.
         """
-        file = data_dir / _FILE
+        self.file = file = data_dir / _FILE
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,6 +63,8 @@ class DuckDbStore:
         self._database = Database(file, memory_limit)
         self._writing = threading.Lock()
         self._closing = threading.Event()
+        # Called by the thread that writes while it waits for the file to be readable again.
+        self.on_wait: Callable[[], None] = lambda: None
         # Those in the file, and no others as long as this is certain: whoever deletes some need not say which.
         self._identities: set[int] = set()
         self._identities_are_certain = True
@@ -215,6 +217,7 @@ class DuckDbStore:
             try:
                 stored = self.high_water()
             except StoreError:
+                self.on_wait()
                 if self._closing.wait(_RETRY_SECONDS):
                     raise
             else:

@@ -13,6 +13,7 @@ from typing import Final
 
 import duckdb
 
+from loiter.logs import fields
 from loiter_aggregator.store.schema import VERSION
 
 _log = logging.getLogger(__name__)
@@ -77,4 +78,6 @@ def migrate(connection: duckdb.DuckDBPyConnection, found: int) -> None:
     except BaseException:
         connection.rollback()
         raise
-    _log.info("store migrated from version %d to %d in %.1f s", found, VERSION, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    facts = fields(from_version=found, to_version=VERSION, seconds=round(seconds, 3))
+    _log.info("store migrated from version %d to %d in %.1f s", found, VERSION, seconds, extra=facts)

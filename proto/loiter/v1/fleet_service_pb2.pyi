@@ -859,6 +859,26 @@ class HostRank(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HOST_ID_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
     LAST_REPORT_TIME_FIELD_NUMBER: _builtins.int
@@ -873,6 +893,7 @@ class HostRank(_message.Message):
     STUCK_FIELD_NUMBER: _builtins.int
     FD_FORECAST_FIELD_NUMBER: _builtins.int
     PORTS_SHARE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """The host id."""
     hostname: _builtins.str
@@ -909,6 +930,10 @@ class HostRank(_message.Message):
     def fd_forecast(self) -> Global___FdForecast:
         """The forecast of the process that runs out of descriptors first; absent where none does."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The host's labels."""
+
     def __init__(
         self,
         *,
@@ -926,10 +951,11 @@ class HostRank(_message.Message):
         stuck: _builtins.int | None = ...,
         fd_forecast: Global___FdForecast | None = ...,
         ports_share: _builtins.float | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "silent", b"silent", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "labels", b"labels", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "silent", b"silent", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015

@@ -62,6 +62,9 @@ class IngestServiceServicer:
         has a google.rpc.RetryInfo, and without one where a connection broke;
         RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
         google.rpc.RetryInfo in the status details says after what time to connect again.
+
+        Whoever ends the stream without a hello has tried whether it would be let in, and what it shows was good: that too
+        is INVALID_ARGUMENT, and the trailing metadata `loiter-time` has the aggregator's clock in milliseconds since 1970.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

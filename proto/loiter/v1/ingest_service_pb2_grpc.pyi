@@ -49,6 +49,9 @@ class IngestServiceStub:
                           has a google.rpc.RetryInfo, and without one where a connection broke;
       RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
                           google.rpc.RetryInfo in the status details says after what time to connect again.
+
+    Whoever ends the stream without a hello has tried whether it would be let in, and what it shows was good: that too
+    is INVALID_ARGUMENT, and the trailing metadata `loiter-time` has the aggregator's clock in milliseconds since 1970.
     """
 
 @_typing.type_check_only
@@ -72,6 +75,9 @@ class IngestServiceAsyncStub(IngestServiceStub):
                           has a google.rpc.RetryInfo, and without one where a connection broke;
       RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
                           google.rpc.RetryInfo in the status details says after what time to connect again.
+
+    Whoever ends the stream without a hello has tried whether it would be let in, and what it shows was good: that too
+    is INVALID_ARGUMENT, and the trailing metadata `loiter-time` has the aggregator's clock in milliseconds since 1970.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +104,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
                               has a google.rpc.RetryInfo, and without one where a connection broke;
           RESOURCE_EXHAUSTED  when a message is larger than the limit, or there is more to do than can be done. Then a
                               google.rpc.RetryInfo in the status details says after what time to connect again.
+
+        Whoever ends the stream without a hello has tried whether it would be let in, and what it shows was good: that too
+        is INVALID_ARGUMENT, and the trailing metadata `loiter-time` has the aggregator's clock in milliseconds since 1970.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -38,9 +38,11 @@ class _DegradationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degradati
     DEGRADATION_QUARTER_AS_OFTEN: _Degradation.ValueType  # 2
     """Three of four ticks."""
     DEGRADATION_NO_DETAIL: _Degradation.ValueType  # 3
-    """Ages, causes, peers and evidence of CLOSE_WAIT sockets, and owners of TIME_WAIT sockets."""
+    """Causes, evidence, ages, stuck and peers of CLOSE_WAIT sockets; owners of TIME_WAIT sockets."""
     DEGRADATION_COUNTS_ONLY: _Degradation.ValueType  # 4
-    """Processes: only what is counted over the whole host is left."""
+    """Processes: what is left are sockets by state, in the network namespaces that the agent has entered, and file
+    handles.
+    """
 
 class Degradation(_Degradation, metaclass=_DegradationEnumTypeWrapper):
     """What an agent over its CPU budget leaves out. Each step includes those before it."""
@@ -52,9 +54,11 @@ DEGRADATION_HALF_AS_OFTEN: Degradation.ValueType  # 1
 DEGRADATION_QUARTER_AS_OFTEN: Degradation.ValueType  # 2
 """Three of four ticks."""
 DEGRADATION_NO_DETAIL: Degradation.ValueType  # 3
-"""Ages, causes, peers and evidence of CLOSE_WAIT sockets, and owners of TIME_WAIT sockets."""
+"""Causes, evidence, ages, stuck and peers of CLOSE_WAIT sockets; owners of TIME_WAIT sockets."""
 DEGRADATION_COUNTS_ONLY: Degradation.ValueType  # 4
-"""Processes: only what is counted over the whole host is left."""
+"""Processes: what is left are sockets by state, in the network namespaces that the agent has entered, and file
+handles.
+"""
 Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
 
 class _Sampler:
@@ -267,7 +271,9 @@ class Sample(_message.Message):
 
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessSample]:
-        """Every process with a CLOSE_WAIT socket, and the largest by sockets, descriptors and share of their limit."""
+        """Every process with a CLOSE_WAIT socket, and the largest by sockets, TIME_WAIT, descriptors and share of their
+        limit.
+        """
 
     @_builtins.property
     def other_processes(self) -> Global___OtherProcesses:

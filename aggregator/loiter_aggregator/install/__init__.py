@@ -1,0 +1,1 @@
+"""What `loiter service install` and `uninstall` want of a host, and how they tell that it works."""

@@ -1,0 +1,45 @@
+"""What to do once the aggregator serves, as commands to copy."""
+
+from __future__ import annotations
+
+from loiter_aggregator.config import AggregatorSettings
+from loiter_aggregator.install.places import INGEST_TOKEN, READ_TOKEN, TRUST
+
+
+def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, read: bool, trust: bool) -> str:
+    """The command for every host and the one to look with.
+
+    Args:
+        settings: Those of the service.
+        name: What its certificate calls it; None without TLS.
+        ingest: Whether there is a token for agents that was made here, `read` one for readers.
+        read: See `ingest`.
+        trust: Whether there is an authority that was made here.
+    """
+    port = settings.listen.rpartition(":")[2]
+    server = f"{name}:{port}" if name is not None else settings.listen
+    agent = ["loiter-agent install", f"--server {server}"]
+    look = ["loiter top apps", f"--server {server}"]
+    hand_out = []
+    if name is not None and trust:
+        agent.append(f"--ca {TRUST.name}")
+        look.append(f"--ca {TRUST}")
+        hand_out.append(str(TRUST))
+    if name is not None and ingest:
+        agent.append(f"--token-file {INGEST_TOKEN.name}")
+        hand_out.append(str(INGEST_TOKEN))
+    elif name is not None:
+        agent.append("--certificate HOST.pem --key HOST.key")
+    if name is not None and read:
+        look.append(f"--token-file {READ_TOKEN}")
+    copied = f", with copies of {' and '.join(hand_out)}" if hand_out else ""
+    where = "On every host, as root" if name is not None else "On this host, as root"
+    return "\n".join(
+        (
+            "",
+            f"{where}{copied}:",
+            f"    {' '.join(agent)}",
+            "To look, here as root:" if name is not None and read else "To look:",
+            f"    {' '.join(look)}",
+        )
+    )

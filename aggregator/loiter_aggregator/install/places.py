@@ -1,0 +1,44 @@
+"""Where the service has its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+UNIT: Final = "loiter-aggregator.service"
+USER: Final = "loiter"
+SHIPPED_COMMAND: Final = "/usr/bin/loiter"
+SHIPPED_SYSUSERS: Final = "loiter-aggregator.sysusers"
+
+FOLDER: Final = Path("/etc/loiter")
+UNIT_FILE: Final = Path("/etc/systemd/system") / UNIT
+BACKUP_FILE: Final = UNIT_FILE.with_suffix(".service.orig")
+DROP_INS: Final = Path(f"{UNIT_FILE}.d")
+DATA_DIR_DROP_IN: Final = DROP_INS / "data-dir.conf"
+DEFAULT_DATA_DIR: Final = Path("/var/lib/loiter")
+
+# systemd finds there what LoadCredential= of the unit names, and gives it to the service alone.
+CREDSTORE: Final = Path("/etc/credstore")
+CREDSTORE_BY_SYSTEM: Final = Path("/usr/lib/tmpfiles.d/credstore.conf")
+
+# By the name of the credential in the unit: the setting that would name a file instead.
+CREDENTIALS: Final[Mapping[str, str]] = {
+    "certificate.pem": "tls.certificate",
+    "key.pem": "tls.key",
+    "client-ca.pem": "tls.client_ca",
+}
+
+# The private authority, which nobody but root may look into, and what is handed out.
+AUTHORITY: Final = FOLDER / "ca"
+AUTHORITY_CERTIFICATE: Final = AUTHORITY / "ca.pem"
+SERVER_CERTIFICATE: Final = AUTHORITY / "aggregator.pem"
+SERVER_KEY: Final = AUTHORITY / "aggregator.key"
+TRUST: Final = FOLDER / "ca.pem"
+INGEST_TOKEN: Final = FOLDER / "ingest.token"
+READ_TOKEN: Final = FOLDER / "read.token"
+
+
+def credential(name: str) -> Path:
+    """Where a credential of the service lies."""
+    return CREDSTORE / f"loiter-aggregator.{name}"

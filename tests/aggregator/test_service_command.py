@@ -1,0 +1,217 @@
+"""What `loiter service install` wants of a host, and the secrets that it makes in a folder that stands for one."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from loiter.service_install.errors import InstallError
+from loiter.service_install.plan import apply
+from loiter.service_install.steps import FoundFile, MakeFolder, Run, Step, StepFailed
+from loiter_aggregator.access import tokens
+from loiter_aggregator.access.principal import Right
+from loiter_aggregator.commands import loiter
+from loiter_aggregator.config import AggregatorSettings, TlsSettings
+from loiter_aggregator.install.next_steps import next_steps
+from loiter_aggregator.install.places import (
+    AUTHORITY,
+    CREDSTORE,
+    DATA_DIR_DROP_IN,
+    FOLDER,
+    INGEST_TOKEN,
+    READ_TOKEN,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+    TRUST,
+    credential,
+)
+from loiter_aggregator.install.secrets import (
+    hand_out_authority,
+    make_authority,
+    make_server_certificate,
+    make_token,
+    names_in,
+    names_to_certify,
+)
+from loiter_aggregator.install.wanted import Present, Request, asked_values, wanted
+
+SHIPPED = "[Service]\nExecStart=/usr/bin/loiter serve\n"
+SYSUSERS = '# The user.\nu loiter - "loiter aggregator" /var/lib/loiter\n'
+LOCAL = Request(SHIPPED, SYSUSERS, ("/opt/loiter/bin/loiter",), AggregatorSettings())
+OPEN = replace(LOCAL, settings=AggregatorSettings(listen="0.0.0.0:7433"))
+NOTHING = Present({}, user=False, data_dir=False)
+NOW = datetime.now(UTC)
+
+
+def titles(steps: tuple[Step, ...]) -> list[str]:
+    """What each does, in a line."""
+    return [step.describe().splitlines()[0] for step in steps]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A host with the folders that a plan makes first."""
+    for folder in (AUTHORITY, CREDSTORE, Path("/var/lib/loiter")):
+        (tmp_path / folder.relative_to("/")).mkdir(parents=True)
+    return tmp_path
+
+
+def test_for_this_machine_alone_no_secrets_are_made() -> None:
+    goal = wanted(LOCAL, NOTHING, NOW)
+    assert titles(goal.prepare) == [
+        """run systemd-sysusers --inline 'u loiter - "loiter aggregator" /var/lib/loiter'""",
+        "make folder /var/lib/loiter (0700, owned by loiter)",
+    ]
+    assert [str(file.file) for file in goal.files] == [
+        "/etc/loiter/aggregator.toml",
+        "/etc/systemd/system/loiter-aggregator.service",
+    ]
+    assert wanted(LOCAL, Present({}, user=True, data_dir=True), NOW).prepare == ()
+
+
+def test_with_a_name_it_is_open_to_others_and_everything_to_get_in_is_made() -> None:
+    assert asked_values(None, None, None, ["a.example"], listens=False) == {("listen",): "0.0.0.0:7433"}
+    assert asked_values(None, None, None, ["a.example"], listens=True) == {}
+    goal = wanted(replace(OPEN, names=["a.example", "10.0.0.1"]), NOTHING, NOW)
+    assert titles(goal.prepare)[2:] == [
+        "make a private authority in /etc/loiter/ca",
+        "make a certificate for a.example, 10.0.0.1 in /etc/credstore/loiter-aggregator.certificate.pem",
+        "write /etc/loiter/ca.pem, by which agents and readers trust the aggregator",
+        "make token fleet, which allows to ingest, in /etc/loiter/ingest.token",
+        "make token operator, which allows to read, in /etc/loiter/read.token",
+    ]
+    assert MakeFolder(AUTHORITY, 0o700) in goal.folders
+
+
+def test_open_to_others_without_encryption_is_refused_unless_it_is_asked_for() -> None:
+    with pytest.raises(InstallError, match="nothing would be encrypted: give --name"):
+        wanted(OPEN, NOTHING, NOW)
+    insecure = replace(OPEN, settings=replace(OPEN.settings, insecure=True))
+    assert len(wanted(insecure, NOTHING, NOW).prepare) == 2
+
+
+def test_agents_with_certificates_need_no_token() -> None:
+    given = {"certificate.pem": b"", "key.pem": b"", "client-ca.pem": b""}
+    assert titles(wanted(replace(OPEN, credentials=given), NOTHING, NOW).prepare)[2:] == [
+        "make token operator, which allows to read, in /etc/loiter/read.token"
+    ]
+    tls = TlsSettings(Path("/c.pem"), Path("/k.pem"), Path("/ca.pem"))
+    named = replace(OPEN, settings=replace(OPEN.settings, tls=tls))
+    assert "fleet" not in str(titles(wanted(named, NOTHING, NOW).prepare))
+
+
+def test_a_store_elsewhere_takes_a_drop_in() -> None:
+    elsewhere = replace(LOCAL, settings=AggregatorSettings(data_dir=Path("/srv/loiter")))
+    goal = wanted(elsewhere, NOTHING, NOW)
+    written = {file.file: file.content for file in goal.files}
+    assert written[DATA_DIR_DROP_IN] == b"[Service]\nReadWritePaths=/srv/loiter\n"
+    assert "make folder /srv/loiter (0700, owned by loiter)" in titles(goal.prepare)
+
+
+def test_secrets_are_made_once_and_only_root_can_read_them(root: Path) -> None:
+    token_file = Path("/var/lib/loiter/tokens.json")
+    steps = [
+        make_authority(),
+        make_server_certificate(["a.example", "10.0.0.1"]),
+        hand_out_authority(),
+        make_token(token_file, "fleet", Right.INGEST, INGEST_TOKEN),
+        make_token(token_file, "operator", Right.READ, READ_TOKEN),
+    ]
+    apply(steps, root, lambda _: None)
+
+    def at(path: Path) -> Path:
+        return root / path.relative_to("/")
+
+    for secret in (AUTHORITY / "ca.key", SERVER_KEY, credential("key.pem"), INGEST_TOKEN, READ_TOKEN, token_file):
+        assert stat.S_IMODE(at(secret).stat().st_mode) == 0o600, secret
+    assert stat.S_IMODE(at(TRUST).stat().st_mode) == 0o644
+    assert at(credential("certificate.pem")).read_bytes() == at(SERVER_CERTIFICATE).read_bytes()
+    assert [(one.name, one.right) for one in tokens.load(at(token_file))] == [
+        ("fleet", Right.INGEST),
+        ("operator", Right.READ),
+    ]
+    looked = (AUTHORITY / "ca.pem", SERVER_CERTIFICATE, SERVER_KEY, TRUST, INGEST_TOKEN, READ_TOKEN)
+    found = {path: FoundFile(at(path).read_bytes(), 0o600) for path in looked}
+    again = wanted(replace(OPEN, names=["a.example"]), Present(found, user=True, data_dir=True), datetime.now(UTC))
+    assert again.prepare == ()
+    assert {file.file: file.content for file in again.files}[credential("key.pem")] == at(SERVER_KEY).read_bytes()
+
+
+def test_secrets_that_were_made_go_again_when_a_later_step_fails(root: Path) -> None:
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    steps: list[Step] = [
+        make_authority(),
+        make_server_certificate(["a.example"]),
+        make_token(Path("/var/lib/loiter/tokens.json"), "fleet", Right.INGEST, INGEST_TOKEN),
+        Run(("false",)),
+    ]
+    with pytest.raises(StepFailed, match="what was done is undone"):
+        apply(steps, root, lambda _: None)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_a_token_whose_name_is_taken_is_not_made_over(root: Path) -> None:
+    token_file = Path("/var/lib/loiter/tokens.json")
+    apply([make_token(token_file, "fleet", Right.INGEST, INGEST_TOKEN)], root, lambda _: None)
+    kept = (root / "var/lib/loiter/tokens.json").read_bytes()
+    with pytest.raises(StepFailed, match="there is a token fleet already; revoke it first"):
+        apply([make_token(token_file, "fleet", Right.INGEST, FOLDER / "x")], root, lambda _: None)
+    assert (root / "var/lib/loiter/tokens.json").read_bytes() == kept
+
+
+def test_a_certificate_is_made_anew_for_another_name_or_when_it_ends_soon(root: Path) -> None:
+    apply([make_authority(), make_server_certificate(["a.example", "10.0.0.1"])], root, lambda _: None)
+    certificate = (root / SERVER_CERTIFICATE.relative_to("/")).read_bytes()
+    assert names_in(certificate) == ["a.example", "10.0.0.1"]
+    now = datetime.now(UTC)
+    assert names_to_certify(certificate, ["A.example"], now) == []
+    assert names_to_certify(certificate, ["b.example"], now) == ["a.example", "10.0.0.1", "b.example"]
+    assert names_to_certify(certificate, ["a.example"], now + timedelta(days=340)) == ["a.example", "10.0.0.1"]
+    assert names_to_certify(None, ["a.example"], now) == ["a.example"]
+    with pytest.raises(InstallError, match=r"aggregator.pem can not be read"):
+        wanted(
+            replace(OPEN, names=["a.example"]),
+            replace(NOTHING, files={SERVER_CERTIFICATE: FoundFile(b"x", 0o644)}),
+            now,
+        )
+
+
+def test_the_next_commands_are_said() -> None:
+    settings = AggregatorSettings(listen="0.0.0.0:7433")
+    assert next_steps(settings, "a.example", ingest=True, read=True, trust=True).splitlines() == [
+        "",
+        "On every host, as root, with copies of /etc/loiter/ca.pem and /etc/loiter/ingest.token:",
+        "    loiter-agent install --server a.example:7433 --ca ca.pem --token-file ingest.token",
+        "To look, here as root:",
+        "    loiter top apps --server a.example:7433 --ca /etc/loiter/ca.pem --token-file /etc/loiter/read.token",
+    ]
+    local = next_steps(AggregatorSettings(), None, ingest=False, read=False, trust=False)
+    assert "    loiter-agent install --server 127.0.0.1:7433\n" in local
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--certificate", "c.pem"], "--certificate and --key come together"),
+        (["--client-ca", "c.pem"], "--client-ca goes with --certificate and --key"),
+        (["--name", "a", "--certificate", "c", "--key", "k"], "choose"),
+        (["--listen", "nowhere"], "is not HOST:PORT"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_wrong_usage(flags: list[str], said: str) -> None:
+    done = CliRunner().invoke(loiter, ["service", "install", *flags])
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs this machine")
+def test_without_systemd_it_is_said_what_to_do_instead() -> None:
+    for verb in ("install", "uninstall"):
+        done = CliRunner().invoke(loiter, ["service", verb])
+        assert done.exit_code == 1
+        assert "systemd is not what runs this machine, so no service can be installed" in done.output
