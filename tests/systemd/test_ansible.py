@@ -1,0 +1,219 @@
+"""The playbook, run by Ansible over ssh against hosts of the lab: from nothing to a fleet, an upgrade, and back.
+
+The tests of this file tell one story, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from support.programs import BIN
+from systemd.control import ANSIBLE, ControlNode, Recap
+from systemd.debs import Debs, renumbered
+from systemd.lab import Fleet
+from systemd.lab.host import Host
+from systemd.lab.tools import here
+
+AGENTS: Final = ("web1", "web2", "web3")
+AGGREGATOR: Final = "agg"
+PLAYBOOK: Final = ANSIBLE / "fleet.yml"
+BATCHES: Final = [1, 2]
+# What both packages, the playbook and the programs keep on a host.
+KEPT: Final = (
+    *("/etc/loiter", "/etc/systemd/system/loiter-agent.service.d", "/var/lib/loiter", "/var/lib/loiter-agent"),
+    *("/var/lib/private/loiter-agent", "/run/loiter-agent", "/run/loiter-aggregator", "/usr/lib/loiter-agent"),
+    *("/usr/lib/loiter-aggregator", "/usr/bin/loiter", "/usr/bin/loiter-agent"),
+)
+
+Play = Callable[..., Recap]
+
+
+@pytest.fixture(scope="module")
+def hosts(fleet: Fleet) -> Mapping[str, Host]:
+    """Three hosts and one for the aggregator, on which nothing is installed."""
+    return {host.name: host for host in fleet.hosts(*AGENTS, AGGREGATOR)}
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the playbook keeps the authority and the tokens, on the control host."""
+    return tmp_path_factory.mktemp("secrets")
+
+
+@pytest.fixture(scope="module")
+def play(
+    fleet: Fleet, hosts: Mapping[str, Host], debs: Debs, secrets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Play:
+    """Runs the playbook for the fleet. Keyword arguments are variables, the others are flags."""
+    # A short path: that of ssh's control socket must fit in 108 bytes.
+    control = ControlNode(fleet, tmp_path_factory.mktemp("c"))
+    control.admit_to(hosts.values())
+    groups = {"loiter_aggregators": [hosts[AGGREGATOR]], "loiter_agents": [hosts[name] for name in AGENTS]}
+    variables = {
+        "loiter_agent_package": str(debs.agent),
+        "loiter_agent_server": [f"{AGGREGATOR}:7433"],
+        "loiter_agent_labels": {"role": "web", "owner": 'the "web" team'},
+        "loiter_agent_settings": {"interval": "2s", "spool": {"max_bytes": "32MB"}},
+        "loiter_agent_authority": str(secrets / "ca"),
+        "loiter_agent_authority_command": str(BIN / "loiter"),
+        "loiter_aggregator_package": str(debs.aggregator),
+        "loiter_aggregator_settings": {"store": {"retention": "2d"}},
+        "loiter_aggregator_names": [AGGREGATOR, hosts[AGGREGATOR].address],
+        "loiter_aggregator_authority": str(secrets / "ca"),
+        "loiter_aggregator_authority_command": str(BIN / "loiter"),
+        "loiter_aggregator_tokens": [{"name": "alice", "right": "read", "file": str(secrets / "alice.token")}],
+        # All hosts at a time, where nothing is proved by batches.
+        "loiter_serial": "100%",
+    }
+
+    def run(*flags: str, **changes: Any) -> Recap:
+        return control.play(PLAYBOOK, groups, variables | changes, *flags)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ask(fleet: Fleet, hosts: Mapping[str, Host], secrets: Path) -> Callable[..., Any]:
+    """Asks the aggregator from the control host, by the token that the playbook made."""
+
+    def run(*question: str) -> Any:
+        done = fleet.run(
+            "env",
+            f"LOITER_TOKEN_FILE={secrets / 'alice.token'}",
+            BIN / "loiter",
+            *question,
+            "-o",
+            "json",
+            *("--server", f"{hosts[AGGREGATOR].address}:7435", "--ca", secrets / "ca" / "ca.pem"),
+        )
+        return json.loads(done.stdout)
+
+    return run
+
+
+def version_of(package: Path) -> str:
+    """The version that a package has."""
+    return here("dpkg-deb", "--field", package, "Version").stdout.strip()
+
+
+def installed(host: Host, name: str) -> str:
+    """The version of a package on a host; nothing where it is not installed."""
+    return host.run("dpkg-query", "--show", "--showformat=${Version}", name, check=False).stdout
+
+
+def test_ansible_lint_finds_nothing(tmp_path: Path) -> None:
+    """By its profile `production`; syntax is checked with it."""
+    path = f"PATH={BIN}:{os.environ['PATH']}"
+    words = ("ansible-lint", "--offline", "--strict", "--profile", "production", "--project-dir", ANSIBLE, ANSIBLE)
+    done = here("env", path, f"ANSIBLE_HOME={tmp_path}", *words, check=False, seconds=200)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_dry_run_changes_nothing_on_hosts_that_have_nothing(play: Play, hosts: Mapping[str, Host]) -> None:
+    run = play("--check", "--diff", "--limit", f"{AGGREGATOR},web1")
+    assert run.status == 0, run.output
+    assert run.changed > 0
+    for name in (AGGREGATOR, "web1"):
+        assert hosts[name].run("ls", "/etc/loiter", "/etc/credstore", check=False).stdout == ""
+        assert hosts[name].run("sh", "-c", "dpkg-query --list | grep loiter", check=False).stdout == ""
+
+
+def test_from_nothing_to_a_fleet(play: Play, hosts: Mapping[str, Host], ask: Callable[..., Any]) -> None:
+    """Every host has an agent that has reported, under the inventory's name and with its labels."""
+    run = play()
+    assert run.status == 0, run.output
+    rows = ask("top", "hosts")
+    assert sorted(row["host"] for row in rows) == list(AGENTS)
+    assert not any(row["silent"] for row in rows)
+    assert ask("host", "web2")["labels"] == {"role": "web", "owner": 'the "web" team'}
+    assert ask("host", "web2")["interval_seconds"] == 2
+    for name in AGENTS:
+        assert hosts[name].run("stat", "-c", "%a %U", "/etc/credstore/loiter-agent.key.pem").stdout == "600 root\n"
+
+
+def test_a_second_run_changes_nothing_and_prints_no_secret(play: Play, secrets: Path) -> None:
+    """Not with every detail, and not as a difference either."""
+    again = play("-vvv", "--diff")
+    assert again.status == 0, again.output
+    assert again.changed == 0, again.output
+    key = (secrets / "ca" / "agents" / "web1.key").read_text()
+    token = (secrets / "alice.token").read_text().strip()
+    assert not any(secret in again.output for secret in (token, *key.splitlines()))
+
+
+def test_a_dry_run_of_what_is_done_finds_nothing_to_do(play: Play) -> None:
+    run = play("--check", "--diff", "--limit", f"{AGGREGATOR},web1")
+    assert run.status == 0, run.output
+    assert run.changed == 0, run.output
+
+
+def test_a_roll_out_that_fails_stops_at_the_first_host(play: Play, hosts: Mapping[str, Host]) -> None:
+    """An agent that can not report: the hosts after it keep their settings."""
+    before = hosts["web2"].run("cat", "/etc/loiter/agent.toml").stdout
+    wrong = {"loiter_agent_server": [f"{AGGREGATOR}:7434"], "loiter_agent_wait_seconds": 6}
+    run = play("--limit", "loiter_agents", **wrong, loiter_serial=BATCHES)
+    assert run.status != 0
+    assert "web1: no report was acknowledged within 6 s by agg:7434" in run.output
+    assert run.hosts["web1"]["failed"] == 1
+    assert "web2" not in run.hosts
+    assert hosts["web2"].run("cat", "/etc/loiter/agent.toml").stdout == before
+
+
+def test_an_upgrade_goes_host_by_host_and_loses_no_sample(
+    play: Play, hosts: Mapping[str, Host], debs: Debs, ask: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The host that the failed roll-out left with wrong settings is set right, and delivers what waited meanwhile."""
+    newer = renumbered(debs.agent, "0.3.0", tmp_path)
+    processes = {name: main_process(hosts[name]) for name in AGENTS}
+    run = play("--limit", "loiter_agents", loiter_agent_package=str(newer), loiter_serial=BATCHES)
+    assert run.status == 0, run.output
+    for name in AGENTS:
+        assert installed(hosts[name], "loiter-agent") == "0.3.0-1"
+        assert main_process(hosts[name]) != processes[name]
+        assert ask("host", name)["agent_version"] == "0.3.0"
+    fleet = ask("fleet")
+    assert fleet["losing_hosts"] == []
+    assert fleet["coverage"]["hosts_reporting"] == len(AGENTS)
+
+
+def test_an_older_package_and_a_new_certificate(play: Play, hosts: Mapping[str, Host], debs: Debs) -> None:
+    """The version that is named is installed, also where a newer one is; what ends soon is made anew, and used."""
+    certificate = hosts["web3"].run("cat", "/etc/credstore/loiter-agent.certificate.pem").stdout
+    run = play("--limit", "web3", loiter_agent_authority_renew_days=366)
+    assert run.status == 0, run.output
+    assert installed(hosts["web3"], "loiter-agent") == version_of(debs.agent)
+    assert hosts["web3"].run("cat", "/etc/credstore/loiter-agent.certificate.pem").stdout != certificate
+
+
+def test_absent_keeps_what_purge_removes(play: Play, hosts: Mapping[str, Host]) -> None:
+    gone = {"loiter_agent_state": "absent", "loiter_aggregator_state": "absent"}
+    run = play("--limit", "web1", **gone)
+    assert run.status == 0, run.output
+    assert not runs(hosts["web1"])
+    assert hosts["web1"].run("ls", "/etc/loiter/agent.toml", "/var/lib/private/loiter-agent").returncode == 0
+    purge = gone | {"loiter_agent_purge": True, "loiter_aggregator_purge": True}
+    run = play(**purge)
+    assert run.status == 0, run.output
+    for host in hosts.values():
+        left = host.run("sh", "-c", 'ls -d "$@" /etc/credstore/loiter-* 2>/dev/null', "ls", *KEPT, check=False).stdout
+        assert left == "", f"{host.name}: {left}"
+        assert host.run("getent", "passwd", "loiter", check=False).stdout == ""
+        assert host.run("systemctl", "cat", "loiter-agent", check=False).returncode != 0
+    again = play("--check", **purge)
+    assert (again.status, again.changed) == (0, 0), again.output
+
+
+def main_process(host: Host) -> str:
+    """The pid of the agent."""
+    return host.run("systemctl", "show", "--value", "--property=MainPID", "loiter-agent").stdout.strip()
+
+
+def runs(host: Host) -> bool:
+    """Whether the agent runs."""
+    return host.run("systemctl", "is-active", "--quiet", "loiter-agent", check=False).returncode == 0

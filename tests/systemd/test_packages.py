@@ -1,0 +1,358 @@
+"""The packages of Debian on hosts that have Debian's python3 and no network but the fleet's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import ZipFile
+
+import pytest
+
+from support.programs import BIN, ROOT
+from systemd.debs import Debs, renumbered
+from systemd.lab import Fleet, Host
+from systemd.lab.tools import here
+
+PREVIOUS: Final = ROOT / "tests/fixtures/releases/loiter-0.1.0-py3-none-any.whl"
+SECONDS_TO_APPEAR: Final = 30
+
+# What dpkg, apt, debconf and systemd write of their own accord, and keep: of no package.
+RECORDS: Final = (
+    r"/etc/\.pwd\.lock",  # taken by systemd-sysusers and userdel
+    r"/etc/(passwd|group|shadow|gshadow)-",  # how these files were before the last change
+    r"/etc/subuid-|/etc/subgid-",
+    r"/var/cache/apt(/.*)?",
+    r"/var/cache/debconf(/.*)?",
+    r"/var/cache/ldconfig(/.*)?",
+    r"/var/lib/apt(/.*)?",
+    r"/var/lib/dpkg/(status|status-old|available|available-old|lock|lock-frontend|diversions|statoverride)",
+    r"/var/lib/dpkg/(triggers(/.*)?|updates|info|info/format)",
+    r"/var/lib/dpkg/info/(?!loiter)[^/]+\.list",  # of other packages, which dpkg writes anew in another order
+    r"/var/lib/systemd/(random-seed|timers(/.*)?|catalog(/.*)?|deb-systemd-helper-(enabled|masked)|timesync(/.*)?)",
+    r"/var/lib/systemd/deb-systemd-helper-enabled/multi-user\.target\.wants",
+    r"/var/lib/private|/var/lib/systemd",
+    r"/var/log(/.*)?",
+)
+# Their owner and mode are compared, and not when a folder was changed.
+_LOOK: Final = """
+cd / && find . -xdev \\( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp -o -path ./root \\) \
+  -prune -o \\( -type f -exec sha256sum {} + -o ! -type f -printf '%y %l  %p\\n' \\)
+find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /root \\) \
+  -prune -o -printf '%M %U %G  .%p\\n'
+"""
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """A host with the package of the aggregator, and what its fleet needs to know of it."""
+
+    host: Host
+    authority: str
+    agent_token: str
+    reader: tuple[str, ...]
+
+    def ask(self, *words: str) -> Any:
+        """What it answers, as JSON."""
+        return json.loads(self.host.run("loiter", *words, "-o", "json", *self.reader).stdout)
+
+    def version_of(self, name: str) -> str | None:
+        """The version of the agent that has reported last from a host; None where none has."""
+        asked = self.host.run("loiter", "host", name, "-o", "json", *self.reader, check=False)
+        return str(json.loads(asked.stdout)["agent_version"]) if asked.returncode == 0 else None
+
+
+@pytest.fixture(scope="module")
+def aggregator(fleet: Fleet, debs: Debs) -> Aggregator:
+    """An aggregator with TLS and tokens, set up as the guide has it."""
+    host = fleet.host("agg")
+    install(host, debs.aggregator)
+    host.run("loiter", "ca", "init", "/root/ca")
+    host.run("loiter", "ca", "server", "/root/ca", "agg")
+    host.run("install", "-d", "-m", "700", "/etc/credstore")
+    for made, credential in (("aggregator.pem", "certificate.pem"), ("aggregator.key", "key.pem")):
+        host.run("install", "-m", "600", f"/root/ca/{made}", f"/etc/credstore/loiter-aggregator.{credential}")
+    host.write("/etc/loiter/aggregator.toml", 'listen = "0.0.0.0:7433"\n')
+    token = ("loiter", "token", "add", "--data-dir", "/var/lib/loiter")
+    agent_token = host.run(*token, "fleet", "--right", "ingest").stdout
+    host.write("/root/token", host.run(*token, "person", "--right", "read").stdout, 0o600)
+    host.run("systemctl", "restart", "loiter-aggregator")
+    reader = ("--server", "agg:7433", "--ca", "/root/ca/ca.pem", "--token-file", "/root/token")
+    host.wait(("loiter", "fleet", *reader), 30)
+    return Aggregator(host, host.run("cat", "/root/ca/ca.pem").stdout, agent_token, reader)
+
+
+@pytest.fixture
+def bare(fleet: Fleet) -> Iterator[Host]:
+    """A host without any of this, and that it is without again."""
+    host = fleet.host("bare")
+    yield host
+    purge(host)
+
+
+def purge(host: Host) -> None:
+    """Takes both packages away with all that is theirs."""
+    host.run("dpkg", "--purge", "loiter-agent", "loiter-aggregator", timeout=120)
+
+
+def install(host: Host, *packages: Path, before: Sequence[str] = ()) -> str:
+    """Installs packages in one command, and returns what it printed."""
+    for package in packages:
+        host.push(package, "/root")
+    done = host.run(
+        *before, "apt-get", "install", "-y", *(f"/root/{package.name}" for package in packages), timeout=300
+    )
+    return done.stdout + done.stderr
+
+
+def introduce(host: Host, aggregator: Aggregator, more: str = "") -> None:
+    """Puts there what a roll-out puts there before the package: settings and secrets."""
+    host.write("/etc/loiter/agent.toml", f'server = "agg:7433"\ninterval = "1s"\n{more}')
+    host.run("install", "-d", "-m", "700", "/etc/credstore")
+    host.write("/etc/credstore/loiter-agent.ca.pem", aggregator.authority, 0o600)
+    host.write("/etc/credstore/loiter-agent.token", aggregator.agent_token, 0o600)
+
+
+def show(host: Host, unit: str, name: str) -> str:
+    """A property of a unit."""
+    return host.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
+
+
+def starts(host: Host, unit: str) -> int:
+    """How often a unit has been started."""
+    return host.run("journalctl", "-u", unit, "-o", "cat", "_PID=1").stdout.count("Started ")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a store holds of one run of an agent, which numbers its samples from 1."""
+
+    host: str
+    samples: int
+    different: int
+    first: int
+    last: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether none is missing between the first and the last, and none is there twice."""
+        return self.first == 1 and self.samples == self.different == self.last
+
+
+def sequences(host: Host, library: str = "/usr/lib/loiter-aggregator") -> list[Epoch]:
+    """What is in the store of an aggregator that has ended, in the order of time."""
+    query = f"""
+import sys
+sys.path.append("{library}")
+import duckdb, json
+store = duckdb.connect("/var/lib/loiter/loiter.duckdb", read_only=True)
+rows = store.execute('''SELECT hostname, count(*), count(DISTINCT sequence), min(sequence), max(sequence)
+  FROM host_sample JOIN host USING (host_key) GROUP BY hostname, spool_epoch ORDER BY min(ts)''').fetchall()
+print(json.dumps(rows))
+"""
+    return [Epoch(*row) for row in json.loads(host.run("python3", "-BIS", "-c", query).stdout)]
+
+
+def files(host: Host) -> set[str]:
+    """Every file of a host with what is in it, whose it is and who may read it; but for records."""
+    lines = host.run("sh", "-c", _LOOK, timeout=120).stdout.splitlines()
+    record = re.compile(rf".*  \.({'|'.join(RECORDS)})")
+    return {line for line in lines if record.fullmatch(line) is None}
+
+
+def test_removing_keeps_what_purging_takes_away(bare: Host, debs: Debs) -> None:
+    """After a purge, the host is as it was: no file, no user, no unit."""
+    host = bare
+    for package in (debs.agent, debs.aggregator):
+        host.push(package, "/root")
+    before, units = files(host), host.run("systemctl", "list-unit-files", "--no-legend").stdout
+    users = host.run("getent", "passwd").stdout + host.run("getent", "group").stdout
+
+    install(host, debs.agent, debs.aggregator)
+    for unit in ("loiter-agent", "loiter-aggregator"):
+        host.write(f"/etc/systemd/system/{unit}.service.d/more.conf", "[Service]\nNice=5\n")
+    host.write("/etc/loiter/agent.toml", 'interval = "1s"\n')
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "loiter-agent")
+    host.wait(("sh", "-c", 'test -n "$(ls -A /var/lib/private/loiter-agent)"'), 30)
+    assert "loiter:" in host.run("getent", "passwd").stdout
+    for name in ("loiter-agent.ca.pem", "loiter-agent.token", "loiter-aggregator.key.pem"):
+        host.write(f"/etc/credstore/{name}", "secret\n", 0o600)
+
+    host.run("apt-get", "remove", "-y", "loiter-agent", "loiter-aggregator", timeout=120)
+    assert host.run("systemctl", "is-active", "loiter-agent", check=False).stdout.strip() == "inactive"
+    kept = ("/etc/loiter/agent.toml", "/etc/loiter/aggregator.toml", "/etc/credstore/loiter-agent.token")
+    host.run("ls", *kept, "/var/lib/loiter/loiter.duckdb")
+    assert host.run("sh", "-c", "ls -A /var/lib/private/loiter-agent").stdout
+    assert host.run("sh", "-c", "ls -d /usr/lib/loiter* /usr/bin/loiter*", check=False).stdout == ""
+
+    host.run("apt-get", "purge", "-y", "loiter-agent", "loiter-aggregator", timeout=120)
+    assert sorted(files(host) ^ before) == []
+    assert host.run("systemctl", "list-unit-files", "--no-legend").stdout == units
+    assert host.run("systemctl", "list-units", "--all", "--no-legend", "loiter*").stdout == ""
+    assert host.run("getent", "passwd").stdout + host.run("getent", "group").stdout == users
+    assert host.run("sh", "-c", "ls -d /run/loiter*", check=False).stdout == ""
+
+
+def test_an_agent_reports_within_half_a_minute_of_one_command(fleet: Fleet, debs: Debs, aggregator: Aggregator) -> None:
+    """With settings and secrets that were put there before, which the package leaves as they are."""
+    host = fleet.host("web1")
+    introduce(host, aggregator)
+    before = host.run("sha256sum", "/etc/loiter/agent.toml").stdout
+    install(host, debs.agent)
+    host.wait(lambda: aggregator.version_of("web1"), SECONDS_TO_APPEAR)
+    assert host.run("sha256sum", "/etc/loiter/agent.toml").stdout == before
+    assert host.run("systemctl", "is-enabled", "loiter-agent").stdout.strip() == "enabled"
+    assert host.run("dpkg", "--verify", "loiter-agent").stdout == ""
+    assert show(host, "loiter-agent", "NRestarts") == "0"
+
+
+def test_what_runs_is_what_the_package_holds(fleet: Fleet, debs: Debs, aggregator: Aggregator) -> None:
+    """Neither a variable of the environment, nor Debian's packages of Python, nor a user's lead it astray."""
+    host = fleet.host("web1")
+    introduce(host, aggregator)
+    install(host, debs.agent)
+    astray = "raise SystemExit('astray')"
+    places = ("/root/astray", "/root/.local/lib/python3.11/site-packages", "/usr/lib/python3/dist-packages")
+    for place in places:
+        host.write(f"{place}/psutil.py", astray)
+    environment = ("env", "PYTHONPATH=/root/astray", "PYTHONSTARTUP=/root/astray/psutil.py", "PYTHONDONTWRITEBYTECODE=")
+    sampled = host.run(*environment, "loiter-agent", "sample", "-o", "json").stdout
+    assert json.loads(sampled)["host"]["hostname"] == "web1"
+    host.run("rm", *(f"{place}/psutil.py" for place in places))
+    # Nor was anything compiled on the way.
+    assert host.run("dpkg", "--verify", "loiter-agent").stdout == ""
+    shipped = host.run("dpkg", "--listfiles", "loiter-agent").stdout.splitlines()
+    assert set(host.run("find", "/usr/lib/loiter-agent").stdout.splitlines()) <= set(shipped)
+
+
+@pytest.mark.parametrize("way", ["environment", "debconf"])
+def test_the_server_can_be_said_beforehand(bare: Host, debs: Debs, way: str) -> None:
+    """To apt itself, or by an answer that is given to debconf before."""
+    if way == "debconf":
+        bare.run("debconf-set-selections", input="loiter-agent loiter-agent/server string agg:7433, agg2:7433\n")
+        install(bare, debs.agent)
+    else:
+        install(bare, debs.agent, before=("env", "LOITER_SERVER=agg:7433, agg2:7433"))
+    settings = bare.run("cat", "/etc/loiter/agent.toml").stdout
+    assert settings.startswith('server = "agg:7433, agg2:7433"\n')
+    assert bare.run("systemctl", "is-active", "loiter-agent").stdout.strip() == "active"
+
+
+def test_without_an_answer_it_says_where_it_reports_to(bare: Host, debs: Debs) -> None:
+    """And every setting is in the file, commented out."""
+    assert "loiter-agent install --server HOST:PORT" in install(bare, debs.agent)
+    settings = bare.run("cat", "/etc/loiter/agent.toml").stdout
+    assert all(line.startswith("#") or not line for line in settings.splitlines())
+    assert '#server = ["127.0.0.1:7433"]' in settings
+    assert bare.run("systemctl", "is-active", "loiter-agent").stdout.strip() == "active"
+
+
+def test_an_upgrade_loses_no_sample_and_keeps_settings(
+    fleet: Fleet, debs: Debs, aggregator: Aggregator, tmp_path: Path
+) -> None:
+    """The agent restarts once, then the aggregator; every report that was numbered is in the store once."""
+    host = fleet.host("web1")
+    purge(host)
+    introduce(host, aggregator, "# ours\n")
+    install(host, renumbered(debs.agent, "0.1.99", tmp_path))
+    host.wait(lambda: aggregator.version_of("web1") == "0.1.99", SECONDS_TO_APPEAR)
+    first = show(host, "loiter-agent", "MainPID")
+    started = starts(host, "loiter-agent")
+    ticks = json.loads(host.run("cat", "/run/loiter-agent/status.json").stdout)["ticks"]
+    settings = host.run("cat", "/etc/loiter/agent.toml").stdout
+
+    install(host, debs.agent)
+    host.wait(lambda: aggregator.version_of("web1") not in (None, "0.1.99"), SECONDS_TO_APPEAR)
+    assert show(host, "loiter-agent", "MainPID") != first
+    assert starts(host, "loiter-agent") == started + 1
+    assert host.run("cat", "/etc/loiter/agent.toml").stdout == settings
+
+    served = aggregator.host.run("cat", "/etc/loiter/aggregator.toml").stdout
+    install(aggregator.host, renumbered(debs.aggregator, "0.2.99", tmp_path))
+    aggregator.host.wait(lambda: aggregator.ask("fleet")["aggregator"]["version"] == "0.2.99", 30)
+    assert aggregator.host.run("cat", "/etc/loiter/aggregator.toml").stdout == served
+    since = aggregator.ask("host", "web1")["last_report"]
+    host.wait(lambda: aggregator.ask("host", "web1")["last_report"] > since, SECONDS_TO_APPEAR)
+
+    assert aggregator.ask("fleet")["losing_hosts"] == []
+    assert aggregator.ask("fleet")["aggregator"]["reports_rejected"] == 0
+    aggregator.host.run("systemctl", "stop", "loiter-aggregator")
+    *_, before, after = (epoch for epoch in sequences(aggregator.host) if epoch.host == "web1")
+    aggregator.host.run("systemctl", "start", "loiter-aggregator")
+    assert before.is_whole, "all until the agent was restarted"
+    assert before.samples >= ticks
+    assert after.is_whole, "all since"
+
+
+def test_the_spool_and_the_store_of_the_release_before_are_taken_over(fleet: Fleet, debs: Debs, tmp_path: Path) -> None:
+    """0.1.0 was run by hand as root; what its agent had not delivered yet is delivered by the new one."""
+    host = fleet.host("old")
+    old = "/opt/old/usr/lib/loiter-aggregator"
+    host.push(debs.aggregator, "/root")
+    host.run("dpkg-deb", "--extract", f"/root/{debs.aggregator.name}", "/opt/old", timeout=120)
+    host.run("sh", "-c", f"rm -r {old}/loiter {old}/loiter_aggregator")
+    with ZipFile(PREVIOUS) as wheel:
+        wheel.extractall(tmp_path / "previous")
+    for module in ("loiter", "loiter_agent", "loiter_aggregator"):
+        host.push(tmp_path / "previous" / module, old)
+    # The agent's own libraries are those of the other package.
+    host.push(debs.agent, "/root")
+    host.run("dpkg-deb", "--extract", f"/root/{debs.agent.name}", "/opt/agent", timeout=120)
+
+    def start(unit: str, module: str, *arguments: str) -> None:
+        path = f"import sys; sys.path[:0] = ['{old}', '/opt/agent/usr/lib/loiter-agent']"
+        code = f"{path}; from {module} import main; main()"
+        host.run("systemd-run", f"--unit={unit}", "--collect", "python3", "-BIS", "-c", code, *arguments)
+
+    def journal(unit: str) -> str:
+        return host.run("journalctl", "-u", unit, "-n", "20", "-o", "cat").stdout
+
+    start("old-serve", "loiter_aggregator.__main__", "serve", "--data-dir", "/var/lib/loiter")
+    start("old-agent", "loiter_agent.__main__", "run", "--interval", "1s")
+    host.wait(("sh", "-c", "journalctl -u old-agent -o cat | grep -q 'reporting to'"), 30, lambda: journal("old-agent"))
+    host.run("sleep", "3")  # some of its reports are stored,
+    host.run("systemctl", "stop", "old-serve")
+    host.run("sleep", "3")  # and some are not
+    host.run("systemctl", "stop", "old-agent")
+    [delivered] = sequences(host, old)
+
+    install(host, debs.aggregator, debs.agent)
+    local = Aggregator(host, "", "", ("--server", "127.0.0.1:7433"))
+    version = host.run("loiter-agent", "--version").stdout.split()[1]
+    host.wait(lambda: local.version_of("old") == version, SECONDS_TO_APPEAR)
+    assert local.ask("fleet")["losing_hosts"] == []
+    host.run("sleep", "3")
+    host.run("systemctl", "stop", "loiter-agent", "loiter-aggregator")
+    [by_old, by_new] = sequences(host)
+    assert by_old.is_whole, "what the old store held, and what the old agent kept"
+    assert by_old.samples >= delivered.samples + 2
+    assert by_new.is_whole
+    assert host.run("stat", "--format=%U", "/var/lib/loiter/loiter.duckdb").stdout.strip() == "loiter"
+
+
+def test_the_wheelhouse_installs_where_there_is_neither_pip_nor_a_network(fleet: Fleet, tmp_path: Path) -> None:
+    """By its own pip, which is not installed; a second run upgrades; what is damaged is not installed."""
+    here("env", f"PIP={BIN / 'python'} -m pip", ROOT / "deploy/wheelhouse/build.sh", tmp_path, seconds=300)
+    [tarball] = tmp_path.glob("*.tar.gz")
+    host = fleet.host("bare")
+    host.push(tarball, "/root")
+    host.push(tarball.with_name(f"{tarball.name}.sha256"), "/root")
+    host.run("sh", "-c", "cd /root && sha256sum --check *.sha256 && tar -xzf *.tar.gz && mv loiter-*/ wheelhouse")
+    assert host.run("python3", "-m", "pip", "--version", check=False).returncode != 0
+
+    said = host.run("sh", "/root/wheelhouse/install.sh", "agent").stdout
+    assert "/opt/loiter/bin/loiter-agent install --server" in said
+    assert json.loads(host.run("/opt/loiter/bin/loiter-agent", "sample", "-o", "json").stdout)["host"]
+    said = host.run("sh", "/root/wheelhouse/install.sh", "aggregator").stdout
+    assert "/opt/loiter/bin/loiter service install" in said
+    assert host.run("/opt/loiter/bin/loiter", "--version").stdout.startswith("loiter ")
+
+    host.run("sh", "-c", "echo >>/root/wheelhouse/agent.txt")
+    damaged = host.run("sh", "/root/wheelhouse/install.sh", "agent", "/opt/other", check=False)
+    assert damaged.returncode == 1
+    assert "copy the tarball again" in damaged.stderr
+    assert host.run("ls", "/opt/other", check=False).returncode != 0
