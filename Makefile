@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SOURCES := agent aggregator proto tests
+DEPLOY_READY := $(VENV)/.deploy-ready
+SOURCES := agent aggregator proto deploy docs tests
 
-.PHONY: help setup run demo test check lint types proto proto-lint proto-current bench leaklab soak system-packages \
-        clean
+.PHONY: help setup run demo test check lint types proto proto-lint proto-current docs docs-current bench leaklab lab images \
+        soak deb wheelhouse rpm system-packages clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,11 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[aggregator]' --group dev
 	@touch $@
 
+# Ansible, which only the lab needs.
+$(DEPLOY_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --group deploy
+	@touch $@
+
 run: $(READY) ## Start an aggregator and an agent of this machine, and show the live ranking until Ctrl-C
 	@PATH="$(abspath $(BIN)):$$PATH" exec deploy/run-local.sh
 
@@ -33,7 +39,7 @@ demo: $(READY) ## The same, with programs that misbehave, so that there is somet
 test: $(READY) system-packages ## Run the tests
 	$(BIN)/python -m pytest
 
-check: lint types proto-lint proto-current ## Check style, types and the wire contract
+check: lint types proto-lint proto-current docs-current ## Check style, types, the wire contract and the reference
 
 lint: $(READY)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -54,17 +60,43 @@ proto-current: $(READY)
 proto: $(READY) ## Generate the code of the wire contract
 	proto/generate.sh proto $(BIN)/python
 
-bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives, and a restart
+docs: $(READY) ## Generate the reference from the code
+	$(BIN)/python docs/generate.py
+
+docs-current: $(READY)
+	@$(BIN)/python docs/generate.py --check
+
+bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives, a restart, and a report
 	$(BIN)/python tests/bench/sampler.py
 	$(BIN)/python tests/bench/namespaces.py
 	$(BIN)/python tests/bench/recovery.py
+	$(BIN)/python tests/bench/ingest.py
 
 leaklab: $(READY) system-packages ## Score the verdicts against programs that misbehave in known ways
 	PYTHONPATH=tests $(BIN)/python -m leaklab.score
 
+lab: $(DEPLOY_READY) system-packages ## Test the services on hosts with systemd, booted on this machine: needs root
+	tests/systemd/packages.sh
+	cd tests && $(abspath $(BIN))/python -m systemd.lab
+	$(BIN)/python -m pytest tests/systemd --ignore tests/systemd/images
+
+images: $(READY) system-packages ## Build the container images, and run them as in Kubernetes: needs root, downloads
+	tests/systemd/packages.sh images
+	cd tests && $(abspath $(BIN))/python -m systemd.lab
+	$(BIN)/python -m pytest tests/systemd/images
+
 soak: $(READY) system-packages ## Fuzz with a million inputs, then kill, cut and restart: about 45 minutes
 	PYTHONPATH=tests $(BIN)/python -m fuzz.soak
 	SOAK=1 $(BIN)/python -m pytest -s tests/e2e/test_delivery.py tests/e2e/test_network_cut.py tests/e2e/test_reconnect.py
+
+deb: $(READY) ## Build the packages of Debian, in dist/
+	@deploy/debian/build.sh
+
+wheelhouse: $(READY) ## Build the tarball for hosts without a network, in dist/
+	@deploy/wheelhouse/build.sh
+
+rpm: $(READY) ## Build the packages of RPM, in dist/
+	@deploy/rpm/build.sh
 
 system-packages:
 	@tests/system-packages.sh

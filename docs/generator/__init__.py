@@ -1,0 +1,1 @@
+"""What the reference says of the code, taken from the code."""
