@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
+from loiter import grpc_core
 from loiter.text import printable
 from loiter.transport import Security, channel_credentials, read_token, token_metadata, wants_tls
 
@@ -49,8 +50,7 @@ def probe(server: str, security: Security, timeout: float = _TIMEOUT_SECONDS) ->
     wrong = _unreachable(server, timeout)
     if wrong is not None:
         return Probe(server, Verdict.AWAY, wrong)
-    # Before grpc is imported: its C core would write to standard error what is reported here.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    grpc_core.configure(os.environ)
     import grpc
 
     try:

@@ -6,11 +6,12 @@ import io
 import os
 import sys
 
+from loiter import grpc_core
+
 
 def main() -> None:
     """Runs the command and exits: 0 good, 1 failed, 2 wrong usage."""
-    # Before grpc is imported: its C core would write to standard error what we report in our own words.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    grpc_core.configure(os.environ)
     # A terminal that can not show a character gets a stand-in for it, not an error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

@@ -23,7 +23,9 @@ from systemd.lab.tools import here
 AGENTS: Final = ("web1", "web2", "web3")
 AGGREGATOR: Final = "agg"
 PLAYBOOK: Final = ANSIBLE / "fleet.yml"
-BATCHES: Final = [1, 2]
+# Of agents; Ansible asks for them before it knows a host. All at a time where nothing is proved by batches.
+BATCHES: Final = ("--extra-vars", '{"loiter_serial": [1, 2]}')
+AT_ONCE: Final = ("--extra-vars", '{"loiter_serial": "100%"}')
 # What both packages, the playbook and the programs keep on a host.
 KEPT: Final = (
     *("/etc/loiter", "/etc/systemd/system/loiter-agent.service.d", "/var/lib/loiter", "/var/lib/loiter-agent"),
@@ -68,12 +70,10 @@ def play(
         "loiter_aggregator_authority": str(secrets / "ca"),
         "loiter_aggregator_authority_command": str(BIN / "loiter"),
         "loiter_aggregator_tokens": [{"name": "alice", "right": "read", "file": str(secrets / "alice.token")}],
-        # All hosts at a time, where nothing is proved by batches.
-        "loiter_serial": "100%",
     }
 
     def run(*flags: str, **changes: Any) -> Recap:
-        return control.play(PLAYBOOK, groups, variables | changes, *flags)
+        return control.play(PLAYBOOK, groups, variables | changes, *AT_ONCE, *flags)
 
     return run
 
@@ -157,7 +157,7 @@ def test_a_roll_out_that_fails_stops_at_the_first_host(play: Play, hosts: Mappin
     """An agent that can not report: the hosts after it keep their settings."""
     before = hosts["web2"].run("cat", "/etc/loiter/agent.toml").stdout
     wrong = {"loiter_agent_server": [f"{AGGREGATOR}:7434"], "loiter_agent_wait_seconds": 6}
-    run = play("--limit", "loiter_agents", **wrong, loiter_serial=BATCHES)
+    run = play("--limit", "loiter_agents", *BATCHES, **wrong)
     assert run.status != 0
     assert "web1: no report was acknowledged within 6 s by agg:7434" in run.output
     assert run.hosts["web1"]["failed"] == 1
@@ -171,7 +171,7 @@ def test_an_upgrade_goes_host_by_host_and_loses_no_sample(
     """The host that the failed roll-out left with wrong settings is set right, and delivers what waited meanwhile."""
     newer = renumbered(debs.agent, "0.3.0", tmp_path)
     processes = {name: main_process(hosts[name]) for name in AGENTS}
-    run = play("--limit", "loiter_agents", loiter_agent_package=str(newer), loiter_serial=BATCHES)
+    run = play("--limit", "loiter_agents", *BATCHES, loiter_agent_package=str(newer))
     assert run.status == 0, run.output
     for name in AGENTS:
         assert installed(hosts[name], "loiter-agent") == "0.3.0-1"

@@ -20,6 +20,7 @@ from systemd.lab import Fleet, Host
 HIGHEST_EXPOSURE: Final = 2.0
 AGENT: Final = "loiter-agent.service"
 AGGREGATOR: Final = "loiter-aggregator.service"
+AGENT_SETTINGS: Final = 'interval = "1s"\ncpu_budget = "100%"\n'
 DROP_INS: Final = ROOT / "deploy" / "systemd" / f"{AGENT}.d"
 # include/uapi/linux/capability.h
 DAC_READ_SEARCH, SYS_PTRACE, SYS_ADMIN, PERFMON, BPF = (1 << number for number in (2, 19, 21, 38, 39))
@@ -29,7 +30,7 @@ DAC_READ_SEARCH, SYS_PTRACE, SYS_ADMIN, PERFMON, BPF = (1 << number for number i
 def one(fleet: Fleet, debs: Debs) -> Host:
     """A host with both packages as they are installed, which reports to itself. Its agent ticks every second."""
     host = fleet.host("one")
-    host.write("/etc/loiter/agent.toml", 'interval = "1s"\ncpu_budget = "100%"\n')
+    host.write("/etc/loiter/agent.toml", AGENT_SETTINGS)
     for package in (debs.aggregator, debs.agent):
         host.push(package, "/root")
     names = [f"/root/{package.name}" for package in (debs.aggregator, debs.agent)]
@@ -164,6 +165,18 @@ def test_a_leak_of_another_user_is_seen_whole(one: Host) -> None:
     coverage = detail["coverage"]
     assert (coverage["processes_unreadable"], coverage["sockets_unattributed"]) == (0, 0)
     assert (coverage["namespaces_unread"], detail["collectors_failed"]) == (0, [])
+
+
+def test_a_reload_has_the_agent_read_its_settings(one: Host) -> None:
+    """Within the sandbox, and without a new process."""
+    before = status(one)
+    one.write("/etc/loiter/agent.toml", 'interval = "2s"\ncpu_budget = "100%"\n')
+    one.run("systemctl", "reload", AGENT)
+    one.wait(lambda: status(one)["interval_seconds"] == 2, 20)
+    one.write("/etc/loiter/agent.toml", AGENT_SETTINGS)
+    one.run("systemctl", "reload", AGENT)
+    one.wait(lambda: status(one)["interval_seconds"] == 1, 20)
+    assert status(one)["pid"] == before["pid"]
 
 
 def test_namespaces_are_entered_with_the_drop_in_alone(one: Host) -> None:

@@ -8,7 +8,7 @@ import resource
 from contextlib import suppress
 from typing import Final
 
-from loiter import logs
+from loiter import grpc_core, logs
 from loiter.logs import LOG_FORMATS
 from loiter_agent.commands.settings import add_config, check_files, read_settings
 from loiter_agent.config import AgentSettings
@@ -46,8 +46,7 @@ def execute(options: argparse.Namespace) -> None:
     leave_out_openssl()
     import asyncio
 
-    # Before grpc is imported: its C core would write to standard error what we report in our own words.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    grpc_core.configure(os.environ)
     with leave_out_unused():
         from loiter_agent.service import Agent
 

@@ -11,7 +11,7 @@ from systemd.lab.tools import LabError
 
 
 def main() -> str | None:
-    """Returns what kept it from it, where that is an error: a machine need not run the lab unless LOITER_LAB says so."""
+    """Returns what went wrong. That this machine can not run the lab is wrong only where LOITER_LAB requires it."""
     reason = why_not()
     if reason is not None and os.environ.get("LOITER_LAB") == "required":
         return f"this machine can not run the lab: {reason}"
