@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,18 @@ from loiter.service_install.plan import (
     plan,
     removal_plan,
 )
-from loiter.service_install.steps import FoundFile, Make, MakeFolder, RemoveFolder, Run, Step, StepFailed, WriteFile
-from loiter.service_install.systemd import ServiceState, parse_state
+from loiter.service_install.steps import (
+    FoundFile,
+    Make,
+    MakeFolder,
+    RemoveFile,
+    RemoveFolder,
+    Run,
+    Step,
+    StepFailed,
+    WriteFile,
+)
+from loiter.service_install.systemd import ServiceState, last_log_lines, parse_state
 from loiter.service_install.toml_merge import MergeError, merge
 from loiter.service_install.wanted_files import settings_file, unit_files
 
@@ -84,6 +96,27 @@ def test_a_file_that_somebody_changed_since_the_start_takes_a_restart() -> None:
     assert commands(plan(WANTED, Found(found, frozenset({Path("/etc/some")}), RUNNING))) == [
         "systemctl restart some.service"
     ]
+
+
+def test_a_program_that_was_upgraded_since_the_start_takes_a_restart() -> None:
+    found = Found(THERE, frozenset({Path("/etc/some")}), RUNNING, code_changed_at=1_001.0)
+    assert commands(plan(WANTED, found)) == ["systemctl restart some.service"]
+    assert 0 < units.code_changed_at() < time.time()
+
+
+def test_a_start_that_goes_on_for_long_is_not_undone(tmp_path: Path) -> None:
+    steps: list[Step] = [WriteFile(Path("/f"), b"", 0o644), Run(("sleep", "600"), (("false",),), patience=0.01)]
+    apply(steps, tmp_path, lambda _: None)
+    assert (tmp_path / "f").exists()
+    restart = plan(WANTED, Found({}, frozenset(), ServiceState()), patience=7.0)[-1]
+    assert isinstance(restart, Run)
+    assert restart.patience == 7.0
+
+
+def test_a_start_that_is_going_on_is_waited_for_and_not_begun_anew() -> None:
+    starting = replace(RUNNING, active=False, summary="activating (start)")
+    found = Found(THERE, frozenset({Path("/etc/some")}), starting)
+    assert commands(plan(WANTED, found)) == ["systemctl start some.service"]
 
 
 def test_a_wrong_mode_is_a_change() -> None:
@@ -176,6 +209,33 @@ def test_a_file_is_written_with_its_mode_whatever_the_umask(tmp_path: Path) -> N
     assert (tmp_path / "d/f").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_file_stays_whose_it_was_also_when_it_is_put_back(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"old")
+    if os.geteuid() == 0:
+        os.chown(file, 12, 34)
+    owner = (file.stat().st_uid, file.stat().st_gid)
+    before = found_files(tmp_path, [Path("/f")])[Path("/f")]
+    write = WriteFile(Path("/f"), b"new", 0o640, before)
+    write.do(tmp_path)
+    assert (file.read_bytes(), file.stat().st_uid, file.stat().st_gid) == (b"new", *owner)
+    for step in (write, RemoveFile(Path("/f"), before)):
+        step.do(tmp_path)
+        step.undo(tmp_path)
+        status = file.stat()
+        assert (file.read_bytes(), status.st_mode & 0o777, status.st_uid, status.st_gid) == (b"old", 0o644, *owner)
+
+
+@pytest.mark.parametrize("target", ["theirs", "nowhere"])
+def test_a_symbolic_link_is_not_replaced_by_a_file(tmp_path: Path, target: str) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "f").symlink_to(target)
+    before = found_files(tmp_path, [Path("/f")]).get(Path("/f"))
+    with pytest.raises(StepFailed, match=f"cannot write /f: it is a symbolic link, to {target}, and is left as it is"):
+        apply([WriteFile(Path("/f"), b"ours", 0o644, before)], tmp_path, lambda _: None)
+    assert ((tmp_path / "f").readlink(), (tmp_path / "theirs").read_text()) == (Path(target), "theirs")
+
+
 def test_removing_what_is_there_goes_from_the_service_to_its_files() -> None:
     removal = Removal(UNIT, files=(UNIT_FILE,), trees=(Path("/var/lib/some"),), folders=(Path("/etc/some"),))
     assert [step.describe() for step in removal_plan(removal, RUNNING)] == [
@@ -219,6 +279,13 @@ def test_the_state_of_a_unit_is_read_from_what_systemctl_shows() -> None:
     )
     assert parse_state({"LoadState": "not-found"}, 0.0) == ServiceState()
     assert parse_state({}, 0.0) == ServiceState()
+
+
+def test_what_a_unit_has_logged_can_not_command_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "journalctl").write_text("#!/bin/sh\nprintf 'red \\033[31m\\n'\n")
+    (tmp_path / "journalctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert last_log_lines(UNIT) == ["red \\x1b[31m"]
 
 
 # Settings.
@@ -271,6 +338,12 @@ top = 3
 max_bytes = "1GB"
 """
     )
+
+
+def test_lines_end_as_they_did() -> None:
+    text = 'interval = "10s"  # as ever\r\n\r\n[labels]\r\n'
+    changed = merge(text, {("interval",): "5s", ("labels", "role"): "web"})
+    assert changed == 'interval = "5s"  # as ever\r\n\r\n[labels]\r\nrole = "web"\r\n'
 
 
 def test_what_is_so_already_is_not_touched() -> None:

@@ -259,6 +259,7 @@ DOCUMENTS: Final = {
             "updated_at": "when the file was written",
             "interval_seconds": "the time between two ticks now: longer than the setting where the budget has it so",
             "ticks": "ticks that were completed in this run",
+            "last_tick_at": "when the last of them was; `null` before the first",
             "server": "the aggregator that it reports to, or tried last; `null` before the first",
             "connected": "whether the aggregator has acknowledged a report on the stream that is open",
             "error": "why it is not connected, once a try has failed",

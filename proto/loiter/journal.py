@@ -9,7 +9,9 @@ container whose standard error somebody else sends to a journal, they go there a
 from __future__ import annotations
 
 import logging
+import os
 import re
+import select
 import socket
 import sys
 from collections.abc import Iterator
@@ -38,29 +40,52 @@ class JournalHandler(logging.Handler):
         self._path = str(path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(_TIMEOUT_SECONDS)
+        self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes it."""
+        """Writes it; where neither is read, as by a journald that hangs, counts it for the next that can be written."""
         try:
-            try:
-                # To the address each time: journald may have been started anew.
-                self._socket.sendto(encode(self._program, record), self._path)
-            except OSError:
-                self._write(record)
+            if not self._send(record):
+                self._lost += 1
+            elif self._lost:
+                lost, self._lost = self._lost, 0
+                self._send(_loss(lost))
         except Exception:
             self.handleError(record)
 
-    def _write(self, record: logging.LogRecord) -> None:
-        lines = (headline_of(record), *(traceback_of(record) or "").splitlines())
-        priority = priority_of(record)
-        # The one of now: the aggregator changes it.
-        sys.stderr.write("".join(f"<{priority}>{line}\n" for line in lines))
-        sys.stderr.flush()
+    def _send(self, record: logging.LogRecord) -> bool:
+        try:
+            # To the address each time: journald may have been started anew.
+            self._socket.sendto(encode(self._program, record), self._path)
+        except OSError:
+            return _write(record)
+        return True
 
     def close(self) -> None:
         """Closes the socket."""
         self._socket.close()
         super().close()
+
+
+def _write(record: logging.LogRecord) -> bool:
+    """Writes to standard error, unless that would take long."""
+    lines = (headline_of(record), *(traceback_of(record) or "").splitlines())
+    priority = priority_of(record)
+    data = "".join(f"<{priority}>{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+    descriptor = sys.stderr.fileno()  # the one of now: the aggregator changes it
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    while data:
+        if not room.poll(_TIMEOUT_SECONDS * 1_000):
+            return False
+        # So much never blocks where there is room (pipe(7)).
+        data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+    return True
+
+
+def _loss(count: int) -> logging.LogRecord:
+    words = "%s messages before this are lost: nobody took them"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, words, (f"{count:,}",), None)
 
 
 def priority_of(record: logging.LogRecord) -> int:

@@ -65,9 +65,15 @@ class LogLimit(logging.Filter):
         """Whether a record is to be written."""
         if record.levelno <= logging.DEBUG or getattr(record, UNLIMITED, False):
             return True
+        try:
+            return self._passes(record)
+        except Exception:  # words that can not be made, say: whoever writes it copes with that, who logs it need not
+            return True
+
+    def _passes(self, record: logging.LogRecord) -> bool:
+        kind = (record.name, record.levelno, str(record.msg))
         with self._lock:
             over = self._take_over()
-            kind = (record.name, record.levelno, str(record.msg))
             window = self._windows.get(kind)
             if window is None:
                 if len(self._windows) >= _MAX_KINDS:
@@ -80,9 +86,8 @@ class LogLimit(logging.Filter):
                 window.suppressed += 1
                 window.last = record
             seconds = self._seconds_to_wait()
+        self._wait(seconds)
         self._say_of(over)
-        if seconds is not None:
-            self._later(seconds, self._wake)
         return passes
 
     def say_the_rest(self) -> None:
@@ -96,9 +101,17 @@ class LogLimit(logging.Filter):
             self._waiting = False
             over = self._take_over()
             seconds = self._seconds_to_wait()
+        self._wait(seconds)
         self._say_of(over)
-        if seconds is not None:
+
+    def _wait(self, seconds: float | None) -> None:
+        if seconds is None:
+            return
+        try:
             self._later(seconds, self._wake)
+        except RuntimeError:  # no thread can be started now: the next message tries again
+            with self._lock:
+                self._waiting = False
 
     def _take_over(self, count: int = 0) -> list[_Window]:
         """Takes out the minutes that are over, and the oldest `count`. All last equally long: the oldest come first."""
@@ -125,13 +138,17 @@ class LogLimit(logging.Filter):
 
 
 def _summary(last: logging.LogRecord, suppressed: int) -> logging.LogRecord:
+    try:
+        words = message_of(last)
+    except Exception as error:  # of what was to be put into them, which is anybody's code
+        words = f"{last.msg} ({type(error).__name__}: its words can not be made)"
     record = logging.LogRecord(
         last.name,
         last.levelno,
         last.pathname,
         last.lineno,
         "%s more within a minute, the last: %s",
-        (f"{suppressed:,}", message_of(last)),
+        (f"{suppressed:,}", words),
         None,
     )
     setattr(record, FIELDS, {**fields_of(last), "suppressed": suppressed})

@@ -21,8 +21,6 @@ from loiter.text import printable
 _TIMEOUT_SECONDS: Final = 1.0
 _EXTEND_EVERY_SECONDS: Final = 10.0
 _EXTEND_BY_SECONDS: Final = 60.0
-# Whatever takes longer than this hangs.
-_EXTEND_FOR_SECONDS: Final = 3_600.0
 
 
 class Notifier:
@@ -79,13 +77,16 @@ class Notifier:
             self._send(f"WATCHDOG_USEC={round(longest * 1e6)}")
 
     @contextmanager
-    def extending_timeout(self) -> Iterator[None]:
-        """While the block lasts, which may keep its thread busy, asks for more time to start; for an hour at most."""
+    def extending_timeout(self, at_most: float = 3_600.0) -> Iterator[None]:
+        """While the block lasts, which may keep its thread busy, asks for more time to start.
+
+        What takes longer than so many seconds hangs.
+        """
         if not self.is_heard:
             yield
             return
         over = threading.Event()
-        thread = threading.Thread(target=self._extend, args=(over,), name="extend timeout", daemon=True)
+        thread = threading.Thread(target=self._extend, args=(over, at_most), name="extend timeout", daemon=True)
         thread.start()
         try:
             yield
@@ -93,8 +94,8 @@ class Notifier:
             over.set()
             thread.join()
 
-    def _extend(self, over: threading.Event) -> None:
-        for _ in range(round(_EXTEND_FOR_SECONDS / _EXTEND_EVERY_SECONDS)):
+    def _extend(self, over: threading.Event, at_most: float) -> None:
+        for _ in range(round(at_most / _EXTEND_EVERY_SECONDS)):
             self._send(f"EXTEND_TIMEOUT_USEC={round(_EXTEND_BY_SECONDS * 1e6)}")
             if over.wait(_EXTEND_EVERY_SECONDS):
                 return

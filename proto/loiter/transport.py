@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -102,10 +103,14 @@ def read_token(file: Path) -> str:
     if re.fullmatch(TOKEN_PATTERN, line) is None:
         raise SecurityFileError(f"{file}: its first line is not a token; make one by 'loiter token add'")
     if mode & stat.S_IROTH:
-        _log.warning(
-            "everyone on this machine may read the token in %s; chmod 600 %s", file, file, extra=fields(file=file)
-        )
+        _warn_of_readers(file)
     return line
+
+
+@cache
+def _warn_of_readers(file: Path) -> None:
+    """Once for each file: it is read for every connection."""
+    _log.warning("everyone on this machine may read the token in %s; chmod 600 %s", file, file, extra=fields(file=file))
 
 
 def token_metadata(token: str) -> tuple[tuple[str, str], ...]:

@@ -12,9 +12,10 @@ from loiter.service_install.errors import InstallError
 from loiter.service_install.steps import FoundFile
 from loiter.service_install.units import make_unit
 from loiter_agent.install.credentials import read_credentials
+from loiter_agent.install.installing import unacknowledged
 from loiter_agent.install.places import BACKUP_FILE, CREDSTORE, DROP_INS, STATE, STATE_LINK, UNIT_FILE, credential
 from loiter_agent.install.removal import removal
-from loiter_agent.install.verify import is_delivering, wait_for_delivery
+from loiter_agent.install.verify import Delivery, is_delivering, wait_for_delivery
 from loiter_agent.install.wanted import Request, asked_values, wanted
 from loiter_agent.status import Status
 from support.certificates import LONG_AGO, Pki, self_signed
@@ -85,11 +86,11 @@ def test_uninstall_takes_what_install_made_and_leaves_the_rest() -> None:
     folders = {DROP_INS, CREDSTORE, STATE, STATE_LINK, CONFIG.parent}
     there = {UNIT_FILE: OURS, **found}
     gone = removal(there, folders, {STATE_LINK}, {"namespaces.conf"}, purge=False)
-    assert set(gone.files) == {UNIT_FILE, own, credential("token")}
+    assert set(gone.files) == {UNIT_FILE, own}
     assert gone.trees == ()
-    assert gone.folders == (DROP_INS, CREDSTORE)
+    assert gone.folders == (DROP_INS,)
     purged = removal(there, folders, {STATE_LINK}, {"namespaces.conf"}, purge=True)
-    assert set(purged.files) == {UNIT_FILE, own, edited, credential("token"), CONFIG, BACKUP_FILE, STATE_LINK}
+    assert set(purged.files) == {UNIT_FILE, own, edited, credential("token"), CONFIG, STATE_LINK}
     assert purged.trees == (STATE,)
     assert purged.folders == (DROP_INS, CREDSTORE, CONFIG.parent)
 
@@ -154,6 +155,8 @@ def test_only_the_running_agent_that_had_a_report_acknowledged_of_late_delivers(
     status: Status, main_pid: int, now: float, delivering: bool
 ) -> None:
     assert is_delivering(status, main_pid, now) is delivering
+    assert is_delivering(status, main_pid, now, STATUS.version) is delivering
+    assert not is_delivering(status, main_pid, now, "another")
 
 
 def test_a_delivery_is_waited_for_until_the_time_is_over(tmp_path: Path) -> None:
@@ -169,9 +172,16 @@ def test_a_delivery_is_waited_for_until_the_time_is_over(tmp_path: Path) -> None
         clock[0] = 1_000.0
         file.unlink(missing_ok=True)
         now = lambda: clock[0]  # noqa: E731 - one clock in two places
-        return wait_for_delivery(file, lambda: 42, timeout, now, now, sleep).acknowledged
+        return wait_for_delivery(file, lambda: 42, timeout, None, now, now, sleep).acknowledged
 
     assert wait(60.0)
     assert clock[0] == 1_002.0
     assert not wait(1.0)
     assert clock[0] == 1_001.0
+
+
+def test_why_nothing_was_acknowledged_is_said_and_can_not_command_a_terminal() -> None:
+    status = replace(STATUS, connected=False, error="\x1b[2J")
+    assert f"{status.server}: \\x1b[2J\n" in unacknowledged(Delivery(False, status), 1.0, STATUS.version)
+    old = unacknowledged(Delivery(False, status), 1.0, "9.9.9")
+    assert f"what runs is version {STATUS.version}, and this is 9.9.9\n" in old

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import errno
 import os
+import selectors
 import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -19,7 +23,7 @@ from loiter_agent.label_command import (
     split_command,
 )
 from loiter_agent.labels import ask_command
-from support.programs import wait_until
+from support.programs import run, wait_until
 
 
 def script(text: str) -> list[str]:
@@ -205,3 +209,30 @@ def test_the_loop_goes_on_while_it_runs() -> None:
     labels, turns = asyncio.run(beside())
     assert labels == {"role": "web"}
     assert turns > 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give itself ambient capabilities")
+def test_it_has_none_of_the_capabilities_that_the_service_was_given() -> None:
+    """Which would let it read every file: they are for reading the descriptors of processes."""
+    command = ("sed", "-nE", r"s/^(CapEff|CapAmb):\s*/\1=/p", "/proc/self/status")
+    program = f"""
+        from loiter_agent.label_command import run_command
+        print(run_command({command!r}))
+        print([line.split()[1] for line in open("/proc/self/status") if line.startswith("CapAmb")])
+    """
+    right = "+sys_ptrace,+dac_read_search"
+    as_nobody = ("--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={right}", f"--ambient-caps={right}")
+    agent = run(("setpriv", *as_nobody, sys.executable, "-c", textwrap.dedent(program)))
+    of_the_command, of_the_agent = map(ast.literal_eval, agent.stdout.splitlines())
+    assert of_the_command == {"CapEff": "0" * 16, "CapAmb": "0" * 16}
+    assert int(of_the_agent[0], 16) == 1 << 19 | 1 << 2, "which keeps them"
+
+
+def test_no_descriptors_to_read_by_are_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the end of the agent."""
+
+    def no_more() -> selectors.DefaultSelector:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(selectors, "DefaultSelector", no_more)
+    assert failure("print('zone=a')") == "cannot read what it prints: Too many open files"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ STATUS = Status(
     updated_at="2026-11-23T00:00:00.500Z",
     interval_seconds=10.0,
     ticks=1_210,
+    last_tick_at="2026-11-23T00:00:00.100Z",
     server="aggregator:7433",
     connected=True,
     error=None,
@@ -71,6 +73,25 @@ def test_anything_else_is_a_value_error_that_names_the_file(tmp_path: Path, cont
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"status\.json: "):
         Status.read(file)
+
+
+def test_whoever_reads_is_neither_held_up_nor_led_elsewhere(tmp_path: Path) -> None:
+    """Root reads what the service's user may have put there."""
+    fifo, link, elsewhere = (tmp_path / name for name in ("fifo", "link", "elsewhere"))
+    os.mkfifo(fifo)
+    STATUS.write(elsewhere)
+    link.symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="not a file"):
+        Status.read(fifo)
+    with pytest.raises(OSError, match="symbolic links"):
+        Status.read(link)
+
+
+def test_that_of_an_agent_before_is_read(tmp_path: Path) -> None:
+    """Which did not say when its last tick was."""
+    file = tmp_path / "status.json"
+    file.write_text(json.dumps({name: value for name, value in asdict(STATUS).items() if name != "last_tick_at"}))
+    assert Status.read(file) == replace(STATUS, last_tick_at=None)
 
 
 def test_without_an_agent_there_is_none(tmp_path: Path) -> None:

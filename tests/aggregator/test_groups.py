@@ -121,6 +121,9 @@ def test_what_is_unknown_is_not_zero(store: DuckDbStore) -> None:
     store_samples(store, "db-1", [degraded], labels={"role": "db"})
     store_samples(store, "db-2", [sample(NOW, 0)], labels={"role": "db"})
     assert by_value(store)["db"].stuck is None
+    taken = explained(process(30, 4), pb.CAUSE_LEAK, stuck=3)
+    store_samples(store, "db-3", [sample(NOW, 4, processes=[taken])], labels={"role": "db"})
+    assert by_value(store)["db"].stuck == 3, "at least"
 
 
 def test_each_measure_ranks_groups_and_the_unknown_is_last(store: DuckDbStore) -> None:

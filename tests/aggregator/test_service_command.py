@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,13 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 from loiter.service_install.errors import InstallError
-from loiter.service_install.plan import apply
+from loiter.service_install.plan import apply, apply_forward, removal_plan
 from loiter.service_install.steps import FoundFile, MakeFolder, Run, Step, StepFailed
+from loiter.service_install.systemd import ServiceState
 from loiter_aggregator.access import tokens
 from loiter_aggregator.access.principal import Right
 from loiter_aggregator.commands import loiter
 from loiter_aggregator.config import AggregatorSettings, TlsSettings
-from loiter_aggregator.install.next_steps import next_steps
+from loiter_aggregator.install.installing import check_data_dir
+from loiter_aggregator.install.next_steps import next_steps, tokens_gone
 from loiter_aggregator.install.places import (
     AUTHORITY,
     CREDSTORE,
@@ -38,7 +42,9 @@ from loiter_aggregator.install.secrets import (
     names_in,
     names_to_certify,
 )
-from loiter_aggregator.install.wanted import Present, Request, asked_values, wanted
+from loiter_aggregator.install.uninstalling import store_removal
+from loiter_aggregator.install.user import is_service_user
+from loiter_aggregator.install.wanted import Present, Request, asked_values, check_names, wanted
 
 SHIPPED = "[Service]\nExecStart=/usr/bin/loiter serve\n"
 SYSUSERS = '# The user.\nu loiter - "loiter aggregator" /var/lib/loiter\n'
@@ -111,6 +117,77 @@ def test_a_store_elsewhere_takes_a_drop_in() -> None:
     written = {file.file: file.content for file in goal.files}
     assert written[DATA_DIR_DROP_IN] == b"[Service]\nReadWritePaths=/srv/loiter\n"
     assert "make folder /srv/loiter (0700, owned by loiter)" in titles(goal.prepare)
+
+
+def test_what_a_unit_would_read_as_something_else_is_no_folder_of_a_store() -> None:
+    spaced = wanted(replace(LOCAL, settings=AggregatorSettings(data_dir=Path("/srv/my store"))), NOTHING, NOW)
+    written = {file.file: file.content for file in spaced.files}
+    assert written[DATA_DIR_DROP_IN] == b'[Service]\nReadWritePaths="/srv/my store"\n'
+    for name in ("/srv/50%", "/srv/a\nUser=root", '/srv/"'):
+        with pytest.raises(InstallError, match="plain path"):
+            wanted(replace(LOCAL, settings=AggregatorSettings(data_dir=Path(name))), NOTHING, NOW)
+
+
+def test_a_folder_that_is_there_and_not_of_the_service_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 54_321, 54_321)  # of a user that is gone
+    with pytest.raises(InstallError, match="is there already, and not the folder of a store"):
+        check_data_dir(tmp_path)
+    check_data_dir(tmp_path / "new")
+
+
+def test_a_store_elsewhere_goes_again_when_the_start_fails() -> None:
+    elsewhere = replace(LOCAL, settings=AggregatorSettings(data_dir=Path("/srv/loiter")))
+    assert wanted(elsewhere, NOTHING, NOW).made_by_start == (Path("/srv/loiter"), Path("/var/lib/loiter"))
+
+
+def test_a_purge_takes_the_files_of_the_store_and_nothing_else(tmp_path: Path) -> None:
+    shared, foreign, link = tmp_path / "shared", tmp_path / "foreign", tmp_path / "link"
+    for folder in (shared, foreign):
+        folder.mkdir()
+        (folder / "tokens.json").touch()
+    for name in ("loiter.duckdb", "loiter.duckdb.wal", "mine"):
+        (shared / name).touch()
+    (shared / "loiter.duckdb.tmp").mkdir()
+    link.symlink_to(shared)
+    nobody = shared.stat().st_uid + 1
+    gone = store_removal([link, foreign, tmp_path / "missing"], nobody)
+    assert gone.files == (shared / "tokens.json", shared / "loiter.duckdb.wal", shared / "loiter.duckdb", link)
+    assert (gone.trees, gone.folders) == ((shared / "loiter.duckdb.tmp",), (shared,))
+    apply_forward(removal_plan(gone, ServiceState()), Path("/"), lambda _: None)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["foreign", "mine", "shared", "tokens.json"]
+    assert store_removal([link, shared], nobody) == store_removal([], None)
+    # Before the first start there is no store yet: the folder is known by its owner.
+    assert store_removal([foreign], foreign.stat().st_uid).files == (foreign / "tokens.json",)
+
+
+def test_a_person_who_is_called_like_the_user_of_the_service_stays() -> None:
+    made = pwd.struct_passwd(("loiter", "x", 998, 998, "loiter aggregator", "/var/lib/loiter", "/usr/sbin/nologin"))
+    assert is_service_user(made)
+    for at, value in ((2, 1_000), (4, "Lo Iter,,,"), (5, "/home/loiter"), (6, "/bin/bash")):
+        fields = [*made]
+        fields[at] = value
+        assert not is_service_user(pwd.struct_passwd(fields))
+
+
+def test_a_name_for_this_machine_alone_is_refused() -> None:
+    with pytest.raises(InstallError, match=r"127\.0\.0\.1:7433 is for this machine alone: leave out --name"):
+        check_names(["a.example"], LOCAL.settings)
+    check_names(["a.example"], OPEN.settings)
+    check_names([], LOCAL.settings)
+
+
+def test_a_token_that_was_handed_out_is_not_missed() -> None:
+    named = replace(OPEN, names=["a.example"])
+    made = titles(wanted(named, replace(NOTHING, tokens=frozenset({"fleet"})), NOW).prepare)
+    assert [title for title in made if "token" in title] == [
+        "make token operator, which allows to read, in /etc/loiter/read.token"
+    ]
+    assert tokens_gone({"fleet", "operator"}, ingest=False, read=True) == (
+        "\nToken fleet is in force; /etc/loiter/ingest.token, where it was, is gone. Without a copy of it: "
+        "loiter token revoke fleet && loiter service install"
+    )
+    assert tokens_gone({"fleet"}, ingest=True, read=False) == ""
 
 
 def test_secrets_are_made_once_and_only_root_can_read_them(root: Path) -> None:

@@ -19,11 +19,14 @@ from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.clock import from_timestamp
 from loiter_aggregator.host_detail import find_host, known_names
 from loiter_aggregator.ranking.hosts import rank_hosts
+from loiter_aggregator.store import duckdb_store
 from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.database import BrokenDatabase
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.store.question import Parameters, Rows
 from loiter_aggregator.store.schema import HOST_SAMPLE, PROCESS_SAMPLE, VERSION
 from support.aggregators import batch_of, host_key, open_store, put_host, ranking, record, store_samples
+from support.programs import wait_until
 from support.reports import EPOCH, HOUR, MINUTE, NOW, SECOND, explained, full_report, hello, process, report, sample
 
 DAY = 24 * HOUR
@@ -470,12 +473,13 @@ def test_a_name_that_was_forgotten_is_stored_again_whatever_failed_meanwhile(
     again = batch_of(report("web-1", 2, sample(NOW + SECOND, 1, processes=[process()])))
     with monkeypatch.context() as broken:
         if fails == "what is left can not be read":
-            broken.setattr(store, "read", _unreadable)
+            broken.setattr(store, "_read_identities", _unreadable)
             store.forget_before(NOW + 1)
             with pytest.raises(StoreError, match="can not be read now"):
                 store.write(again)
         else:
-            broken.setattr(store, "_transaction", _given_up_after(store._transaction))
+            # After those of the samples, and of what is only there for them.
+            broken.setattr(store, "_transaction", _given_up_after(store._transaction, commits=3))
             with pytest.raises(BrokenDatabase):
                 store.forget_before(NOW + 1)
     assert (_count(store, "host_sample"), _count(store, "identity")) == (0, 0)
@@ -487,14 +491,62 @@ def _unreadable(*_: object) -> NoReturn:
     raise StoreError("it can not be read now")
 
 
-def _given_up_after(transaction: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> object:
+def _given_up_after(
+    transaction: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]], commits: int
+) -> object:
     @contextmanager
     def given_up() -> Iterator[duckdb.DuckDBPyConnection]:
+        nonlocal commits
         with transaction() as connection:
             yield connection
-        raise BrokenDatabase("given up")
+        commits -= 1
+        if not commits:
+            raise BrokenDatabase("given up")
 
     return given_up
+
+
+def test_batches_are_written_between_the_steps_of_a_large_delete(
+    store: DuckDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as the step under way is over, so that the delete holds up neither acknowledgements nor the watchdog."""
+    monkeypatch.setattr(duckdb_store, "_SLICE_ROWS", 1)
+    store_samples(store, "web-1", [sample(NOW - minute * MINUTE, 1) for minute in range(1, 6)])
+    again = batch_of(report("web-1", 6, sample(NOW, 1)))
+    writer = threading.Thread(target=store.write, args=(again,))
+    steps: list[str] = []
+
+    def step_is_over() -> None:
+        steps.append("written" if threading.current_thread() is writer else "deleted")
+        if writer.ident is None:
+            writer.start()
+            wait_until(store._next.locked, 20, "the writer waits for its turn")
+
+    monkeypatch.setattr(store._database, "checkpoint_if_due", step_is_over)
+    store.forget_before(NOW)
+    writer.join()
+    assert steps[:3] == ["deleted", "written", "deleted"]
+    assert store.read("SELECT ts FROM host_sample") == [(NOW,)]
+
+
+def test_a_name_that_comes_into_use_while_unused_ones_are_looked_for_stays(
+    store: DuckDbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes a while in a large store, in which reports are stored."""
+    store_samples(store, "web-1", [sample(NOW, 1, processes=[process()])])
+    again = batch_of(report("web-1", 2, sample(NOW + SECOND, 1, processes=[process()])))
+    read = store.read
+
+    def read_slowly(sql: str, parameters: Parameters = ()) -> Rows:
+        rows = read(sql, parameters)
+        if "EXCEPT" in sql:
+            assert rows, "it is unused as yet"
+            store.write(again)
+        return rows
+
+    monkeypatch.setattr(store, "read", read_slowly)
+    store.forget_before(NOW + 1)
+    assert _count(store, "identity") == 1
 
 
 def test_why_a_commit_failed_is_said(store: DuckDbStore) -> None:

@@ -230,6 +230,14 @@ def test_no_text_that_was_not_handed_out_lets_in(text: str) -> None:
         TokenStore(Path("/nonexistent/tokens.json")).check(text)
 
 
+def test_a_lock_that_leads_elsewhere_is_not_followed(file: Path, tmp_path: Path) -> None:
+    """Root makes tokens in the folder of the service, whose user could have put the link there."""
+    (tmp_path / ".tokens.json.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TokenFileError, match="symbolic links"):
+        add(file, "alice", Right.READ, None, NOW)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
     """The token goes to standard output, alone, for a script to take. The aggregator need not have run before."""
     folder = tmp_path / "not/yet"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loiter.version import version
 from support.certificates import Pki
 from systemd.debs import Debs
 from systemd.environment import FOLDER, environment_layer
@@ -133,6 +134,39 @@ def test_a_second_run_makes_nothing_anew_and_still_looks(fleet: Fleet, aggregato
     assert contents(host) == files
 
 
+def test_after_an_upgrade_of_its_files_a_running_service_is_that_of_the_new_release(
+    fleet: Fleet, aggregator: Host, flags: dict[str, str]
+) -> None:
+    """As pip does it, which writes all files anew."""
+    host = fleet.host("web1")
+    host.run(AGENT, "install", *given(host, flags))
+    library = f"{FOLDER}/lib/python3.11/site-packages/loiter"
+    for one, command, unit in (
+        (host, (AGENT, "install"), "loiter-agent"),
+        (aggregator, (LOITER, "service", "install"), "loiter-aggregator"),
+    ):
+        files = {name: one.run("cat", f"{library}/{name}").stdout for name in ("__init__.py", "version.py")}
+        pids = [one.run("systemctl", "show", "-P", "MainPID", unit).stdout]
+        for old, new in ((version(), "9.9.9"), (version(), version())):
+            for name, text in files.items():
+                one.write(f"{library}/{name}", text.replace(old, new))
+            assert f"run systemctl restart {unit}" in one.run(*command, timeout=90).stdout
+            assert "nothing to do\n" in one.run(*command).stdout
+            pids.append(one.run("systemctl", "show", "-P", "MainPID", unit).stdout)
+            if one is host:
+                assert json.loads(one.run("cat", "/run/loiter-agent/status.json").stdout)["version"] == new
+        assert len(set(pids)) == 3
+
+
+def test_a_token_that_was_handed_out_and_removed_is_not_in_the_way(aggregator: Host) -> None:
+    token = aggregator.run("cat", "/etc/loiter/read.token").stdout
+    aggregator.run("rm", "/etc/loiter/read.token")
+    again = aggregator.run(LOITER, "service", "install").stdout
+    aggregator.write("/etc/loiter/read.token", token, 0o600)
+    assert "nothing to do\n" in again
+    assert "loiter token revoke operator && loiter service install\n" in again
+
+
 def test_check_tells_what_the_service_sees_and_more_rights_change_it(fleet: Fleet, flags: dict[str, str]) -> None:
     host = fleet.host("web1")
     host.run(AGENT, "install", *given(host, flags))
@@ -247,7 +281,9 @@ def test_a_unit_made_by_hand_is_shown_and_replaced_only_by_force(fleet: Fleet, f
     host.run(AGENT, "install", *given(host, flags), "--force")
     assert host.run("cat", f"{unit}.orig").stdout == "[Service]\nExecStart=/bin/sleep 600\n"
     assert state(host, "loiter-agent") == ("active", "enabled")
-    host.run(AGENT, "uninstall", "--purge")
+    assert f"{unit}.orig is the unit that was there before" in host.run(AGENT, "uninstall", "--purge").stdout
+    assert host.run("cat", f"{unit}.orig").stdout == "[Service]\nExecStart=/bin/sleep 600\n"
+    host.run("rm", f"{unit}.orig")
 
 
 def test_a_program_that_the_service_could_not_reach_is_not_installed(fleet: Fleet) -> None:
@@ -278,11 +314,11 @@ def test_uninstall_leaves_settings_and_state_and_a_purge_nothing_at_all(fleet: F
     before, users = paths(host), host.run("getent", "passwd").stdout
     host.run(AGENT, "install", *given(host, flags), "--with", "namespaces", "--with", "close-tracer")
     gone = host.run(AGENT, "uninstall").stdout
-    assert "/etc/loiter/agent.toml and /var/lib/private/loiter-agent stay" in gone
+    assert "/etc/loiter/agent.toml, /var/lib/private/loiter-agent, /etc/credstore/loiter-agent.ca.pem" in gone
     assert state(host, "loiter-agent")[0] == "inactive"
     left = {line.split()[0] for line in paths(host) - before}
-    assert {"/etc/loiter/agent.toml", "/var/lib/loiter-agent"} <= left
-    assert not [path for path in left if path.startswith(("/etc/systemd", "/etc/credstore"))]
+    assert {"/etc/loiter/agent.toml", "/etc/credstore/loiter-agent.token", "/var/lib/loiter-agent"} <= left
+    assert not [path for path in left if path.startswith("/etc/systemd")]
     assert host.run(AGENT, "uninstall").stdout == "nothing to do\n"
     host.run(AGENT, "install", *given(host, flags))
     host.run(AGENT, "uninstall", "--purge")
@@ -292,7 +328,7 @@ def test_uninstall_leaves_settings_and_state_and_a_purge_nothing_at_all(fleet: F
 
 
 def test_the_aggregator_too_is_removed_without_a_trace(fleet: Fleet, tmp_path: Path) -> None:
-    """Once with what it makes, and once with certificates of one's own and a store elsewhere."""
+    """Once with what it makes and a store that was moved, once with certificates of one's own and a store elsewhere."""
     host = fleet.host("agg2")
     before, users = paths(host), host.run("getent", "passwd").stdout
     host.run(LOITER, "service", "install", "--name", "agg2")
@@ -301,7 +337,10 @@ def test_the_aggregator_too_is_removed_without_a_trace(fleet: Fleet, tmp_path: P
     kept = host.run("sha256sum", "/etc/loiter/ca/aggregator.key", "/etc/loiter/ingest.token").stdout
     host.run(LOITER, "service", "install")
     assert host.run("sha256sum", "/etc/loiter/ca/aggregator.key", "/etc/loiter/ingest.token").stdout == kept
+    host.run("systemctl", "stop", "loiter-aggregator")
+    host.run("sh", "-c", "mv /var/lib/loiter /srv/moved && ln -s /srv/moved /var/lib/loiter")
     host.run(LOITER, "service", "uninstall", "--purge")
+    assert host.run(LOITER, "service", "uninstall", "--purge").stdout == "nothing to do\n"
     assert (paths(host) ^ before, host.run("getent", "passwd").stdout) == (set(), users)
 
     pki = Pki(tmp_path / "ca")
@@ -340,6 +379,18 @@ def test_an_aggregator_that_strangers_could_use_is_not_installed(fleet: Fleet) -
     host.run(AGENT, "uninstall", "--purge")
     host.run(LOITER, "service", "uninstall", "--purge")
     assert paths(host) ^ before == set()
+
+
+def test_a_start_that_takes_long_is_left_to_go_on(fleet: Fleet) -> None:
+    """As where a large store is migrated."""
+    host = fleet.host("agg2")
+    drop_in = "/etc/systemd/system/loiter-aggregator.service.d/slow.conf"
+    host.write(drop_in, "[Service]\nExecStartPre=/bin/sleep 600\n")
+    done = host.run(LOITER, "service", "install", "--timeout", "1s", check=False)
+    assert done.returncode == 1
+    assert "It is still starting" in done.stderr
+    assert state(host, "loiter-aggregator") == ("activating", "enabled")
+    host.run(LOITER, "service", "uninstall", "--purge")
 
 
 def test_without_root_nothing_is_installed(fleet: Fleet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 from contextlib import suppress
 from typing import Final
 
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Runs until it is told to stop."""
+    # It asks for the settings to be read anew: as yet they will be read anyway. By default it ends a process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Until the settings are read, which may say something else: what is wrong with them belongs into the log, too.
     logs.configure("loiter-agent", options.log_format or "auto", "info")
     leave_out_openssl()
@@ -51,24 +54,7 @@ def execute(options: argparse.Namespace) -> None:
         from loiter_agent.service import Agent
 
     def settings_now() -> AgentSettings:
-        settings = read_settings(
-            options.config,
-            {
-                "server": options.server,
-                "interval": options.interval,
-                "state_dir": options.state_dir,
-                "tls.ca": options.ca,
-                "tls.certificate": options.certificate,
-                "tls.key": options.key,
-                "token_file": options.token_file,
-                "insecure": options.insecure,
-                "cpu_budget": options.cpu_budget,
-                "hostname": options.hostname,
-                "labels": options.label,
-                "labels_file": options.labels_file,
-                "log_format": options.log_format,
-            },
-        )
+        settings = read_settings(options.config, _flags(options))
         check_files(settings)
         return settings
 
@@ -84,3 +70,22 @@ def execute(options: argparse.Namespace) -> None:
         await Agent(settings, settings_now).run()
 
     asyncio.run(run())
+
+
+def _flags(options: argparse.Namespace) -> dict[str, object]:
+    """What was given on the command line, by the names of the settings; None for what was not."""
+    return {
+        "server": options.server,
+        "interval": options.interval,
+        "state_dir": options.state_dir,
+        "tls.ca": options.ca,
+        "tls.certificate": options.certificate,
+        "tls.key": options.key,
+        "token_file": options.token_file,
+        "insecure": options.insecure,
+        "cpu_budget": options.cpu_budget,
+        "hostname": options.hostname,
+        "labels": options.label,
+        "labels_file": options.labels_file,
+        "log_format": options.log_format,
+    }

@@ -10,7 +10,9 @@ HELP: Final = "stop and remove the service; --purge also its settings and what i
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares its flags."""
-    parser.add_argument("--purge", action="store_true", help="also remove settings, reports that wait, and drop-ins")
+    parser.add_argument(
+        "--purge", action="store_true", help="also remove settings, credentials, reports that wait, and drop-ins"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
 
 

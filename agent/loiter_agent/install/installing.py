@@ -17,6 +17,7 @@ from loiter.service_install.steps import Step, StepFailed
 from loiter.service_install.systemd import last_log_lines, service_state
 from loiter.service_install.units import (
     UnitError,
+    code_changed_at,
     own_command,
     packaged,
     places_of,
@@ -25,6 +26,8 @@ from loiter.service_install.units import (
     unreachable,
 )
 from loiter.settings import SettingsError, entries, load
+from loiter.text import printable
+from loiter.version import version
 from loiter_agent.config import DEFAULT_FILE, AgentSettings
 from loiter_agent.install.credentials import read_credentials
 from loiter_agent.install.places import (
@@ -59,7 +62,7 @@ def install(options: argparse.Namespace) -> None:
         request = _request(options, read_credentials(files))
         _check_settings_name_no_other(settings, files)
         _probe_servers(settings, files, options.force)
-        steps = _plan(request)
+        steps = _plan(request, timeout)
         if options.dry_run:
             print(describe(steps) or "nothing to do")
             return
@@ -73,28 +76,33 @@ def install(options: argparse.Namespace) -> None:
     if options.no_start:
         print(f"installed; it starts with the next boot, or by: systemctl start {UNIT}")
         return
-    _verify(timeout)
+    _verify(timeout, None if request.packaged else version())
 
 
-def _verify(timeout: float) -> None:
-    delivery = wait_for_delivery(INSTALLED_FILE, lambda: service_state(UNIT).main_pid, timeout)
+def _verify(timeout: float, wanted_version: str | None) -> None:
+    """Waits for an acknowledgement. `wanted_version` is what has to run; None with a package, which has its own."""
+    delivery = wait_for_delivery(INSTALLED_FILE, lambda: service_state(UNIT).main_pid, timeout, wanted_version)
     status = delivery.status
     if delivery.acknowledged and status is not None:
         count = status.acknowledged_reports
-        print(f"{UNIT} is running: {status.server} has acknowledged {count:,} report{'' if count == 1 else 's'}")
+        acknowledged = f"{status.server} has acknowledged {count:,} report{'' if count == 1 else 's'}"
+        print(f"{UNIT} is running: {printable(acknowledged)}")
         return
-    _fail(_unacknowledged(delivery, timeout))
+    _fail(unacknowledged(delivery, timeout, wanted_version))
 
 
-def _unacknowledged(delivery: Delivery, timeout: float) -> str:
+def unacknowledged(delivery: Delivery, timeout: float, wanted_version: str | None) -> str:
+    """Why no report was acknowledged, in lines that are fit for a terminal, and what becomes of the service."""
     lines = [f"{UNIT} is installed, but no report was acknowledged within {timeout:g} s"]
     status = delivery.status
     if status is None:
         lines.append(f"it is {service_state(UNIT).summary}, and has not completed a first sample")
+    elif wanted_version is not None and status.version != wanted_version:
+        lines.append(printable(f"what runs is version {status.version}, and this is {wanted_version}"))
     elif status.error is not None:
-        lines.append(f"{status.server}: {status.error}")
+        lines.append(printable(f"{status.server}: {status.error}"))
     elif status.server is not None:
-        lines.append(f"it is connecting to {status.server}")
+        lines.append(printable(f"it is connecting to {status.server}"))
     lines += [f"log: {line}" for line in last_log_lines(UNIT)]
     lines.append(
         "The service stays: it keeps what it samples, and tries again. 'loiter-agent check' tells once that is mended; "
@@ -188,12 +196,12 @@ def _outlook(one: Probe) -> str:
     return "" if one.verdict is Verdict.REFUSED else "; it is tried again, and reports are kept meanwhile"
 
 
-def _plan(request: Request) -> tuple[Step, ...]:
+def _plan(request: Request, timeout: float) -> tuple[Step, ...]:
     goal = wanted(request, found_files(_ROOT, (UNIT_FILE, DEFAULT_FILE)))
     files = found_files(_ROOT, [*(file.file for file in goal.files), *goal.absent])
     folders = found_folders(_ROOT, (folder.folder for folder in goal.folders))
     made = found_paths(_ROOT, goal.made_by_start)
-    return plan(goal, Found(files, folders, service_state(UNIT), made))
+    return plan(goal, Found(files, folders, service_state(UNIT), made, code_changed_at()), timeout)
 
 
 def _fail(message: str) -> None:

@@ -11,7 +11,6 @@ from loiter.service_install.steps import FoundFile
 from loiter.service_install.units import is_ours
 from loiter_agent.config import DEFAULT_FILE
 from loiter_agent.install.places import (
-    BACKUP_FILE,
     CREDSTORE,
     CREDSTORE_BY_SYSTEM,
     DROP_INS,
@@ -36,7 +35,8 @@ def removal(
         trees: The folders that there are, of those with state.
         links: The symbolic links that there are.
         shipped_drop_ins: The drop-ins that `install` writes, by file name.
-        purge: Also what somebody has put there: settings, drop-ins, state.
+        purge: Also what somebody has put there: settings, credentials, drop-ins, state. Never a unit of theirs, which
+            `install --force` has kept.
 
     Raises:
         InstallError: The unit is somebody else's.
@@ -48,13 +48,12 @@ def removal(
         )
     files = [file for file in (UNIT_FILE,) if file in found]
     files += [file for file in found if file.parent == DROP_INS and (purge or file.name in shipped_drop_ins)]
-    files += [file for file in found if file.parent == CREDSTORE]
-    folders = [folder for folder in (DROP_INS, CREDSTORE) if folder in trees]
-    if CREDSTORE_BY_SYSTEM in found and CREDSTORE in folders:  # some systems have the folder from the start
-        folders.remove(CREDSTORE)
+    folders = [folder for folder in (DROP_INS,) if folder in trees]
     gone: list[Path] = []
     if purge:
-        files += [file for file in (BACKUP_FILE, DEFAULT_FILE) if file in found]
+        files += [file for file in found if file.parent == CREDSTORE or file == DEFAULT_FILE]
+        if CREDSTORE_BY_SYSTEM not in found:  # some systems have the folder from the start
+            folders += [folder for folder in (CREDSTORE,) if folder in trees]
         files += [link for link in (STATE_LINK,) if link in links]
         gone = [tree for tree in (STATE, STATE_LINK) if tree in trees and tree not in links]
         folders += [folder for folder in (DEFAULT_FILE.parent,) if folder in trees]

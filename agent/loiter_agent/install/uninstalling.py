@@ -54,7 +54,7 @@ def uninstall(*, purge: bool, dry_run: bool) -> None:
 
 
 def _removal(purge: bool) -> Removal:
-    known = (UNIT_FILE, BACKUP_FILE, DEFAULT_FILE, CREDSTORE_BY_SYSTEM, *map(credential, CREDENTIALS))
+    known = (UNIT_FILE, DEFAULT_FILE, CREDSTORE_BY_SYSTEM, *map(credential, CREDENTIALS))
     found = found_files(_ROOT, [*known, *files_in(_ROOT, DROP_INS)])
     folders = found_folders(_ROOT, (DROP_INS, CREDSTORE, STATE, STATE_LINK, DEFAULT_FILE.parent))
     links = frozenset(link for link in (STATE_LINK,) if link.is_symlink())
@@ -65,7 +65,9 @@ def _removal(purge: bool) -> Removal:
 def _outcome(done: bool, purge: bool) -> str:
     if not done:
         return "nothing to do"
+    theirs = f"\n{BACKUP_FILE} is the unit that was there before" if BACKUP_FILE.exists() else ""
     if purge:
-        return "removed, with settings and all that it kept"
-    left = [str(path) for path in (DEFAULT_FILE, STATE) if path.exists()]
-    return "removed" + (f"; {' and '.join(left)} stay, until: loiter-agent uninstall --purge" if left else "")
+        return f"removed, with settings and all that it kept{theirs}"
+    left = [str(path) for path in (DEFAULT_FILE, STATE, *map(credential, CREDENTIALS)) if path.exists()]
+    stay = f"; {', '.join(left)} stay, until: loiter-agent uninstall --purge" if left else ""
+    return f"removed{stay}{theirs}"

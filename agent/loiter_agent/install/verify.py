@@ -24,8 +24,13 @@ class Delivery:
     status: Status | None
 
 
-def is_delivering(status: Status, main_pid: int, now: float) -> bool:
-    """Whether a status is that of the running agent, and says that what it reports is acknowledged."""
+def is_delivering(status: Status, main_pid: int, now: float, version: str | None = None) -> bool:
+    """Whether a status is that of the running agent, and says that what it reports is acknowledged.
+
+    With `version` it has to be an agent of that version.
+    """
+    if version is not None and status.version != version:
+        return False
     if status.pid != main_pid or not status.connected or status.last_acknowledged_at is None:
         return False
     age = now - datetime.fromisoformat(status.last_acknowledged_at).timestamp()
@@ -36,6 +41,7 @@ def wait_for_delivery(
     file: Path,
     main_pid: Callable[[], int],
     timeout: float,
+    version: str | None = None,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -44,7 +50,7 @@ def wait_for_delivery(
     end = monotonic() + timeout
     while True:
         status = read_status(file)
-        if status is not None and is_delivering(status, main_pid(), clock()):
+        if status is not None and is_delivering(status, main_pid(), clock(), version):
             return Delivery(True, status)
         if monotonic() >= end:
             return Delivery(False, status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +17,22 @@ from loiter.service_install.plan import Found, Wanted, apply, describe, log_of_s
 from loiter.service_install.preconditions import require_root, require_systemd
 from loiter.service_install.steps import Step, StepFailed
 from loiter.service_install.systemd import last_log_lines, service_state
-from loiter.service_install.units import own_command, packaged, places_of, shipped, unreachable
+from loiter.service_install.units import code_changed_at, own_command, packaged, places_of, shipped, unreachable
 from loiter.settings import load
+from loiter.text import printable
 from loiter.tls_diagnosis import authorities_problem, validity
 from loiter.transport import SecurityFileError, read_certificates
-from loiter_aggregator.access.requirements import read_pair
+from loiter_aggregator.access import tokens
+from loiter_aggregator.access.requirements import read_pair, token_file
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings, TlsSettings
-from loiter_aggregator.install.next_steps import next_steps
+from loiter_aggregator.install.next_steps import next_steps, tokens_gone
 from loiter_aggregator.install.places import (
     AUTHORITY_CERTIFICATE,
     CREDENTIALS,
     DEFAULT_DATA_DIR,
+    FLEET_TOKEN,
     INGEST_TOKEN,
+    OPERATOR_TOKEN,
     READ_TOKEN,
     SERVER_CERTIFICATE,
     SERVER_KEY,
@@ -37,12 +40,12 @@ from loiter_aggregator.install.places import (
     TRUST,
     UNIT,
     UNIT_FILE,
-    USER,
     credential,
 )
 from loiter_aggregator.install.secrets import names_in
 from loiter_aggregator.install.serving import Door, wait_until_serving
-from loiter_aggregator.install.wanted import Present, Request, asked_values, wanted
+from loiter_aggregator.install.user import user_id
+from loiter_aggregator.install.wanted import Present, Request, asked_values, check_names, wanted
 
 _ROOT: Final = Path("/")
 _WITHOUT_SYSTEMD: Final = "have your own supervisor run: loiter serve"
@@ -73,8 +76,9 @@ def install(flags: Flags) -> None:
         require_root("loiter service install")
         require_systemd(_WITHOUT_SYSTEMD)
         request = _request(flags)
-        goal = _goal(request)
-        steps = _plan(goal)
+        in_force = _tokens_in_force(request.settings)
+        goal = _goal(request, in_force)
+        steps = _plan(goal, flags.timeout)
         if flags.dry_run:
             click.echo(describe(steps) or "nothing to do")
             return
@@ -93,7 +97,11 @@ def install(flags: Flags) -> None:
     if problem is not None:
         raise click.ClickException(_not_serving(problem, flags.timeout))
     click.echo(f"{UNIT} is running, and serves at {request.settings.listen}{' by TLS' if door.certificate else ''}")
-    click.echo(next_steps(request.settings, door.name, INGEST_TOKEN.exists(), READ_TOKEN.exists(), TRUST.exists()))
+    ingest, read = INGEST_TOKEN.exists(), READ_TOKEN.exists()
+    fleet, operator = ingest or FLEET_TOKEN in in_force, read or OPERATOR_TOKEN in in_force
+    click.echo(next_steps(request.settings, door.name, fleet, operator, TRUST.exists()))
+    if gone := tokens_gone(in_force, ingest, read):
+        click.echo(gone)
 
 
 def _request(flags: Flags) -> Request:
@@ -106,7 +114,8 @@ def _request(flags: Flags) -> Request:
     command = own_command("loiter_aggregator", sys.argv[0])
     if package is None and (reason := unreachable(places_of(command), _ELSEWHERE)):
         raise InstallError(reason)
-    _check_data_dir(settings.data_dir)
+    check_names(flags.names, settings)
+    check_data_dir(settings.data_dir)
     _check_settings_name_no_other(settings.tls, flags.files, bool(flags.names))
     return Request(
         unit="" if package is not None else shipped(UNIT),
@@ -122,13 +131,13 @@ def _request(flags: Flags) -> Request:
     )
 
 
-def _check_data_dir(folder: Path) -> None:
-    """It is the service's, and goes with it on a purge: it must be nobody else's."""
+def check_data_dir(folder: Path) -> None:
+    """It is the service's, and goes with it on a purge. Raises InstallError where it is somebody else's."""
     if not folder.is_absolute():
         raise InstallError(f"--data-dir: {folder} is not an absolute path, which the service needs")
     if folder == DEFAULT_DATA_DIR or not folder.exists():
         return
-    if not _has_user() or folder.owner() != USER:
+    if folder.stat().st_uid != user_id():
         raise InstallError(
             f"--data-dir: {folder} is there already, and not the folder of a store: name one that is not there yet"
         )
@@ -173,7 +182,7 @@ def _credentials(files: Mapping[str, Path | None]) -> dict[str, bytes]:
     return read
 
 
-def _goal(request: Request) -> Wanted:
+def _goal(request: Request, tokens_in_force: frozenset[str]) -> Wanted:
     looked = (
         UNIT_FILE,
         DEFAULT_FILE,
@@ -186,22 +195,23 @@ def _goal(request: Request) -> Wanted:
         *map(credential, CREDENTIALS),
     )
     there = request.settings.data_dir.is_dir()
-    return wanted(request, Present(found_files(_ROOT, looked), _has_user(), there), datetime.now(UTC))
+    present = Present(found_files(_ROOT, looked), user_id() is not None, there, tokens_in_force)
+    return wanted(request, present, datetime.now(UTC))
 
 
-def _plan(goal: Wanted) -> tuple[Step, ...]:
+def _tokens_in_force(settings: AggregatorSettings) -> frozenset[str]:
+    now = datetime.now(UTC)
+    try:
+        return frozenset(one.name for one in tokens.load(token_file(settings)) if one.refusal(now) is None)
+    except tokens.TokenFileError as error:
+        raise InstallError(str(error)) from None
+
+
+def _plan(goal: Wanted, timeout: float) -> tuple[Step, ...]:
     files = found_files(_ROOT, [*(file.file for file in goal.files), *goal.absent])
     folders = found_folders(_ROOT, (folder.folder for folder in goal.folders))
     made = found_paths(_ROOT, goal.made_by_start)
-    return plan(goal, Found(files, folders, service_state(UNIT), made))
-
-
-def _has_user() -> bool:
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        return False
-    return True
+    return plan(goal, Found(files, folders, service_state(UNIT), made, code_changed_at()), timeout)
 
 
 def _door(request: Request) -> Door:
@@ -215,7 +225,10 @@ def _door(request: Request) -> Door:
 
 
 def _not_serving(problem: str, timeout: float) -> str:
-    lines = [f"{UNIT} is installed, but does not serve after {timeout:g} s: {problem}"]
-    lines.append(f"it is {service_state(UNIT).summary}")
+    lines = [f"{UNIT} is installed, but does not serve after {timeout:g} s: {printable(problem)}"]
+    summary = service_state(UNIT).summary
+    lines.append(f"it is {summary}")
+    if summary.startswith("activating (start"):
+        lines.append("It is still starting, as it may for long where it migrates a large store, and is left to go on.")
     lines += [f"log: {line}" for line in last_log_lines(UNIT)]
     return "\n".join(lines)

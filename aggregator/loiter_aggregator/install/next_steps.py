@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from loiter_aggregator.config import AggregatorSettings
-from loiter_aggregator.install.places import INGEST_TOKEN, READ_TOKEN, TRUST
+from loiter_aggregator.install.places import FLEET_TOKEN, INGEST_TOKEN, OPERATOR_TOKEN, READ_TOKEN, TRUST
 
 
 def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, read: bool, trust: bool) -> str:
@@ -43,3 +45,14 @@ def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, rea
             f"    {' '.join(look)}",
         )
     )
+
+
+def tokens_gone(in_force: Collection[str], ingest: bool, read: bool) -> str:
+    """Of tokens that are in force and whose files are gone: how to have others. `ingest` and `read` are the files."""
+    gone = [
+        f"Token {name} is in force; {file}, where it was, is gone. Without a copy of it: "
+        f"loiter token revoke {name} && loiter service install"
+        for name, file, there in ((FLEET_TOKEN, INGEST_TOKEN, ingest), (OPERATOR_TOKEN, READ_TOKEN, read))
+        if name in in_force and not there
+    ]
+    return "\n".join(["", *gone]) if gone else ""

@@ -17,6 +17,16 @@ BACKUP_FILE: Final = UNIT_FILE.with_suffix(".service.orig")
 DROP_INS: Final = Path(f"{UNIT_FILE}.d")
 DATA_DIR_DROP_IN: Final = DROP_INS / "data-dir.conf"
 DEFAULT_DATA_DIR: Final = Path("/var/lib/loiter")
+# All that loiter and its database make in the folder of the store; that by which it is known comes last.
+STORE_FILES: Final = (
+    "tokens.json",
+    ".tokens.json.lock",
+    "loiter.duckdb.wal",
+    "loiter.duckdb.wal.checkpoint",
+    "loiter.duckdb.wal.recovery",
+    "loiter.duckdb",
+)
+STORE_TEMPORARY: Final = "loiter.duckdb.tmp"
 
 # systemd finds there what LoadCredential= of the unit names, and gives it to the service alone.
 CREDSTORE: Final = Path("/etc/credstore")
@@ -37,6 +47,8 @@ SERVER_KEY: Final = AUTHORITY / "aggregator.key"
 TRUST: Final = FOLDER / "ca.pem"
 INGEST_TOKEN: Final = FOLDER / "ingest.token"
 READ_TOKEN: Final = FOLDER / "read.token"
+FLEET_TOKEN: Final = "fleet"  # noqa: S105 - the name of one
+OPERATOR_TOKEN: Final = "operator"  # noqa: S105 - the name of one
 
 
 def credential(name: str) -> Path:

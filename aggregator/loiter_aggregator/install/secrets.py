@@ -9,11 +9,11 @@ from typing import Final
 
 from cryptography import x509
 
+from loiter.files import write_atomically
 from loiter.service_install.errors import InstallError
 from loiter.service_install.steps import Make, under
 from loiter_aggregator.access import tokens
 from loiter_aggregator.access.authority import AuthorityError, create_authority, open_authority
-from loiter_aggregator.access.files import write_atomically
 from loiter_aggregator.access.principal import Right
 from loiter_aggregator.install.places import (
     AUTHORITY,

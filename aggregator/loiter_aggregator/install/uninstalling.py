@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +13,10 @@ from loiter.service_install.errors import InstallError
 from loiter.service_install.look import files_in, found_files, found_folders
 from loiter.service_install.plan import Removal, apply_forward, describe, removal_plan
 from loiter.service_install.preconditions import require_root, require_systemd
-from loiter.service_install.steps import FoundFile
 from loiter.service_install.systemd import service_state
 from loiter.service_install.units import is_ours, packaged
-from loiter_aggregator.config import DEFAULT_FILE
+from loiter.settings import load
+from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 from loiter_aggregator.install.places import (
     AUTHORITY,
     BACKUP_FILE,
@@ -28,12 +29,15 @@ from loiter_aggregator.install.places import (
     FOLDER,
     INGEST_TOKEN,
     READ_TOKEN,
+    STORE_FILES,
+    STORE_TEMPORARY,
     TRUST,
     UNIT,
     UNIT_FILE,
     USER,
     credential,
 )
+from loiter_aggregator.install.user import is_service_user, user_id
 
 _ROOT: Final = Path("/")
 
@@ -60,47 +64,69 @@ def uninstall(*, purge: bool, dry_run: bool) -> None:
 
 def _removal(purge: bool) -> Removal:
     """What is to go; without `purge`, not what somebody has put there, nor what can not be made again."""
-    kept = (BACKUP_FILE, DEFAULT_FILE, TRUST, INGEST_TOKEN, READ_TOKEN)
+    kept = (*map(credential, CREDENTIALS), TRUST, INGEST_TOKEN, READ_TOKEN, DEFAULT_FILE)
     drop_ins = list(files_in(_ROOT, DROP_INS))
-    found = found_files(_ROOT, [UNIT_FILE, CREDSTORE_BY_SYSTEM, *map(credential, CREDENTIALS), *kept, *drop_ins])
+    found = found_files(_ROOT, [UNIT_FILE, CREDSTORE_BY_SYSTEM, *kept, *drop_ins])
     if UNIT_FILE in found and not purge and not is_ours(found[UNIT_FILE].content):
         raise InstallError(
             f"{UNIT_FILE} was not written by 'loiter service install', or was changed since; remove it by hand, or "
             "with all the rest by --purge"
         )
-    files = [file for file in (UNIT_FILE, *map(credential, CREDENTIALS)) if file in found]
-    folders = [DROP_INS] if CREDSTORE_BY_SYSTEM in found else [DROP_INS, CREDSTORE]
+    unit = [file for file in (UNIT_FILE,) if file in found]
     if not purge:
-        files += [file for file in drop_ins if file == DATA_DIR_DROP_IN]
-        return Removal(UNIT, tuple(files), folders=_there(folders))
-    files += [*drop_ins, *(file for file in kept if file in found)]
-    # systemd makes the folder of the store where it is by default, wherever it is.
-    trees = tuple(dict.fromkeys((AUTHORITY, _data_dir(found), DEFAULT_DATA_DIR)))
-    return Removal(UNIT, tuple(files), _there(trees), _there([*folders, FOLDER]), _users())
+        own = [file for file in drop_ins if file == DATA_DIR_DROP_IN]
+        return Removal(UNIT, (*unit, *own), folders=_there([DROP_INS]))
+    data_dir = load(AggregatorSettings, DEFAULT_FILE if DEFAULT_FILE in found else None, {}, {}).data_dir
+    store = store_removal(dict.fromkeys((data_dir, DEFAULT_DATA_DIR)), user_id())
+    # The settings, which say where the store is, go after it: a second run finds what the first did not come to.
+    files = (*store.files, *unit, *drop_ins, *(file for file in kept if file in found))
+    folders = [DROP_INS, FOLDER] if CREDSTORE_BY_SYSTEM in found else [DROP_INS, CREDSTORE, FOLDER]
+    trees = (*store.trees, *_there([AUTHORITY]))
+    return Removal(UNIT, files, trees, (*store.folders, *_there(folders)), _users())
 
 
-def _data_dir(found: dict[Path, FoundFile]) -> Path:
-    """Where `install` has put the store."""
-    said = found[DATA_DIR_DROP_IN].content.decode("utf-8", "replace") if DATA_DIR_DROP_IN in found else ""
-    return Path(said.partition("ReadWritePaths=")[2].strip() or DEFAULT_DATA_DIR)
+def store_removal(folders: Iterable[Path], user: int | None) -> Removal:
+    """What of these folders is the store: the files that loiter makes, and the folder if nothing else is in it.
+
+    The folder by default, which systemd makes, goes with all that is in it. A folder that has no store and does not
+    belong to `user` is left alone. Links to folders are followed, and go too.
+    """
+    files: list[Path] = []
+    trees: list[Path] = []
+    left: list[Path] = []
+    for folder in folders:
+        real = folder.resolve()
+        if folder == DEFAULT_DATA_DIR and not folder.is_symlink():
+            trees += _there([folder])
+        elif real.is_dir() and ((real / STORE_FILES[-1]).exists() or real.stat().st_uid == user):
+            files += [file for file in (real / name for name in STORE_FILES) if file.exists()]
+            trees += _there([real / STORE_TEMPORARY])
+            left.append(real)
+        if folder.is_symlink():
+            files.append(folder)
+    return Removal(UNIT, tuple(files), tuple(trees), tuple(left))
 
 
-def _there(folders: list[Path] | tuple[Path, ...]) -> tuple[Path, ...]:
+def _there(folders: list[Path]) -> tuple[Path, ...]:
     there = found_folders(_ROOT, folders)
     return tuple(folder for folder in folders if folder in there)
 
 
 def _users() -> tuple[str, ...]:
+    """The user, unless it is a person's."""
     try:
-        pwd.getpwnam(USER)
+        return (USER,) if is_service_user(pwd.getpwnam(USER)) else ()
     except KeyError:
         return ()
-    return (USER,)
 
 
 def _outcome(done: bool, purge: bool) -> str:
     if not done:
         return "nothing to do"
+    theirs = f"\n{BACKUP_FILE} is the unit that was there before" if BACKUP_FILE.exists() else ""
     if purge:
-        return "removed, with settings, certificates, tokens and the store"
-    return f"removed; what is in {FOLDER} and the store stay, until: loiter service uninstall --purge"
+        return f"removed, with settings, certificates, tokens and the store{theirs}"
+    return (
+        f"removed; what is in {FOLDER}, what {CREDSTORE} has of it and the store stay, until: loiter service uninstall "
+        f"--purge{theirs}"
+    )

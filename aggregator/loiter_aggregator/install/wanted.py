@@ -13,9 +13,10 @@ from loiter.service_install.errors import InstallError
 from loiter.service_install.plan import Wanted, WantedFile
 from loiter.service_install.steps import FoundFile, MakeFolder, Run, Step
 from loiter.service_install.toml_merge import Name, Value
-from loiter.service_install.units import is_ours, make_unit
+from loiter.service_install.units import is_ours, make_unit, quoted
 from loiter.service_install.wanted_files import settings_file, unit_files
 from loiter_aggregator.access.principal import Right
+from loiter_aggregator.access.requirements import token_file
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 from loiter_aggregator.install.places import (
     AUTHORITY,
@@ -25,8 +26,10 @@ from loiter_aggregator.install.places import (
     DATA_DIR_DROP_IN,
     DEFAULT_DATA_DIR,
     DROP_INS,
+    FLEET_TOKEN,
     FOLDER,
     INGEST_TOKEN,
+    OPERATOR_TOKEN,
     READ_TOKEN,
     SERVER_CERTIFICATE,
     SERVER_KEY,
@@ -44,9 +47,6 @@ from loiter_aggregator.install.secrets import (
     make_token,
     names_to_certify,
 )
-
-FLEET_TOKEN: Final = "fleet"  # noqa: S105 - the name of one
-OPERATOR_TOKEN: Final = "operator"  # noqa: S105 - the name of one
 
 _BY: Final = "loiter service install"
 _HEADER: Final = "# Settings of the aggregator, read when it starts.\n"
@@ -70,11 +70,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What is there. `user` is whether the service's user is, `data_dir` whether the folder of the store is its."""
+    """What is there. `user` is whether the service's user is, `data_dir` whether the folder of the store is its.
+
+    `tokens` are the names of those that are in force.
+    """
 
     files: Mapping[Path, FoundFile]
     user: bool
     data_dir: bool
+    tokens: frozenset[str] = frozenset()
 
 
 def asked_values(
@@ -96,6 +100,15 @@ def asked_values(
     return values
 
 
+def check_names(names: Sequence[str], settings: AggregatorSettings) -> None:
+    """Raises InstallError where a certificate for these names would serve nobody."""
+    if names and not is_open(settings):
+        raise InstallError(
+            f"--name is for others to reach this machine by, and {settings.listen} is for this machine alone: leave "
+            "out --name, or give --listen 0.0.0.0:7433"
+        )
+
+
 def wanted(request: Request, present: Present, now: datetime) -> Wanted:
     """Says what is to be there.
 
@@ -115,14 +128,15 @@ def wanted(request: Request, present: Present, now: datetime) -> Wanted:
     data_dir = request.settings.data_dir
     if data_dir != DEFAULT_DATA_DIR:
         folders.append(MakeFolder(DROP_INS, 0o755))
-        files.append(WantedFile(DATA_DIR_DROP_IN, f"[Service]\nReadWritePaths={data_dir}\n".encode()))
+        files.append(WantedFile(DATA_DIR_DROP_IN, f"[Service]\nReadWritePaths={quoted(str(data_dir))}\n".encode()))
     absent: tuple[Path, ...] = ()
     if not request.packaged:
         content = make_unit(request.unit, SHIPPED_COMMAND, request.command, _BY)
         files += unit_files(UNIT_FILE, content, found.get(UNIT_FILE), _BY, BACKUP_FILE, force=request.force)
     elif UNIT_FILE in found and is_ours(found[UNIT_FILE].content):
         absent = (UNIT_FILE,)  # it would hide that of the package
-    return Wanted(UNIT, tuple(folders), tuple(files), absent, tuple(prepare), request.start, (DEFAULT_DATA_DIR,))
+    made_by_start = tuple(dict.fromkeys((data_dir, DEFAULT_DATA_DIR)))
+    return Wanted(UNIT, tuple(folders), tuple(files), absent, tuple(prepare), request.start, made_by_start)
 
 
 def is_open(settings: AggregatorSettings) -> bool:
@@ -159,14 +173,15 @@ def _secrets(request: Request, present: Present, now: datetime) -> list[Step]:
             steps.append(make_server_certificate(certify))
         if TRUST not in found:
             steps.append(hand_out_authority())
-    token_file = settings.tokens or settings.data_dir / "tokens.json"
+    tokens = token_file(settings)
     by_certificate = settings.tls.client_ca is not None or bool(
         {"client-ca.pem"} & request.credentials.keys() or credential("client-ca.pem") in found
     )
-    if INGEST_TOKEN not in found and not by_certificate:
-        steps.append(make_token(token_file, FLEET_TOKEN, Right.INGEST, INGEST_TOKEN))
-    if READ_TOKEN not in found:
-        steps.append(make_token(token_file, OPERATOR_TOKEN, Right.READ, READ_TOKEN))
+    # One that is in force and gone from here was handed out: it can not be written again.
+    if INGEST_TOKEN not in found and FLEET_TOKEN not in present.tokens and not by_certificate:
+        steps.append(make_token(tokens, FLEET_TOKEN, Right.INGEST, INGEST_TOKEN))
+    if READ_TOKEN not in found and OPERATOR_TOKEN not in present.tokens:
+        steps.append(make_token(tokens, OPERATOR_TOKEN, Right.READ, READ_TOKEN))
     return steps
 
 

@@ -6,17 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from loiter.service_install.steps import FoundFile, under
-
-
-def found_file(root: Path, file: Path) -> FoundFile | None:
-    """Reads a file; None where there is none. Raises OSError where it can not be read."""
-    target = under(root, file)
-    try:
-        status = target.stat()
-        return FoundFile(target.read_bytes(), status.st_mode & 0o7777, status.st_mtime)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+from loiter.service_install.steps import FoundFile, found_file, under
 
 
 def found_files(root: Path, files: Iterable[Path]) -> dict[Path, FoundFile]:

@@ -51,16 +51,24 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is there of it. `made_by_start` are those of the paths of that name at which anything is."""
+    """What is there of it. `made_by_start` are those of the paths of that name at which anything is.
+
+    `code_changed_at` is when the program was installed, in seconds since the epoch: one that runs from before is old.
+    """
 
     files: Mapping[Path, FoundFile]
     folders: frozenset[Path]
     service: ServiceState
     made_by_start: frozenset[Path] = frozenset()
+    code_changed_at: float = 0.0
 
 
-def plan(wanted: Wanted, found: Found) -> tuple[Step, ...]:
-    """The steps from what is there to what is wanted; none where nothing is to be done."""
+def plan(wanted: Wanted, found: Found, patience: float = 60.0) -> tuple[Step, ...]:
+    """The steps from what is there to what is wanted; none where nothing is to be done.
+
+    A start is waited for, `patience` seconds at most: one that takes longer, as where an aggregator migrates its store,
+    has not failed.
+    """
     folders: list[Step] = [folder for folder in wanted.folders if folder.folder not in found.folders]
     files: list[Step] = []
     for file in wanted.files:
@@ -72,17 +80,19 @@ def plan(wanted: Wanted, found: Found) -> tuple[Step, ...]:
     service = found.service
     reload = service.needs_reload or any(_is_of_unit(step) for step in files)
     # What is in force is what was there when it started.
-    newer = any(
-        file.file in found.files and found.files[file.file].changed_at > service.started_at for file in wanted.files
-    )
+    times = [found.code_changed_at]
+    times += [found.files[file.file].changed_at for file in wanted.files if file.file in found.files]
+    newer = max(times) > service.started_at
     steps: list[Step] = list(changes)
     if reload:
         steps.append(Run(("systemctl", "daemon-reload")))
     if not service.enabled:
         steps.append(Run(("systemctl", "enable", wanted.unit), (("systemctl", "disable", wanted.unit),)))
-    if wanted.start and (changes or reload or newer or not service.active):
+    old = bool(changes or reload or newer)
+    if wanted.start and (old or not service.active):
         steps.append(LetStart(tuple(path for path in wanted.made_by_start if path not in found.made_by_start)))
-        steps.append(Run(("systemctl", "restart", wanted.unit), _stopped(wanted.unit)))
+        verb = "restart" if old else "start"  # which waits for a start that is going on
+        steps.append(Run(("systemctl", verb, wanted.unit), _stopped(wanted.unit), patience))
     if not steps:
         return ()
     # Undone last of all: once the files of before are back, so is the service of before.
@@ -160,7 +170,7 @@ def describe(steps: Sequence[Step]) -> str:
 def log_of_start(failure: StepFailed, unit: str) -> list[str]:
     """What a unit has logged last, where it was its start that failed; else nothing."""
     step = failure.step
-    if isinstance(step, Run) and step.command[:2] == ("systemctl", "restart"):
+    if isinstance(step, Run) and step.command[:2] in (("systemctl", "restart"), ("systemctl", "start")):
         return [f"log: {line}" for line in last_log_lines(unit)]
     return []
 

@@ -5,7 +5,7 @@ Paths are those of the host; `root` is where its file system is, so that tests h
 
 from __future__ import annotations
 
-import os
+import errno
 import shlex
 import shutil
 import subprocess
@@ -14,12 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final, Protocol
 
+from loiter.files import write_atomically
 from loiter.service_install.errors import InstallError
 
-# A service starts within TimeoutStartSec= of its unit, or systemd gives up first.
 _COMMAND_TIMEOUT_SECONDS: Final = 180.0
 
 
@@ -47,11 +46,12 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file as it was found. `changed_at` is in seconds since the epoch."""
+    """A file as it was found. `changed_at` is in seconds since the epoch, `owner` a user and a group."""
 
     content: bytes
     mode: int
     changed_at: float = 0.0
+    owner: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class MakeFolder:
 
 @dataclass(frozen=True, slots=True)
 class WriteFile:
-    """Writes a file, whole or not at all. The content of a secret one is not shown."""
+    """Writes a file, whole or not at all; it stays whose it was. The content of a secret one is not shown."""
 
     file: Path
     content: bytes = field(repr=False)
@@ -109,10 +109,7 @@ class WriteFile:
 
     def undo(self, root: Path) -> None:
         """Writes what was there before, or removes it."""
-        if self.before is not None:
-            _write(root, self.file, self.before.content, self.before.mode)
-        else:
-            _unlink(root, self.file)
+        _put_back(root, self.file, self.before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +130,15 @@ class RemoveFile:
     def undo(self, root: Path) -> None:
         """Writes it again."""
         if self.before is not None:
-            _write(root, self.file, self.before.content, self.before.mode)
+            _put_back(root, self.file, self.before)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveFolder:
-    """Removes a folder: with all that is in it, or only if nothing is. What was in it does not come back."""
+    """Removes a folder: with all that is in it, or only if nothing is. What was in it does not come back.
+
+    One that something is mounted on is emptied, and stays.
+    """
 
     folder: Path
     with_content: bool = False
@@ -158,6 +158,8 @@ class RemoveFolder:
         except FileNotFoundError:
             pass
         except OSError as error:
+            if error.errno == errno.EBUSY and folder.is_mount():
+                return
             raise StepFailed(f"cannot remove {self.folder}: {_reason(error)}") from None
 
     def undo(self, root: Path) -> None:
@@ -166,10 +168,15 @@ class RemoveFolder:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Runs a command of the system, and other commands to undo it. `command` may be empty: then it only undoes."""
+    """Runs a command of the system, and other commands to undo it. `command` may be empty: then it only undoes.
+
+    With `patience`, in seconds, it is one that only waits for what the system does: after that time it is ended, which
+    is no failure, and what it waits for goes on.
+    """
 
     command: tuple[str, ...]
     undo_by: tuple[tuple[str, ...], ...] = ()
+    patience: float | None = None
 
     def describe(self) -> str:
         """The command as one would type it."""
@@ -178,7 +185,7 @@ class Run:
     def do(self, root: Path) -> None:  # noqa: ARG002 - commands are those of the system
         """Runs it."""
         if self.command:
-            _run(self.command)
+            _run(self.command, self.patience)
 
     def undo(self, root: Path) -> None:  # noqa: ARG002
         """Runs the commands that undo it; all of them, whatever becomes of each."""
@@ -221,7 +228,7 @@ class Make:
     title: str
     files: tuple[Path, ...]
     make: Callable[[Path], None] = field(repr=False)
-    _before: dict[Path, tuple[FoundFile, int, int] | None] = field(default_factory=dict, repr=False)
+    _before: dict[Path, FoundFile | None] = field(default_factory=dict, repr=False)
 
     def describe(self) -> str:
         """The title."""
@@ -230,7 +237,7 @@ class Make:
     def do(self, root: Path) -> None:
         """Makes them."""
         try:
-            self._before = {file: _look(root, file) for file in self.files}
+            self._before = {file: found_file(root, file) for file in self.files}
             self.make(root)
         except OSError as error:
             raise StepFailed(f"cannot {self.title}: {_reason(error)}") from None
@@ -240,11 +247,7 @@ class Make:
     def undo(self, root: Path) -> None:
         """Puts back what was there before."""
         for file, before in self._before.items():
-            if before is None:
-                _unlink(root, file)
-            else:
-                found, user, group = before
-                _write(root, file, found.content, found.mode, (user, group))
+            _put_back(root, file, before)
 
 
 def under(root: Path, path: Path) -> Path:
@@ -252,13 +255,26 @@ def under(root: Path, path: Path) -> Path:
     return root / path.relative_to("/")
 
 
-def _run(command: tuple[str, ...]) -> None:
+def found_file(root: Path, file: Path) -> FoundFile | None:
+    """Reads a file; None where there is none. Raises OSError where it can not be read."""
+    target = under(root, file)
+    try:
+        status, content = target.stat(), target.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return FoundFile(content, status.st_mode & 0o7777, status.st_mtime, (status.st_uid, status.st_gid))
+
+
+def _run(command: tuple[str, ...], patience: float | None = None) -> None:
+    timeout = _COMMAND_TIMEOUT_SECONDS if patience is None else patience
     try:
         done = subprocess.run(  # noqa: S603 - a list, and no shell
-            command, capture_output=True, text=True, errors="replace", timeout=_COMMAND_TIMEOUT_SECONDS, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
-        raise StepFailed(f"{shlex.join(command)} did not end within {_COMMAND_TIMEOUT_SECONDS:.0f} s") from None
+        if patience is not None:
+            return
+        raise StepFailed(f"{shlex.join(command)} did not end within {timeout:.0f} s") from None
     except OSError as error:
         raise StepFailed(f"cannot run {command[0]}: {_reason(error)}") from None
     if done.returncode != 0:
@@ -266,32 +282,20 @@ def _run(command: tuple[str, ...]) -> None:
         raise StepFailed(f"{shlex.join(command)} failed ({done.returncode}){': ' if said else ''}{said}")
 
 
-def _look(root: Path, file: Path) -> tuple[FoundFile, int, int] | None:
-    try:
-        status = under(root, file).stat()
-        return FoundFile(under(root, file).read_bytes(), status.st_mode & 0o7777), status.st_uid, status.st_gid
-    except FileNotFoundError:
-        return None
-
-
 def _write(root: Path, file: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Replaces a file: it is on the disk when this returns, and after a crash it holds the old content or the new."""
-    target = under(root, file)
     try:
-        with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as stream:
-            try:
-                os.fchmod(stream.fileno(), mode)
-                if owner is not None:
-                    os.fchown(stream.fileno(), *owner)
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(stream.name, target)
-            except BaseException:
-                Path(stream.name).unlink(missing_ok=True)
-                raise
+        write_atomically(under(root, file), content, mode, owner)
     except OSError as error:
         raise StepFailed(f"cannot write {file}: {_reason(error)}") from None
+
+
+def _put_back(root: Path, file: Path, before: FoundFile | None) -> None:
+    if under(root, file).is_symlink():
+        return  # none is ever written
+    if before is None:
+        _unlink(root, file)
+    else:
+        _write(root, file, before.content, before.mode, before.owner)
 
 
 def _unlink(root: Path, file: Path) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from loiter.text import printable
+
 # The first that finds credentials by name in /etc/credstore (systemd.exec(5), LoadCredential=).
 OLDEST_SYSTEMD: Final = 251
 
@@ -86,11 +88,13 @@ def parse_state(found: Mapping[str, str], epoch_of_boot: float) -> ServiceState:
 def last_log_lines(unit: str, count: int = 12) -> list[str]:
     """What the unit has logged last, since the boot; empty where there is no journal.
 
-    That a systemd does not know a setting of the unit is left out: some are for later ones.
+    That a systemd does not know a setting of the unit is left out: some are for later ones. It is fit for a terminal.
     """
     command = ("journalctl", "--unit", unit, "--boot", "--lines", str(count), "--no-pager", "--output", "cat")
     return [
-        line for line in (_ask(command) or "").splitlines() if not line.startswith("-- ") and "Unknown key" not in line
+        printable(line)
+        for line in (_ask(command) or "").splitlines()
+        if not line.startswith("-- ") and "Unknown key" not in line
     ]
 
 

@@ -42,7 +42,8 @@ def merge(text: str, values: Mapping[Name, Value]) -> str:
     for name, value in values.items():
         if _get(before, name) != value:
             _set(lines, name, value)
-    merged = "\n".join(lines) + "\n" if lines else ""
+    end = "\r\n" if "\r\n" in text else "\n"
+    merged = "".join(line + end for line in lines)
     _check(before, merged, values)
     return merged if lines != text.splitlines() else text
 

@@ -55,13 +55,24 @@ def make_unit(text: str, shipped_command: str, command: Sequence[str], by: str) 
     """
     if f"ExecStart={shipped_command} " not in text:
         raise UnitError(f"the unit of this installation does not run {shipped_command}")
-    for word in command:
-        if _SAFE.fullmatch(word) is None:
-            raise UnitError(f"{word!r} has characters that a unit gives a meaning to; install to a plain path")
-    written = " ".join(f'"{word}"' if " " in word else word for word in command)
+    written = " ".join(quoted(word) for word in command)
     content = text.replace(f"ExecStart={shipped_command} ", f"ExecStart={written} ").encode()
     digest = hashlib.sha256(content).hexdigest()
     return f"# Written by '{by}'; sha256 of what follows: {digest}\n".encode() + content
+
+
+def quoted(word: str) -> str:
+    """A path or another word, as it is written in a unit. Raises UnitError where that is not safe."""
+    if _SAFE.fullmatch(word) is None:
+        raise UnitError(f"{word!r} has characters that a unit gives a meaning to; choose a plain path")
+    return f'"{word}"' if " " in word else word
+
+
+def code_changed_at() -> float:
+    """When this program was installed or upgraded, in seconds since the epoch: its files are all written anew then."""
+    import loiter
+
+    return Path(loiter.__file__).stat().st_ctime
 
 
 def is_ours(content: bytes) -> bool:

@@ -1212,7 +1212,7 @@ class AppRank(_message.Message):
     cause: _sample_pb2.Cause.ValueType
     """The cause that most of its CLOSE_WAIT sockets have."""
     stuck: _builtins.int
-    """CLOSE_WAIT sockets older than a minute at the latest samples, added up."""
+    """CLOSE_WAIT sockets older than a minute at the latest samples, added up over its processes of which it is known: at least so many. Absent where some have CLOSE_WAIT sockets and it is known of none of those."""
     ports_share: _builtins.float
     """The fullest budget of ephemeral ports of any of its processes: used over available, from 0 to 1."""
     @_builtins.property
@@ -1297,7 +1297,7 @@ class GroupRank(_message.Message):
     cause: _sample_pb2.Cause.ValueType
     """The cause that most CLOSE_WAIT sockets of its hosts have."""
     stuck: _builtins.int
-    """CLOSE_WAIT sockets older than a minute at the latest samples, added up."""
+    """CLOSE_WAIT sockets older than a minute at the latest samples, added up over its hosts of which it is known: at least so many. Absent where some have CLOSE_WAIT sockets and it is known of none of those."""
     ports_share: _builtins.float
     """The fullest budget of ephemeral ports of any of its hosts: used over available, from 0 to 1."""
     @_builtins.property
