@@ -11,6 +11,7 @@ import socket
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -161,15 +162,37 @@ class TestTheJournal:
         assert len(entry) < 212_992
 
     def test_without_journald_lines_go_to_standard_error_with_their_severity(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         handler = JournalHandler("loiter-agent", tmp_path / "nobody")
         handler.emit(record("to %s", HOSTILE, level=logging.ERROR, error=raised(ValueError("no"))))
         handler.close()
-        first, *rest = capsys.readouterr().err.splitlines()
+        first, *rest = capfd.readouterr().err.splitlines()
         assert first == r"<3>to web-1\n\x1b[2J\u202e2026-11-23T00:00:00.000Z ERROR forged: ValueError: no"
         assert rest
         assert all(line.startswith("<3>") for line in rest)
+
+    def test_what_nobody_reads_is_dropped_and_counted_and_holds_nobody_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where journald hangs, which reads standard error, too."""
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(write_end, b"x" * 4_096)
+        os.set_blocking(write_end, True)
+        monkeypatch.setattr("loiter.journal._TIMEOUT_SECONDS", 0.01)
+        handler = JournalHandler("loiter-agent", tmp_path / "nobody")
+        with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "w") as full:
+            monkeypatch.setattr(sys, "stderr", full)
+            for _ in range(2):
+                handler.emit(record("x"))
+            os.read(read_end, 1 << 20)
+            handler.emit(record("y"))
+            full.close()
+            assert reader.read() == b"<6>y\n<4>2 messages before this are lost: nobody took them\n"
+        handler.close()
 
 
 class Log:
@@ -267,6 +290,41 @@ class TestTheLimit:
         assert len(log.limit._windows) <= 500
         log.pass_time(WINDOW_SECONDS)
         assert sum("more within a minute" in line for line in log.lines) == 2_000
+
+    def test_a_timer_that_can_not_be_started_is_tried_again_with_the_next_message(self) -> None:
+        """As where a process may have no more threads. Who logs hears nothing of it."""
+        log = Log()
+        later, refusals = log.limit._later, [RuntimeError("can't start new thread")] * 2
+
+        def refused(seconds: float, call: Callable[[], None]) -> None:
+            if refusals:
+                raise refusals.pop()
+            later(seconds, call)
+
+        log.limit._later = refused
+        for _ in range(LINES + 3):
+            log.say(record("x"))
+        log.pass_time(WINDOW_SECONDS)
+        assert log.lines[LINES:] == ["3 more within a minute, the last: x"]
+
+    @pytest.mark.parametrize("where", ["in the arguments", "as the message"])
+    def test_words_that_can_not_be_made_do_not_hurt_who_logs_them(self, where: str) -> None:
+        """Nor what is counted of them, which others say."""
+
+        class Wordless:
+            def __str__(self) -> str:
+                raise ValueError("no words")
+
+        said: list[str] = []
+        limit = LogLimit(lambda made: said.append(made.getMessage()), lambda: 0.0, lambda *_: None)
+        broken = record("x %s", Wordless()) if where == "in the arguments" else record(Wordless())  # type: ignore[arg-type]
+        passed = [limit.filter(broken) for _ in range(LINES + 1)]
+        limit.say_the_rest()
+        if where == "in the arguments":
+            assert passed == [True] * LINES + [False]
+            assert said == ["1 more within a minute, the last: x %s (ValueError: its words can not be made)"]
+        else:
+            assert all(passed)
 
     def test_the_facts_of_the_last_come_with_the_count(self) -> None:
         said: list[logging.LogRecord] = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
-from loiter import logs
+from loiter import logs, restart_pause
 from loiter.settings import SettingsError
 from loiter.version import version
 from loiter_agent.commands import VERBS
@@ -55,6 +56,7 @@ def _explain(error: OSError) -> str:
 def _fail(message: str, code: int) -> None:
     if not logs.say_the_end(message):
         print(f"loiter-agent: {message}", file=sys.stderr)
+    restart_pause.pause(os.environ, message)
     sys.exit(code)
 
 

@@ -1,6 +1,7 @@
 """Runs the command that prints labels: without a shell, not for long, and not with much output.
 
 It has an environment of its own, and a session, which ends with it: what it has started in the background is killed.
+It has none of the capabilities that the service has been given, only those of its user.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
@@ -25,6 +27,9 @@ MAX_OUTPUT_BYTES: Final = 64 << 10
 _MAX_QUOTED: Final = 200
 _LOOK_SECONDS: Final = 0.05
 _LAST_SECONDS: Final = 1.0
+# linux/prctl.h
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -56,19 +61,17 @@ def run_command(
     Raises CommandError.
     """
     try:
-        process = subprocess.Popen(  # noqa: S603 - the words are those of the settings, and there is no shell
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
+        # Ambient capabilities are those of a thread, and of what it starts.
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            process = thread.submit(_start, words).result()
     except OSError as error:
         raise CommandError(f"cannot run {error.filename or words[0]}: {error.strerror}") from None
+    except RuntimeError as error:  # no thread, as where there may be no more of them
+        raise CommandError(f"cannot run {words[0]}: {error}") from None
     try:
         output, errors = _read(process, seconds, called_off or threading.Event())
+    except OSError as error:  # there may be no more descriptors
+        raise CommandError(f"cannot read what it prints: {error.strerror}") from None
     finally:
         # Not waited for yet, it keeps its number, so that nobody else is killed.
         with suppress(OSError):
@@ -78,6 +81,26 @@ def run_command(
     if process.returncode:
         raise CommandError(_status(process.returncode) + _first_line(errors))
     return _labels(output)
+
+
+def _start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Starts the command from a thread that is used for nothing else. Raises OSError."""
+    import ctypes  # late, as shlex is
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    # capset(2) could drop more, but services are not let use it. What is left has no effect on what is executed, but
+    # for the rights of root, who needs no ambient ones.
+    if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "its capabilities can not be dropped")
+    return subprocess.Popen(  # noqa: S603 - the words are those of the settings, and there is no shell
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 def _read(process: subprocess.Popen[bytes], seconds: float, called_off: threading.Event) -> tuple[bytes, bytes]:

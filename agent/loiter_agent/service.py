@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,12 +16,13 @@ from typing import Final
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from loiter import logs, sd_notify
+from loiter import logs
 from loiter.durations import format_duration
 from loiter.limits import MAX_INTERVAL_SECONDS
 from loiter.logs import fields
 from loiter.settings import SettingsError
 from loiter.version import version
+from loiter_agent.announcer import Announcer
 from loiter_agent.beat import Beat
 from loiter_agent.budget import Budget, CpuMeter, stretch
 from loiter_agent.clock import StepWatch, since_boot
@@ -32,11 +32,10 @@ from loiter_agent.host import identify_host
 from loiter_agent.labels import Labels
 from loiter_agent.lean import trim
 from loiter_agent.procfs import Procfs
-from loiter_agent.sample import Degradation, HostIdentity
+from loiter_agent.sample import HostIdentity
 from loiter_agent.sampler import Bounds, Sampler
 from loiter_agent.security import Security
 from loiter_agent.spool import Spool
-from loiter_agent.status import Status, headline, status_file, timestamp
 from loiter_agent.uplink import Uplink
 
 _log = logging.getLogger(__name__)
@@ -48,8 +47,6 @@ _DRAIN_SECONDS: Final = 3.0
 # A tick that takes longer once we are to stop hangs; and whatever hangs is left behind in the end.
 _TICK_END_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 15.0
-# Without a tick for so many intervals, systemd is to start the agent anew, if it is to watch it at all.
-_WATCHDOG_INTERVALS: Final = 4
 _LONGEST_FIRST_DELAY_SECONDS: Final = 10.0
 # How often to look whether the clock was set: at least twice an interval, so that no tick is more than half one late.
 _LONGEST_CLOCK_CHECK_SECONDS: Final = 5.0
@@ -80,10 +77,7 @@ class Agent:
             max_bytes=settings.spool.max_bytes,
             max_age=settings.spool.max_age,
         )
-        self._notifier = sd_notify.from_environment(os.environ)
-        self._status_file = status_file(os.environ)
         self._uplink = Uplink(self._spool)
-        self._uplink.on_change = self._tell
         self._configure_uplink(identity)
         self._sampler = Sampler(
             self._procfs,
@@ -95,11 +89,9 @@ class Agent:
         self._budget = Budget(settings.cpu_budget)
         self._cpu = CpuMeter()
         self._scheduler = AsyncIOScheduler(timezone=UTC)
-        # The first tick comes at a random moment of the interval, so that a fleet that starts at once does not report
-        # at once.
-        delay = random.uniform(0, min(settings.interval, _LONGEST_FIRST_DELAY_SECONDS))  # noqa: S311 - no secret
-        self._beat = Beat(settings.interval, since_boot() + delay)
-        self._ticks = 0
+        self._beat = Beat(settings.interval, since_boot() + _first_delay(settings.interval))
+        self._announcer = Announcer(os.environ, self._beat, self._budget, self._spool, self._uplink)
+        self._uplink.on_change = self._announcer.tell
         self._late_ticks = 0
         self._last_tick: float | None = None
         self._last_failure: type[Exception] | None = None
@@ -123,7 +115,7 @@ class Agent:
         for task in done - {stopping}:
             task.result()  # these never return: raise what ended it
         _log.info("stopping")
-        self._notifier.stopping()
+        self._announcer.stopping()
         # What still hangs by then: where it does is written to standard error, and the process ends.
         faulthandler.dump_traceback_later(_STOP_SECONDS, exit=True)
         self._scheduler.pause()
@@ -168,7 +160,7 @@ class Agent:
     def _schedule(self) -> None:
         # Where somebody waits for us to be ready, that is after the first tick, this one comes at once. The others come
         # when the beat has them, which begins at its random moment all the same.
-        first = 0.0 if self._notifier.is_heard else self._beat.left()
+        first = 0.0 if self._announcer.is_awaited else self._beat.left()
         self._scheduler.add_job(
             self._tick,
             self._beat,
@@ -201,62 +193,17 @@ class Agent:
     async def _tick(self) -> None:
         async with self._tick_running:
             try:
-                await self._sample()
+                with self._announcer.tick():
+                    await self._sample()
             except Exception as error:  # a mistake of ours: the next tick may fare better, and it must be heard of
                 if type(error) is not self._last_failure:
                     self._last_failure = type(error)
                     _log.exception("a tick failed, and this host was not sampled; the like is not said again")
             else:
                 self._last_failure = None
-                self._completed()
-
-    def _completed(self) -> None:
-        """Says that a tick was completed: a sample is in the spool. Nothing else feeds the watchdog."""
-        self._ticks += 1
-        if self._ticks == 1:
-            self._notifier.ready()
-            self._allow_watchdog()
-            if self._notifier.is_heard:  # it came before its time, and the next one is not late for that
-                self._last_tick = None
-        self._notifier.feed_watchdog()
-        self._tell()
-
-    def _allow_watchdog(self) -> None:
-        """Has the watchdog wait for some ticks of the interval that it is now."""
-        if self._ticks:
-            self._notifier.allow_watchdog(_WATCHDOG_INTERVALS * self._beat.interval)
-
-    def _tell(self) -> None:
-        """Tells whoever looks at this host how the agent is."""
-        if self._status_file is None and not self._notifier.is_heard:
-            return
-        status = self._status()
-        self._notifier.status(headline(status))
-        if self._status_file is not None:
-            try:
-                status.write(self._status_file)
-            except OSError as error:  # the folder is gone or full: nobody can be told by it
-                _log.warning("%s can not be written, and no longer is: %s", self._status_file, error.strerror)
-                self._status_file = None
-
-    def _status(self) -> Status:
-        delivery = self._uplink.delivery
-        acknowledged_at = delivery.last_acknowledged
-        return Status(
-            version=version(),
-            pid=os.getpid(),
-            updated_at=timestamp(time.time()),
-            interval_seconds=self._beat.interval,
-            ticks=self._ticks,
-            server=delivery.server,
-            connected=delivery.connected,
-            error=delivery.error,
-            acknowledged_reports=delivery.acknowledged,
-            last_acknowledged_at=None if acknowledged_at is None else timestamp(acknowledged_at),
-            waiting_reports=len(self._spool),
-            lost_reports=self._spool.dropped,
-            left_out=None if self._budget.step == Degradation.NONE else self._budget.step.name.lower(),
-        )
+                self._announcer.tick_completed()
+                if self._announcer.ticks == 1 and self._announcer.is_awaited:
+                    self._last_tick = None  # it came before its time, and the next one is not late for that
 
     async def _sample(self) -> None:
         settings = self._settings
@@ -273,7 +220,7 @@ class Agent:
             spool=self._spool.status(),
         )
         await self._spool.append(encode_sample(sample, status), sample.since_boot)
-        if self._ticks + 1 == _TRIM_AFTER_TICKS:
+        if self._announcer.ticks + 1 == _TRIM_AFTER_TICKS:
             await asyncio.to_thread(trim)
 
     def _keep_to_budget(self) -> float | None:
@@ -296,7 +243,7 @@ class Agent:
         if stretched != self._beat.interval:
             self._beat.change(stretched, since_boot() if self._last_tick is None else self._last_tick)
             self._reschedule()
-            self._allow_watchdog()
+            self._announcer.interval_changed()
 
     def _count_late(self, now: float) -> None:
         """Counts the ticks that should have been between this one and the last.
@@ -312,12 +259,8 @@ class Agent:
         self._late_ticks += missed
 
     def _on_hangup(self) -> None:
-        if not self._ticks:  # nobody was told yet that we are ready
+        with self._announcer.reloading():
             self._reload_settings()
-            return
-        self._notifier.reloading()
-        self._reload_settings()
-        self._notifier.ready()
 
     def _reload_settings(self) -> None:
         try:
@@ -369,6 +312,11 @@ class Agent:
 
     def _identify(self, settings: AgentSettings) -> HostIdentity:
         return identify_host(self._procfs, settings.host_id, settings.hostname, state_dir=settings.state_dir)
+
+
+def _first_delay(interval: float) -> float:
+    """A random part of the interval, so that a fleet that starts at once does not report at once."""
+    return random.uniform(0, min(interval, _LONGEST_FIRST_DELAY_SECONDS))  # noqa: S311 - no secret
 
 
 def _in(seconds: float) -> datetime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ class Status:
     updated_at: str
     interval_seconds: float  # between two ticks now: longer than the setting where the budget has it so
     ticks: int  # that were completed in this run
+    last_tick_at: str | None  # that was completed in this run
     server: str | None  # that it reports to, or tried last
     connected: bool  # the server has acknowledged a report on the stream that is open
     error: str | None  # why it is not connected, once a try has failed
@@ -41,8 +43,13 @@ class Status:
 
     @classmethod
     def read(cls, file: Path) -> Status:
-        """Reads what `write` wrote, also that of a later version. Raises OSError, and ValueError for anything else."""
-        with file.open("rb") as content:
+        """Reads what `write` wrote, also that of another version. Raises OSError, and ValueError for anything else.
+
+        The file is the service's, and whoever reads it may be root: nothing else is followed, or waited for.
+        """
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as content:
+            if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):
+                raise ValueError(f"{file}: not a file")
             data = content.read(_MAX_BYTES)
         try:
             document = json.loads(data)
@@ -68,6 +75,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "updated_at": _TEXT,
     "interval_seconds": (float, int),
     "ticks": (int,),
+    "last_tick_at": _TEXT_OR_NONE,
     "server": _TEXT_OR_NONE,
     "connected": (bool,),
     "error": _TEXT_OR_NONE,

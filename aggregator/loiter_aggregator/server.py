@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,17 +16,19 @@ from apscheduler.triggers.interval import IntervalTrigger
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from loiter import sd_notify
+from loiter import restart_pause, sd_notify
 from loiter.logs import fields
+from loiter.sd_notify import Notifier
 from loiter.v1 import fleet_service_pb2
 from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from loiter_aggregator.access.certificates import warn_of_expiry
-from loiter_aggregator.access.doors import make_doors, no_ingest_handler
+from loiter_aggregator.access.doors import Door, make_doors, no_ingest_handler
 from loiter_aggregator.clock import Clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.heartbeat import Heartbeat
 from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ingest.service import SERVICE as INGEST_SERVICE
 from loiter_aggregator.ingest.service import IngestService
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
@@ -39,76 +42,98 @@ _EXPIRY_EVERY_HOURS: Final = 24
 
 
 async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> None:
-    """Runs the aggregator until SIGTERM or SIGINT. Then commits and acknowledges what has come in, and returns.
+    """Runs the aggregator until SIGTERM, SIGINT or SIGHUP. Then commits and acknowledges what has come in, and returns.
 
     Raises:
         StoreError: The store can not be opened.
         ListenError: An address is in use, or is none of this machine's.
         SecurityFileError, TokenFileError, RevocationFileError: A file that decides who gets in can not be used.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
+    stop = _stop_on_signals()
     notifier = sd_notify.from_environment(os.environ)
     notifier.status("opening the store")
     with notifier.extending_timeout():  # it may have a write-ahead log to read, or an older version to migrate
         store = DuckDbStore(settings.data_dir, settings.store.memory_limit)
     try:
-        batcher = Batcher(store, clock, limits=settings.limits)
-        ingest = IngestService(batcher, clock)
-        fleet = FleetService(
-            store, clock, batcher.counters, ingest.conflicts, query_seconds=settings.limits.query_seconds
-        )
-        health_service = health.aio.HealthServicer()
-
-        def count_refused() -> None:
-            batcher.counters.calls_refused += 1
-
-        doors = make_doors(settings, count_refused)
-        for door in doors:
-            _furnish(door.server, ingest.handler() if door.ingest else no_ingest_handler(), fleet, health_service)
-            await door.server.start()
-        for name in ("", INGEST_SERVICE, _FLEET_SERVICE):
-            await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-        heartbeat = Heartbeat(notifier, batcher, store.file)
-        batcher.on_round = store.on_wait = heartbeat.beat
-        committing = asyncio.create_task(batcher.run())
-        guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
-        scheduler = _schedule(store, settings, clock)
-        for door in doors:
-            _log.info("%s", door, extra=fields(address=door.address))
-        _log.info("store in %s", settings.data_dir, extra=fields(data_dir=settings.data_dir))
-        notifier.ready()
-        heartbeat.beat()
-
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((committing, stopping, *guarding), return_when=asyncio.FIRST_COMPLETED)
-        for task in (committing, *guarding):
-            if task.done():
-                task.result()  # none returns by itself: raise what ended it
-
-        _log.info("stopping")
-        notifier.stopping()
-        scheduler.shutdown(wait=False)
-        await health_service.enter_graceful_shutdown()
-        batcher.stop()
-        await committing
-        await ingest.end_streams()
-        await asyncio.gather(*(door.server.stop(_STOP_GRACE_SECONDS) for door in doors))
-        for task in guarding:
-            task.cancel()
-        counters = batcher.counters
-        _log.info(
-            "stopped: %d reports stored, %d duplicates, %d rejected",
-            counters.stored,
-            counters.duplicates,
-            counters.rejected,
-            extra=fields(stored=counters.stored, duplicates=counters.duplicates, rejected=counters.rejected),
-        )
+        await _serve(store, settings, clock, notifier, stop)
     finally:
         store.close()
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _serve(
+    store: DuckDbStore, settings: AggregatorSettings, clock: Clock, notifier: Notifier, stop: asyncio.Event
+) -> None:
+    batcher = Batcher(store, clock, limits=settings.limits)
+    ingest = IngestService(batcher, clock)
+    fleet = FleetService(store, clock, batcher.counters, ingest.conflicts, query_seconds=settings.limits.query_seconds)
+    health_service = health.aio.HealthServicer()
+    doors = await _open_doors(settings, batcher.counters, ingest, fleet, health_service)
+    heartbeat = Heartbeat(notifier, batcher, store.file)
+    batcher.on_round = store.on_wait = heartbeat.beat
+    committing = asyncio.create_task(batcher.run())
+    guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
+    scheduler = _schedule(store, settings, clock)
+    for door in doors:
+        _log.info("%s", door, extra=fields(address=door.address))
+    _log.info("store in %s", settings.data_dir, extra=fields(data_dir=settings.data_dir))
+    notifier.ready()
+    restart_pause.forget(os.environ)
+    heartbeat.beat()
+
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((committing, stopping, *guarding), return_when=asyncio.FIRST_COMPLETED)
+    for task in (committing, *guarding):
+        if task.done():
+            task.result()  # none returns by itself: raise what ended it
+
+    _log.info("stopping")
+    notifier.stopping()
+    scheduler.shutdown(wait=False)
+    await health_service.enter_graceful_shutdown()
+    batcher.stop()
+    await committing
+    await ingest.end_streams()
+    await asyncio.gather(*(door.server.stop(_STOP_GRACE_SECONDS) for door in doors))
+    for task in guarding:
+        task.cancel()
+    _say_the_end(batcher.counters)
+
+
+async def _open_doors(
+    settings: AggregatorSettings,
+    counters: Counters,
+    ingest: IngestService,
+    fleet: FleetService,
+    health_service: health.aio.HealthServicer,
+) -> Sequence[Door]:
+    def count_refused() -> None:
+        counters.calls_refused += 1
+
+    doors = make_doors(settings, count_refused)
+    for door in doors:
+        _furnish(door.server, ingest.handler() if door.ingest else no_ingest_handler(), fleet, health_service)
+        await door.server.start()
+    for name in ("", INGEST_SERVICE, _FLEET_SERVICE):
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return doors
+
+
+def _say_the_end(counters: Counters) -> None:
+    _log.info(
+        "stopped: %d reports stored, %d duplicates, %d rejected",
+        counters.stored,
+        counters.duplicates,
+        counters.rejected,
+        extra=fields(stored=counters.stored, duplicates=counters.duplicates, rejected=counters.rejected),
+    )
 
 
 def _furnish(

@@ -20,7 +20,7 @@ from loiter_aggregator.access import tokens
 from loiter_aggregator.access.principal import Right
 from loiter_aggregator.commands import loiter
 from loiter_aggregator.config import AggregatorSettings, TlsSettings
-from loiter_aggregator.install.installing import check_data_dir
+from loiter_aggregator.install.installing import _door, check_data_dir
 from loiter_aggregator.install.next_steps import next_steps, tokens_gone
 from loiter_aggregator.install.places import (
     AUTHORITY,
@@ -256,6 +256,12 @@ def test_a_certificate_is_made_anew_for_another_name_or_when_it_ends_soon(root: 
             replace(NOTHING, files={SERVER_CERTIFICATE: FoundFile(b"x", 0o644)}),
             now,
         )
+
+
+def test_whether_it_serves_is_asked_where_no_certificate_has_to_be_shown() -> None:
+    """As agents may have to show one, and this command has none."""
+    settings = replace(OPEN.settings, listen_readers="0.0.0.0:7435")
+    assert _door(replace(OPEN, settings=settings)).address == "127.0.0.1:7435"
 
 
 def test_the_next_commands_are_said() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -15,9 +17,11 @@ from loiter.limits import DEFAULT_SERVER
 from loiter.settings import entries, load
 from loiter.version import version
 from loiter_agent.config import AgentSettings
+from loiter_agent.status import timestamp
 from loiter_aggregator.access.requirements import token_file
 from loiter_aggregator.config import AggregatorSettings
-from support.programs import ROOT
+from support.programs import ROOT, run
+from support.statuses import STATUS
 
 FOLDER: Final = ROOT / "deploy" / "kubernetes"
 # The first release that knows securityContext.appArmorProfile, and the newest that there are schemas of.
@@ -187,6 +191,22 @@ def test_the_probes_of_the_agent_read_what_it_writes() -> None:
     for probe in ("livenessProbe", "readinessProbe"):
         assert file in " ".join(container(AGENT)[probe]["exec"]["command"])
     assert "emptyDir" in mounted(AGENT)[environment(AGENT)["RUNTIME_DIRECTORY"]]
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "alive"),
+    [(0, True), (280, True), (400, False), (None, False)],
+    ids=["now", "late", "long", "never"],
+)
+def test_the_agent_is_alive_as_long_as_its_ticks_are_completed(
+    tmp_path: Path, seconds_ago: int | None, alive: bool
+) -> None:
+    """Whenever the file was written last, as it is for every try to connect."""
+    at = None if seconds_ago is None else timestamp(time.time() - seconds_ago)
+    replace(STATUS, last_tick_at=at).write(tmp_path / "status.json")
+    folder = environment(AGENT)["RUNTIME_DIRECTORY"]
+    command = [word.replace(folder, str(tmp_path)) for word in container(AGENT)["livenessProbe"]["exec"]["command"]]
+    assert (run(command).returncode == 0) is alive
 
 
 def test_the_agent_may_do_two_things_and_no_other() -> None:

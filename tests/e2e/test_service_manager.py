@@ -42,10 +42,12 @@ def test_both_say_when_they_are_ready_that_they_work_and_that_they_stop(tmp_path
                 of_agent.wait_for("READY=1", 2)
                 assert agent.stop() == 0
             of_serve.wait_for("STATUS=1 agents connected")
-            assert aggregator.stop() == 0
-        said = order(of_agent.heard(), "READY", "WATCHDOG=1", "RELOADING", "STOPPING")
-        assert said[:4] == ["READY", "WATCHDOG=1", "RELOADING", "READY"]
-        assert "STOPPING" in said[4:], "after which a tick under way may end"
+            # As a service it is started again, with the settings of then. Where it is ignored, it was never sent.
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert aggregator.stop(signal.SIGTERM if ignored else signal.SIGHUP) == 0
+        said = order(of_agent.heard(), "EXTEND_TIMEOUT_USEC", "READY", "WATCHDOG=1", "RELOADING", "STOPPING")
+        assert said[:5] == ["EXTEND_TIMEOUT_USEC", "READY", "WATCHDOG=1", "RELOADING", "READY"]
+        assert "STOPPING" in said[5:], "after which a tick under way may end"
         assert any(re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", message) for message in of_agent.heard())
         assert "WATCHDOG_USEC=2000000" in of_agent.heard(), "four intervals are more than the second of the unit"
         said = order(of_serve.heard(), "EXTEND_TIMEOUT_USEC", "READY", "WATCHDOG=1", "STOPPING")
@@ -54,6 +56,7 @@ def test_both_say_when_they_are_ready_that_they_work_and_that_they_stop(tmp_path
     assert status.acknowledged_reports >= 1
     assert status.last_acknowledged_at is not None
     assert status.ticks >= 1
+    assert status.last_tick_at is not None
 
 
 def test_the_first_tick_comes_at_once_where_somebody_waits_for_it(tmp_path: Path) -> None:

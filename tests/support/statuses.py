@@ -10,6 +10,7 @@ STATUS = Status(
     updated_at=timestamp(1_000.0),
     interval_seconds=10.0,
     ticks=3,
+    last_tick_at=timestamp(1_000.0),
     server="aggregator:7433",
     connected=True,
     error=None,

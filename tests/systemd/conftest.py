@@ -1,9 +1,12 @@
-"""Hosts for tests. On a machine that can not run them the tests are skipped, or fail where LOITER_LAB=required."""
+"""Hosts for tests. On a machine that can not run them the tests are skipped, but fail where LOITER_LAB=required.
+
+What such a machine takes is in `lab.machine`.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import pytest
 
@@ -28,13 +31,20 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_TEST_SECONDS))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Has a test fail that was skipped, for whatever reason, where the lab is required."""
+    report = yield
+    if report.skipped and os.environ.get("LOITER_LAB") == "required":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which LOITER_LAB=required forbids: {report.longrepr}"
+    return report
+
+
 @pytest.fixture(scope="session")
 def lab() -> None:
     """Skips what asks for it where this machine can not run the lab."""
-    reason = why_not()
-    if reason is not None and os.environ.get("LOITER_LAB") == "required":
-        pytest.fail(f"this machine can not run the lab: {reason}", pytrace=False)
-    if reason is not None:
+    if (reason := why_not()) is not None:
         pytest.skip(f"this machine can not run the lab: {reason}")
 
 

@@ -165,6 +165,51 @@ def test_a_roll_out_that_fails_stops_at_the_first_host(play: Play, hosts: Mappin
     assert hosts["web2"].run("cat", "/etc/loiter/agent.toml").stdout == before
 
 
+def test_what_a_run_that_failed_has_changed_is_in_force(play: Play, hosts: Mapping[str, Host]) -> None:
+    """At once where the play could go on to its handlers, and else after the next run, which itself changes nothing."""
+    web3, wrong = hosts["web3"], {"loiter_agent_package": "/nowhere/loiter-agent_9.9-1_amd64.deb"}
+    processes = [main_process(web3)]
+    run = play("--limit", "web3", loiter_agent_labels={"role": "db"}, **wrong)
+    assert run.status != 0
+    processes.append(main_process(web3))
+    web3.run("touch", "/etc/credstore/loiter-agent.certificate.pem")
+    run = play("--limit", "web3", loiter_agent_labels={"role": "db"})
+    assert run.status == 0, run.output
+    processes.append(main_process(web3))
+    assert len(set(processes)) == len(processes)
+
+
+def test_a_token_is_kept_although_a_later_one_fails(play: Play, secrets: Path) -> None:
+    tokens = [
+        {"name": name, "right": "read", "file": str(file)}
+        for name, file in (("bob", secrets / "bob.token"), ("carol", secrets / "nowhere" / "carol.token"))
+    ]
+    run = play("--limit", AGGREGATOR, loiter_aggregator_tokens=tokens)
+    assert run.status != 0
+    assert "nowhere/carol.token: there is no such folder on the control host" in run.output
+    assert (secrets / "bob.token").read_text().startswith("loiter_")
+
+
+def test_a_lost_token_is_named_and_replaced_when_asked_and_a_new_name_gets_a_certificate(
+    play: Play, hosts: Mapping[str, Host], secrets: Path, ask: Callable[..., Any]
+) -> None:
+    (secrets / "alice.token").unlink()
+    run = play("--limit", AGGREGATOR)
+    assert run.status != 0
+    assert "The token of alice is in force" in run.output
+    aggregator = hosts[AGGREGATOR]
+    before = main_process(aggregator, "loiter-aggregator")
+    names = [AGGREGATOR, aggregator.address, "other.example"]
+    replace = ("-e", "loiter_aggregator_tokens_replace=true")
+    run = play("--limit", AGGREGATOR, *replace, loiter_aggregator_names=names)
+    assert run.status == 0, run.output
+    assert ask("fleet")["aggregator"], "the new token is taken"
+    words = ("openssl", "x509", "-noout", "-checkhost", "other.example")
+    certificate = "/etc/credstore/loiter-aggregator.certificate.pem"
+    assert "does match" in aggregator.run(*words, "-in", certificate).stdout
+    assert main_process(aggregator, "loiter-aggregator") != before
+
+
 def test_an_upgrade_goes_host_by_host_and_loses_no_sample(
     play: Play, hosts: Mapping[str, Host], debs: Debs, ask: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -197,21 +242,21 @@ def test_absent_keeps_what_purge_removes(play: Play, hosts: Mapping[str, Host]) 
     assert run.status == 0, run.output
     assert not runs(hosts["web1"])
     assert hosts["web1"].run("ls", "/etc/loiter/agent.toml", "/var/lib/private/loiter-agent").returncode == 0
-    purge = gone | {"loiter_agent_purge": True, "loiter_aggregator_purge": True}
-    run = play(**purge)
+    purge = ("-e", "loiter_agent_purge=true", "-e", "loiter_aggregator_purge=true")
+    run = play(*purge, **gone)
     assert run.status == 0, run.output
     for host in hosts.values():
         left = host.run("sh", "-c", 'ls -d "$@" /etc/credstore/loiter-* 2>/dev/null', "ls", *KEPT, check=False).stdout
         assert left == "", f"{host.name}: {left}"
         assert host.run("getent", "passwd", "loiter", check=False).stdout == ""
         assert host.run("systemctl", "cat", "loiter-agent", check=False).returncode != 0
-    again = play("--check", **purge)
+    again = play("--check", *purge, **gone)
     assert (again.status, again.changed) == (0, 0), again.output
 
 
-def main_process(host: Host) -> str:
-    """The pid of the agent."""
-    return host.run("systemctl", "show", "--value", "--property=MainPID", "loiter-agent").stdout.strip()
+def main_process(host: Host, unit: str = "loiter-agent") -> str:
+    """The pid of a service."""
+    return host.run("systemctl", "show", "--value", "--property=MainPID", unit).stdout.strip()
 
 
 def runs(host: Host) -> bool:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from support.programs import ROOT
 from systemd.debs import Debs
 from systemd.lab import Fleet
-from systemd.lab.host import Host
 from systemd.lab.template import template
 from systemd.lab.tools import here, lab_folder, locked
+from systemd.services import Aggregator, serve
 
 USER_DATA: Final = ROOT / "deploy" / "cloud-init" / "loiter-agent.yaml"
 SEED: Final = "/var/lib/cloud/seed/nocloud"
@@ -38,40 +36,25 @@ def cloud_init() -> Path:
 
 
 @pytest.fixture(scope="module")
-def aggregator(fleet: Fleet, debs: Debs) -> Host:
-    """An aggregator by the name of `agg`, which also has the packages for download."""
-    host = fleet.host("agg")
-    host.push(debs.aggregator, "/root")
-    host.run("dpkg", "--install", f"/root/{debs.aggregator.name}", timeout=200)
-    host.run("loiter", "ca", "init", "/root/ca")
-    host.run("loiter", "ca", "server", "/root/ca", "agg")
-    for made, credential in (("aggregator.pem", "certificate.pem"), ("aggregator.key", "key.pem")):
-        host.run("install", "-D", "-m", "600", f"/root/ca/{made}", f"/etc/credstore/loiter-aggregator.{credential}")
-    host.write("/etc/loiter/aggregator.toml", 'listen = "0.0.0.0:7433"\n')
-    host.run("sh", "-c", "loiter token add alice --right read >/root/alice")
-    host.push(debs.agent, "/srv/packages")
-    host.run("systemd-run", "--unit=packages", "python3", "-m", "http.server", "8000", "--directory", "/srv/packages")
-    host.run("systemctl", "restart", "loiter-aggregator")
-    return host
+def aggregator(fleet: Fleet, debs: Debs) -> Aggregator:
+    """An aggregator by the name of `agg`, which also has the package of the agent for download."""
+    serving = serve(fleet.host("agg"), debs.aggregator)
+    serving.host.push(debs.agent, "/srv/packages")
+    download = ("python3", "-m", "http.server", "8000", "--directory", "/srv/packages")
+    serving.host.run("systemd-run", "--unit=packages", *download)
+    return serving
 
 
-@pytest.fixture
-def ask(aggregator: Host) -> Callable[..., Any]:
-    """Asks it."""
-    access = ("--server", "agg:7433", "--ca", "/root/ca/ca.pem", "--token-file", "/root/alice")
-    return lambda *question: json.loads(aggregator.run("loiter", *question, *access, "-o", "json").stdout)
-
-
-def filled_in(aggregator: Host, package: Path) -> str:
+def filled_in(aggregator: Aggregator, package: Path) -> str:
     """The user-data with what a person has to fill in."""
     text = USER_DATA.read_text()
     example, end = "      -----BEGIN CERTIFICATE-----\n", "      -----END CERTIFICATE-----\n"
     before, _, rest = text.partition(example)
-    authority = aggregator.run("cat", "/root/ca/ca.pem").stdout
+    authority = aggregator.host.run("cat", "/etc/loiter/ca.pem").stdout
     text = before + "".join(f"      {line}\n" for line in authority.splitlines()) + rest.partition(end)[2]
     answers = {
         "aggregator.example:7433": "agg:7433",
-        "loiter_TOKEN": aggregator.run("loiter", "token", "add", "cloud", "--right", "ingest").stdout.strip(),
+        "loiter_TOKEN": aggregator.host.run("cat", "/etc/loiter/ingest.token").stdout.strip(),
         "https://artefacts.example/loiter-agent_0.2.0-1_amd64.deb": f"http://agg:8000/{package.name}",
         "0" * 64: hashlib.sha256(package.read_bytes()).hexdigest(),
     }
@@ -82,7 +65,7 @@ def filled_in(aggregator: Host, package: Path) -> str:
 
 
 def test_a_machine_reports_once_it_has_booted(
-    fleet: Fleet, cloud_init: Path, aggregator: Host, debs: Debs, ask: Callable[..., Any]
+    fleet: Fleet, cloud_init: Path, aggregator: Aggregator, debs: Debs
 ) -> None:
     """With the zone that the cloud names as a label. Nothing of the user-data is unknown to cloud-init."""
     machine = fleet.host("vm")
@@ -94,7 +77,7 @@ def test_a_machine_reports_once_it_has_booted(
     machine.reboot()
     status = machine.run("cloud-init", "status", "--wait", "--long", check=False, timeout=120)
     assert "status: done" in status.stdout.splitlines(), machine.run("cat", "/var/log/cloud-init-output.log").stdout
-    machine.wait(lambda: [row["host"] for row in ask("top", "hosts")] == ["vm"], 30)
-    assert ask("host", "vm")["labels"] == {"role": "web", "zone": "fra1-a"}
+    machine.wait(lambda: [row["host"] for row in aggregator.ask("top", "hosts")] == ["vm"], 30)
+    assert aggregator.ask("host", "vm")["labels"] == {"role": "web", "zone": "fra1-a"}
     assert machine.run("stat", "-c", "%a", "/etc/credstore", "/etc/credstore/loiter-agent.token").stdout == "700\n600\n"
     assert "Valid" in machine.run("cloud-init", "schema", "--system").stdout

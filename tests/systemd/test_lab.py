@@ -14,6 +14,7 @@ import pytest
 
 from systemd.lab import Fleet, cgroups, network
 from systemd.lab.plan import runs_folder
+from systemd.lab.remains import sweep
 from systemd.lab.tools import LabError, here, wait_for
 
 TESTS = Path(__file__).parents[1]
@@ -119,3 +120,30 @@ def test_what_a_killed_supervisor_leaves_is_swept_up_by_the_next_fleet() -> None
     assert traces("kllb")
     with Fleet("kllc"):
         assert not traces("kllb")
+
+
+@pytest.mark.parametrize(("lab", "status"), [("required", 1), ("", 0)])
+def test_a_skip_is_a_failure_where_the_lab_is_required(tmp_path: Path, lab: str, status: int) -> None:
+    """Whatever the reason for it was."""
+    (tmp_path / "test_it.py").write_text("import pytest\n\ndef test_it() -> None:\n    pytest.skip('no reason')\n")
+    words = (sys.executable, "-m", "pytest", "-p", "systemd.conftest", "--rootdir", tmp_path, tmp_path)
+    done = here("env", f"LOITER_LAB={lab}", f"PYTHONPATH={TESTS}", *words, check=False)
+    assert done.returncode == status, done.stdout
+
+
+@pytest.mark.usefixtures("lab")
+def test_what_can_not_be_ended_is_said_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the host stays, by which a later sweep finds the rest."""
+    mark = runs_folder() / "klld" / "one" / "lock"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+
+    def refuse(_: object) -> None:
+        raise LabError("not empty")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cgroups, "remove", refuse)
+        sweep()
+        assert mark.exists()
+    sweep()
+    assert not mark.exists()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from zipfile import ZipFile
 
 import pytest
@@ -16,6 +16,7 @@ from support.programs import BIN, ROOT
 from systemd.debs import Debs, renumbered
 from systemd.lab import Fleet, Host
 from systemd.lab.tools import here
+from systemd.services import EVERY_SECOND, Aggregator, install, introduce, pid, serve, show, status
 
 PREVIOUS: Final = ROOT / "tests/fixtures/releases/loiter-0.1.0-py3-none-any.whl"
 SECONDS_TO_APPEAR: Final = 30
@@ -39,39 +40,10 @@ find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path 
 """
 
 
-@dataclass(frozen=True)
-class Aggregator:
-    """A host with the package of the aggregator, and what its fleet needs to know of it."""
-
-    host: Host
-    authority: str
-    agent_token: str
-    reader: tuple[str, ...]
-
-    def ask(self, *words: str) -> Any:
-        """What it answers, as JSON."""
-        return json.loads(self.host.run("loiter", *words, "-o", "json", *self.reader).stdout)
-
-    def version_of(self, name: str) -> str | None:
-        """The version of the agent that has reported last from a host; None where none has."""
-        asked = self.host.run("loiter", "host", name, "-o", "json", *self.reader, check=False)
-        return str(json.loads(asked.stdout)["agent_version"]) if asked.returncode == 0 else None
-
-
 @pytest.fixture(scope="module")
 def aggregator(fleet: Fleet, debs: Debs) -> Aggregator:
     """An aggregator with TLS and tokens, set up as the guide has it."""
-    host = fleet.host("agg")
-    install(host, debs.aggregator)
-    return serve(host)
-
-
-def serve(host: Host) -> Aggregator:
-    """Opens the aggregator of a host to the fleet, as the guide has it."""
-    host.run("loiter", "service", "install", "--name", host.name, timeout=120)
-    reader = ("--server", f"{host.name}:7433", "--ca", "/etc/loiter/ca.pem", "--token-file", "/etc/loiter/read.token")
-    authority, token = (host.run("cat", f"/etc/loiter/{file}").stdout for file in ("ca.pem", "ingest.token"))
-    return Aggregator(host, authority, token, reader)
+    return serve(fleet.host("agg"), debs.aggregator)
 
 
 @pytest.fixture
@@ -85,29 +57,6 @@ def bare(fleet: Fleet) -> Iterator[Host]:
 def purge(host: Host) -> None:
     """Takes both packages away with all that is theirs."""
     host.run("dpkg", "--purge", "loiter-agent", "loiter-aggregator", timeout=120)
-
-
-def install(host: Host, *packages: Path, before: Sequence[str] = ()) -> str:
-    """Installs packages in one command, and returns what it printed."""
-    for package in packages:
-        host.push(package, "/root")
-    done = host.run(
-        *before, "apt-get", "install", "-y", *(f"/root/{package.name}" for package in packages), timeout=300
-    )
-    return done.stdout + done.stderr
-
-
-def introduce(host: Host, aggregator: Aggregator, more: str = "") -> None:
-    """Puts there what a roll-out puts there before the package: settings and secrets."""
-    host.write("/etc/loiter/agent.toml", f'server = "agg:7433"\ninterval = "1s"\n{more}')
-    host.run("install", "-d", "-m", "700", "/etc/credstore")
-    host.write("/etc/credstore/loiter-agent.ca.pem", aggregator.authority, 0o600)
-    host.write("/etc/credstore/loiter-agent.token", aggregator.agent_token, 0o600)
-
-
-def show(host: Host, unit: str, name: str) -> str:
-    """A property of a unit."""
-    return host.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
 
 
 def starts(host: Host, unit: str) -> int:
@@ -145,6 +94,17 @@ print(json.dumps(rows))
     return [Epoch(*row) for row in json.loads(host.run("python3", "-BIS", "-c", query).stdout)]
 
 
+def waiting(host: Host) -> int:
+    """How many reports an agent that runs as root has on its disk, by a copy: it keeps the file to itself."""
+    query = """
+import shutil, sqlite3
+shutil.copytree("/var/lib/loiter-agent", "/tmp/copy", dirs_exist_ok=True)
+print(sqlite3.connect("/tmp/copy/spool.db").execute("SELECT count(*) FROM report").fetchone()[0])
+"""
+    # It fails where the files change as they are copied.
+    return int(host.run("python3", "-c", query, check=False).stdout or 0)
+
+
 def files(host: Host) -> set[str]:
     """Every file of a host with what is in it, whose it is and who may read it; but for records."""
     lines = host.run("sh", "-c", _LOOK, timeout=120).stdout.splitlines()
@@ -161,8 +121,8 @@ def test_removing_keeps_what_purging_takes_away(bare: Host, debs: Debs) -> None:
     users = host.run("getent", "passwd").stdout + host.run("getent", "group").stdout
     packages = host.run("dpkg-query", "--show").stdout
 
-    install(host, debs.agent, debs.aggregator)
-    serve(host)
+    install(host, debs.agent)
+    serve(host, debs.aggregator)
     secrets = ("--ca", "/etc/loiter/ca.pem", "--token-file", "/etc/loiter/ingest.token")
     host.run("loiter-agent", "install", "--server", "bare:7433", *secrets, "--with", "namespaces", timeout=120)
     host.write("/etc/systemd/system/loiter-aggregator.service.d/ours.conf", "[Service]\nNice=5\n")
@@ -175,12 +135,21 @@ def test_removing_keeps_what_purging_takes_away(bare: Host, debs: Debs) -> None:
     assert host.run("sh", "-c", "ls -A /var/lib/private/loiter-agent").stdout
     assert host.run("sh", "-c", "ls -d /usr/lib/loiter* /usr/bin/loiter*", check=False).stdout == ""
 
+    copies = ("/etc/loiter/agent.toml.mine", "/etc/credstore/loiter-agent.token.mine")
+    for copy in copies:
+        host.write(copy, "mine")
+    host.run("cp", "/var/lib/dpkg/info/loiter-aggregator.postrm", "/run/postrm")
     host.run("apt-get", "purge", "-y", "loiter-agent", "loiter-aggregator", timeout=120)
+    host.run("rm", *copies)
+    host.run("rmdir", "/etc/loiter", "/etc/credstore")
     assert sorted(files(host) ^ before) == []
     assert host.run("dpkg-query", "--show").stdout == packages
     assert host.run("systemctl", "list-unit-files", "--no-legend").stdout == units
     assert host.run("systemctl", "list-units", "--all", "--no-legend", "loiter*").stdout == ""
     assert host.run("getent", "passwd").stdout + host.run("getent", "group").stdout == users
+    host.run("useradd", "--system", "loiter")  # somebody else's
+    host.run("sh", "/run/postrm", "purge")
+    host.run("userdel", "loiter")
     assert host.run("sh", "-c", "ls -d /run/loiter*", check=False).stdout == ""
 
 
@@ -194,7 +163,7 @@ def test_an_agent_reports_within_half_a_minute_of_one_command(fleet: Fleet, debs
     assert host.run("sha256sum", "/etc/loiter/agent.toml").stdout == before
     assert host.run("systemctl", "is-enabled", "loiter-agent").stdout.strip() == "enabled"
     assert host.run("dpkg", "--verify", "loiter-agent").stdout == ""
-    assert show(host, "loiter-agent", "NRestarts") == "0"
+    assert show(host, "NRestarts") == "0"
 
 
 def test_what_runs_is_what_the_package_holds(fleet: Fleet, debs: Debs, aggregator: Aggregator) -> None:
@@ -214,6 +183,16 @@ def test_what_runs_is_what_the_package_holds(fleet: Fleet, debs: Debs, aggregato
     assert host.run("dpkg", "--verify", "loiter-agent").stdout == ""
     shipped = host.run("dpkg", "--listfiles", "loiter-agent").stdout.splitlines()
     assert set(host.run("find", "/usr/lib/loiter-agent").stdout.splitlines()) <= set(shipped)
+
+
+def test_the_script_of_the_rpm_enables_the_service_where_systemd_does_not_run(bare: Host, debs: Debs) -> None:
+    """As where an image is built: it is to start when that boots."""
+    install(bare, debs.agent)
+    bare.run("systemctl", "disable", "loiter-agent")
+    spec = (ROOT / "deploy/rpm/loiter.spec").read_text()
+    script = spec.partition("\n%post agent\n")[2].partition("\n%")[0]
+    bare.run("unshare", "--mount", "sh", "-c", f"mount -t tmpfs none /run && set -- 1 && {script}")
+    assert bare.run("systemctl", "is-enabled", "loiter-agent").stdout.strip() == "enabled"
 
 
 @pytest.mark.parametrize("way", ["environment", "debconf"])
@@ -244,17 +223,17 @@ def test_an_upgrade_loses_no_sample_and_keeps_settings(
     """The agent restarts once, then the aggregator; every report that was numbered is in the store once."""
     host = fleet.host("web1")
     purge(host)
-    introduce(host, aggregator, "# ours\n")
+    introduce(host, aggregator, EVERY_SECOND + "# ours\n")
     install(host, renumbered(debs.agent, "0.1.99", tmp_path))
     host.wait(lambda: aggregator.version_of("web1") == "0.1.99", SECONDS_TO_APPEAR)
-    first = show(host, "loiter-agent", "MainPID")
+    first = pid(host)
     started = starts(host, "loiter-agent")
-    ticks = json.loads(host.run("cat", "/run/loiter-agent/status.json").stdout)["ticks"]
+    ticks = status(host)["ticks"]
     settings = host.run("cat", "/etc/loiter/agent.toml").stdout
 
     install(host, debs.agent)
     host.wait(lambda: aggregator.version_of("web1") not in (None, "0.1.99"), SECONDS_TO_APPEAR)
-    assert show(host, "loiter-agent", "MainPID") != first
+    assert pid(host) != first
     assert starts(host, "loiter-agent") == started + 1
     assert host.run("cat", "/etc/loiter/agent.toml").stdout == settings
 
@@ -290,29 +269,34 @@ def test_the_spool_and_the_store_of_the_release_before_are_taken_over(fleet: Fle
     host.push(debs.agent, "/root")
     host.run("dpkg-deb", "--extract", f"/root/{debs.agent.name}", "/opt/agent", timeout=120)
 
-    def start(unit: str, module: str, *arguments: str) -> None:
+    def command(module: str, *arguments: str) -> list[str]:
         path = f"import sys; sys.path[:0] = ['{old}', '/opt/agent/usr/lib/loiter-agent']"
-        code = f"{path}; from {module} import main; main()"
-        host.run("systemd-run", f"--unit={unit}", "--collect", "python3", "-BIS", "-c", code, *arguments)
+        return ["python3", "-BIS", "-c", f"{path}; from {module}.__main__ import main; main()", *arguments]
+
+    def start(unit: str, module: str, *arguments: str) -> None:
+        host.run("systemd-run", f"--unit={unit}", "--collect", *command(module, *arguments))
+
+    def stored() -> int:
+        asked = host.run(*command("loiter_aggregator", "host", "old", "-o", "json"), check=False)
+        return int(json.loads(asked.stdout)["samples"]) if asked.returncode == 0 else 0
 
     def journal(unit: str) -> str:
         return host.run("journalctl", "-u", unit, "-n", "20", "-o", "cat").stdout
 
-    start("old-serve", "loiter_aggregator.__main__", "serve", "--data-dir", "/var/lib/loiter")
-    start("old-agent", "loiter_agent.__main__", "run", "--interval", "1s")
-    host.wait(("sh", "-c", "journalctl -u old-agent -o cat | grep -q 'reporting to'"), 30, lambda: journal("old-agent"))
-    host.run("sleep", "3")  # some of its reports are stored,
+    start("old-serve", "loiter_aggregator", "serve", "--data-dir", "/var/lib/loiter")
+    start("old-agent", "loiter_agent", "run", "--interval", "1s")
+    host.wait(lambda: stored() >= 3, 30, lambda: journal("old-agent"))
     host.run("systemctl", "stop", "old-serve")
-    host.run("sleep", "3")  # and some are not
+    host.wait(lambda: waiting(host) >= 3, 30, lambda: journal("old-agent"))
     host.run("systemctl", "stop", "old-agent")
     [delivered] = sequences(host, old)
 
     install(host, debs.aggregator, debs.agent)
-    local = Aggregator(host, "", "", ("--server", "127.0.0.1:7433"))
+    local = Aggregator(host)
     version = host.run("loiter-agent", "--version").stdout.split()[1]
     host.wait(lambda: local.version_of("old") == version, SECONDS_TO_APPEAR)
     assert local.ask("fleet")["losing_hosts"] == []
-    host.run("sleep", "3")
+    host.wait(lambda: status(host)["waiting_reports"] == 0, SECONDS_TO_APPEAR)
     host.run("systemctl", "stop", "loiter-agent", "loiter-aggregator")
     [by_old, by_new] = sequences(host)
     assert by_old.is_whole, "what the old store held, and what the old agent kept"

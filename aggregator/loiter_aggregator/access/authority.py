@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from loiter_aggregator.access.files import locked, write_atomically
+from loiter.files import write_atomically
+from loiter_aggregator.access.files import locked
 
 HOST_URI_PREFIX: Final = "urn:loiter:host:"
 

@@ -1,13 +1,12 @@
-"""Files that decide who gets in: written whole, by one writer at a time, and read again when they change."""
+"""Files that decide who gets in: by one writer at a time, and read again when they change."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 _LOOK_EVERY_SECONDS: Final = 1.0
@@ -17,40 +16,14 @@ _LOOK_EVERY_SECONDS: Final = 1.0
 Stamp = tuple[int, int, int, int] | None
 
 
-def write_atomically(file: Path, content: bytes, mode: int) -> None:
-    """Replaces a file. It is on the disk when this returns, and after a crash it holds the old content or the new.
-
-    It belongs to whom the old one belonged, or else its folder: what root writes, the aggregator's user must read.
-
-    Raises:
-        OSError: It can not be written.
-    """
-    owner = os.stat(file if file.exists() else file.parent)
-    with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
-        try:
-            os.fchmod(stream.fileno(), mode)
-            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
-                with suppress(PermissionError):  # only root may give files away
-                    os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-            os.replace(stream.name, file)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(stream.name)
-            raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Keeps other writers of a file waiting. The lock is a file beside it: the file itself is replaced."""
-    descriptor = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    """Keeps other writers of a file waiting. The lock is a file beside it: the file itself is replaced.
+
+    Raises OSError, also where the lock is a symbolic link: in a folder of the service it could lead root anywhere.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(file.with_name(f".{file.name}.lock"), flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -22,9 +22,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from loiter.files import write_atomically
 from loiter.logs import fields
 from loiter.transport import TOKEN_PATTERN
-from loiter_aggregator.access.files import Watch, locked, write_atomically
+from loiter_aggregator.access.files import Watch, locked
 from loiter_aggregator.access.principal import Right
 
 _log = logging.getLogger(__name__)

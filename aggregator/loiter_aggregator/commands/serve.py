@@ -8,16 +8,20 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, NoReturn
 
 import click
 
-from loiter import logs
+from loiter import logs, restart_pause
 from loiter.logs import LOG_FORMATS
 from loiter.settings import SettingsError, load
 from loiter_aggregator.access import core_log
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 
 _log = logging.getLogger(__name__)
+
+# Of the flags that are called otherwise.
+_SETTINGS: Final = {name: f"tls.{name}" for name in ("certificate", "key", "client_ca", "revoked")}
 
 
 @click.command()
@@ -32,19 +36,7 @@ _log = logging.getLogger(__name__)
 @click.option("--tokens", metavar="FILE", help="File of the tokens. [default: tokens.json in the data folder]")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), help="How log lines are written. [default: auto]")
 @click.option("--insecure", is_flag=True, default=None, help="Off this machine, do without TLS and without asking who.")
-def serve(
-    config: Path | None,
-    listen: str | None,
-    listen_readers: str | None,
-    data_dir: str | None,
-    certificate: str | None,
-    key: str | None,
-    client_ca: str | None,
-    revoked: str | None,
-    tokens: str | None,
-    log_format: str | None,
-    insecure: bool | None,
-) -> None:
+def serve(config: Path | None, log_format: str | None, **flags: str | bool | None) -> None:
     """Take in reports, keep them, and answer questions, until SIGTERM or Ctrl-C."""
     from loiter_aggregator.access.requirements import check  # late: X.509 is for this verb alone
 
@@ -58,24 +50,11 @@ def serve(
             config,
             # What `loiter top` reads there is no slip in the name of a setting.
             {name: value for name, value in os.environ.items() if name != "LOITER_TOKEN"},
-            {
-                "listen": listen,
-                "listen_readers": listen_readers,
-                "data_dir": data_dir,
-                "tls.certificate": certificate,
-                "tls.key": key,
-                "tls.client_ca": client_ca,
-                "tls.revoked": revoked,
-                "tokens": tokens,
-                "log_format": log_format,
-                "insecure": insecure,
-            },
+            {_SETTINGS.get(name, name): value for name, value in (flags | {"log_format": log_format}).items()},
         )
         check(settings)
     except SettingsError as error:
-        if logs.say_the_end(str(error)):
-            raise SystemExit(2) from None
-        raise click.UsageError(str(error)) from None
+        _end(click.UsageError(str(error), click.get_current_context()))
     logs.configure("loiter", settings.log_format, settings.log_level)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
@@ -104,9 +83,14 @@ def _run(settings: AggregatorSettings) -> None:
     try:
         asyncio.run(run(replace(settings, limits=replace(settings.limits, streams=streams))))
     except (StoreError, TokenFileError, RevocationFileError, OSError) as error:
-        if logs.say_the_end(str(error)):
-            raise SystemExit(1) from None
-        raise click.ClickException(str(error)) from None
+        _end(click.ClickException(str(error)))
+
+
+def _end(error: click.ClickException) -> NoReturn:
+    if not logs.say_the_end(error.message):
+        error.show()
+    restart_pause.pause(os.environ, error.message)
+    raise SystemExit(error.exit_code)
 
 
 def _is_no_cancellation(record: logging.LogRecord) -> bool:

@@ -216,12 +216,14 @@ def _plan(goal: Wanted, timeout: float) -> tuple[Step, ...]:
 
 def _door(request: Request) -> Door:
     settings, copy = request.settings, credential("certificate.pem")
+    # Where agents have to show a certificate, readers have not.
+    listen = settings.listen_readers or settings.listen
     certificate = settings.tls.certificate or (copy if copy.exists() else None)
     if certificate is None:
-        return Door(settings.listen)
+        return Door(listen)
     ours = SERVER_CERTIFICATE.exists() and SERVER_CERTIFICATE.read_bytes() == certificate.read_bytes()
     name = next(iter(names_in(certificate.read_bytes())), None)
-    return Door(settings.listen, certificate, AUTHORITY_CERTIFICATE if ours else None, name)
+    return Door(listen, certificate, AUTHORITY_CERTIFICATE if ours else None, name)
 
 
 def _not_serving(problem: str, timeout: float) -> str:

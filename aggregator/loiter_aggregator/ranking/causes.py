@@ -12,7 +12,8 @@ CAUSES: Final = tuple(cause for cause in sample_pb2.Cause.values() if cause)
 # The columns of `cause_sums`.
 CAUSE_COLUMNS: Final = tuple(f"cause{cause}" for cause in CAUSES)
 
-# Where any has CLOSE_WAIT sockets, it takes one of those to know whether they are stuck.
+# At least so many: as for other sums, what is unknown of one does not hide what is known of the others. But where any
+# has CLOSE_WAIT sockets, it takes one of those to know whether they are stuck.
 STUCK: Final = """
     CASE WHEN max(close_wait_now) > 0 THEN sum(CASE WHEN close_wait_now > 0 THEN stuck END) ELSE sum(stuck) END"""
 

@@ -7,6 +7,7 @@ the pooled r², as that of an application: the share of the variance within host
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from loiter.v1 import sample_pb2
 from loiter_aggregator.ranking.causes import CAUSE_COLUMNS, STUCK, cause_sums, most
@@ -74,21 +75,22 @@ def rank_groups(store: Reader, ranking: Ranking, label: str) -> list[GroupRow]:
         LIMIT $limit""",
         ranking.parameters() | {"group_by": label},
     )
-    return [
-        GroupRow(
-            value=row[0],
-            hosts=row[1],
-            silent_hosts=row[2],
-            close_wait=CloseWait(optional_int(row[3]), optional_int(row[4]), row[5], row[6], int(row[7])),
-            time_wait=TimeWait(optional_int(row[8]), row[9], optional_int(row[10])),
-            established=optional_int(row[11]),
-            fd_share=row[12],
-            cause=most(row[15:]),
-            stuck=optional_int(row[13]),
-            ports_share=row[14],
-        )
-        for row in rows
-    ]
+    return [_row(row) for row in rows]
+
+
+def _row(row: tuple[Any, ...]) -> GroupRow:
+    return GroupRow(
+        value=row[0],
+        hosts=row[1],
+        silent_hosts=row[2],
+        close_wait=CloseWait(optional_int(row[3]), optional_int(row[4]), row[5], row[6], int(row[7])),
+        time_wait=TimeWait(optional_int(row[8]), row[9], optional_int(row[10])),
+        established=optional_int(row[11]),
+        fd_share=row[12],
+        cause=most(row[15:]),
+        stuck=optional_int(row[13]),
+        ports_share=row[14],
+    )
 
 
 def _held(ranking: Ranking) -> str:

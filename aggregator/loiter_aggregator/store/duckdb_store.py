@@ -26,6 +26,9 @@ _FILE: Final = "loiter.duckdb"
 # A host that has not been heard of for so long beyond retention is forgotten, and so is the epoch of a spool.
 _LONG_GONE_MS: Final = 30 * 86_400_000
 _RETRY_SECONDS: Final = 1.0
+# What is deleted at once, as nothing can be written meanwhile: about a second's worth.
+_SLICE_ROWS: Final = 500_000
+_MINUTE_MS: Final = 60_000
 
 
 class UnfitError(StoreError):
@@ -62,12 +65,15 @@ class DuckDbStore:
             raise StoreError(f"cannot use the folder {data_dir}: {error.strerror}") from None
         self._database = Database(file, memory_limit)
         self._writing = threading.Lock()
+        self._next = threading.Lock()
         self._closing = threading.Event()
         # Called by the thread that writes while it waits for the file to be readable again.
         self.on_wait: Callable[[], None] = lambda: None
         # Those in the file, and no others as long as this is certain: whoever deletes some need not say which.
         self._identities: set[int] = set()
         self._identities_are_certain = True
+        # Those of the batches that were written since somebody last began to look for identities that none has.
+        self._used: set[int] = set()
         try:
             self._prepare(file)
         except BaseException:
@@ -136,7 +142,7 @@ class DuckDbStore:
             UnfitError: Nothing of the batch was stored, nor ever will be.
             StoreError: Nothing of the batch was stored.
         """
-        with self._writing:
+        with self._turn():
             self._database.check_in_place()
             if not self._identities_are_certain:
                 self._read_identities()
@@ -147,26 +153,72 @@ class DuckDbStore:
                 if not self._was_stored(batch):
                     raise
             self._identities.update(batch.identities)
+            self._used.update(batch.identities)
             self._database.checkpoint_if_due()
 
     def forget_before(self, time: int) -> None:
         """Deletes samples taken before a time in milliseconds, and all that is only there for samples long gone.
 
-        Raises StoreError.
+        Step by step: batches are written in between. What a crash leaves is deleted the next time. Raises StoreError.
         """
-        with self._writing:
+        slices = self._slices(time)
+        for end in slices:
+            self._delete(
+                ("DELETE FROM host_sample WHERE ts < ?", [end]), ("DELETE FROM process_sample WHERE ts < ?", [end])
+            )
+        long_gone = time - _LONG_GONE_MS
+        self._delete(
+            ("DELETE FROM lost_sample WHERE greatest(last_ts, received) < ?", [time]),
+            ("DELETE FROM host_latest WHERE ts < ?", [time]),
+            ("DELETE FROM high_water WHERE updated < ?", [long_gone]),
+            ("DELETE FROM host WHERE last_seen < ?", [long_gone]),
+            ("DELETE FROM host_label WHERE host_key NOT IN (SELECT host_key FROM host)", []),
+        )
+        if slices:
+            self._forget_identities()
+
+    def _slices(self, time: int) -> list[int]:
+        """The times up to which to delete one after the other, so that each step is of some rows and not of all."""
+        rows = self.read(
+            """
+            SELECT max(minute) FROM (
+                SELECT minute, sum(rows) OVER (ORDER BY minute) // $slice_rows AS slice FROM (
+                    SELECT ts // $minute_ms AS minute, count(*) AS rows
+                    FROM (SELECT ts FROM host_sample WHERE ts < $time
+                        UNION ALL SELECT ts FROM process_sample WHERE ts < $time) AS old
+                    GROUP BY minute) AS minutes) AS sliced
+            GROUP BY slice ORDER BY slice""",
+            {"time": time, "minute_ms": _MINUTE_MS, "slice_rows": _SLICE_ROWS},
+        )
+        return [min((minute + 1) * _MINUTE_MS, time) for (minute,) in rows]
+
+    def _delete(self, *statements: tuple[str, list[int]]) -> None:
+        """Takes one step, unless the store is being closed."""
+        with self._turn():
+            if self._closing.is_set():
+                return
+            with self._transaction() as connection:
+                for sql, parameters in statements:
+                    connection.execute(sql, parameters)
+            self._database.checkpoint_if_due()
+
+    def _forget_identities(self) -> None:
+        """Deletes what no stored process is called. To find it takes a while, in which it may come into use again."""
+        with self._turn():
+            self._used.clear()
+        unused = {
+            key
+            for (key,) in self.read(
+                "SELECT identity_key FROM identity EXCEPT SELECT DISTINCT identity_key FROM process_sample"
+            )
+        }
+        with self._turn():
+            unused -= self._used
+            if not unused or self._closing.is_set():
+                return
             self._identities_are_certain = False  # until the next write, also where this fails after the commit
             with self._transaction() as connection:
-                execute = connection.execute
-                execute("DELETE FROM host_sample WHERE ts < ?", [time])
-                execute("DELETE FROM process_sample WHERE ts < ?", [time])
-                execute("DELETE FROM lost_sample WHERE greatest(last_ts, received) < ?", [time])
-                execute("DELETE FROM host_latest WHERE ts < ?", [time])
-                execute("DELETE FROM high_water WHERE updated < ?", [time - _LONG_GONE_MS])
-                execute("DELETE FROM host WHERE last_seen < ?", [time - _LONG_GONE_MS])
-                execute("DELETE FROM host_label WHERE host_key NOT IN (SELECT host_key FROM host)")
-                execute("DELETE FROM identity WHERE identity_key NOT IN (SELECT identity_key FROM process_sample)")
-            self._database.checkpoint_if_due()
+                connection.execute("DELETE FROM identity WHERE identity_key IN (SELECT unnest(?))", [list(unused)])
 
     def read(self, sql: str, parameters: Parameters = ()) -> Rows:
         """Runs a query on a connection of its own, beside the writer. Raises StoreError."""
@@ -179,8 +231,18 @@ class DuckDbStore:
     def close(self) -> None:
         """Closes the store. Closing twice is harmless."""
         self._closing.set()
-        with self._writing:
+        with self._turn():
             self._database.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Lets the block alone write. Who waits is the next: a lock by itself may go to whoever just gave it back."""
+        with self._next:
+            self._writing.acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:

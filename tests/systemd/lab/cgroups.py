@@ -14,6 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from systemd.lab.tools import LabError
+
 ROOT: Final = Path("/sys/fs/cgroup")
 _CONTROLLERS: Final = frozenset({"memory", "cpu", "cpuacct", "pids", "blkio", "freezer", "devices"})
 
@@ -54,7 +56,10 @@ def sweep(cgroups: Iterable[Path]) -> None:
 
 
 def remove(cgroups: Sequence[Path]) -> None:
-    """Kills what runs in the cgroups of a host, and removes them once the kernel has let go of it."""
+    """Kills what runs in the cgroups of a host, and removes them once the kernel has let go of it.
+
+    Raises LabError where that takes longer than some seconds, as with what waits for a disk.
+    """
     for _ in range(200):
         _kill(cgroups)
         sweep(cgroups)
@@ -64,6 +69,8 @@ def remove(cgroups: Sequence[Path]) -> None:
         if not any(folder.exists() for folder in cgroups):
             return
         time.sleep(0.02)
+    left = ", ".join(str(folder) for folder in cgroups if folder.exists())
+    raise LabError(f"not empty though all in it was killed: {left}")
 
 
 def _kill(cgroups: Iterable[Path]) -> None:

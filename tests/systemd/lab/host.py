@@ -154,11 +154,14 @@ class Host:
         return os.pread(self._console.fileno(), 4_000, max(0, length - 4_000)).decode(errors="replace")
 
     def end(self) -> None:
-        """Ends it at once and removes every trace. Ending twice is harmless."""
+        """Ends it at once and removes every trace. Ending twice is harmless. Raises LabError where one is left."""
         assert self._supervisor.stdin is not None
+        if self._console.closed:
+            return
         self._supervisor.stdin.close()
-        self._supervisor.wait(30)
-        self._console.close()
+        with self._console:
+            if self._supervisor.wait(30) != 0:
+                raise LabError(f"{self.name} could not be taken away:\n{self.console()}")
 
     def _leader(self) -> int | None:
         """The pid, on this machine, of the host's PID 1. Another one after a reboot."""
