@@ -273,6 +273,10 @@ def test_the_next_commands_are_said() -> None:
         "To look, here as root:",
         "    loiter top apps --server a.example:7433 --ca /etc/loiter/ca.pem --token-file /etc/loiter/read.token",
     ]
+    apart = replace(settings, listen_readers="0.0.0.0:7435")
+    said = next_steps(apart, "a.example", ingest=True, read=True, trust=True)
+    assert "loiter-agent install --server a.example:7433" in said
+    assert "loiter top apps --server a.example:7435" in said
     local = next_steps(AggregatorSettings(), None, ingest=False, read=False, trust=False)
     assert "    loiter-agent install --server 127.0.0.1:7433\n" in local
 

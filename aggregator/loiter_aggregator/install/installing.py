@@ -223,7 +223,10 @@ def _door(request: Request) -> Door:
         return Door(listen)
     ours = SERVER_CERTIFICATE.exists() and SERVER_CERTIFICATE.read_bytes() == certificate.read_bytes()
     name = next(iter(names_in(certificate.read_bytes())), None)
-    return Door(listen, certificate, AUTHORITY_CERTIFICATE if ours else None, name)
+    by_certificate = settings.tls.client_ca is not None or credential("client-ca.pem").exists()
+    # Who has none can only look at the one that is shown.
+    asks = by_certificate and settings.listen_readers is None
+    return Door(listen, certificate, AUTHORITY_CERTIFICATE if ours and not asks else None, name)
 
 
 def _not_serving(problem: str, timeout: float) -> str:

@@ -18,10 +18,8 @@ def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, rea
         read: See `ingest`.
         trust: Whether there is an authority that was made here.
     """
-    port = settings.listen.rpartition(":")[2]
-    server = f"{name}:{port}" if name is not None else settings.listen
-    agent = ["loiter-agent install", f"--server {server}"]
-    look = ["loiter top apps", f"--server {server}"]
+    agent = ["loiter-agent install", f"--server {_reached(settings.listen, name)}"]
+    look = ["loiter top apps", f"--server {_reached(settings.listen_readers or settings.listen, name)}"]
     hand_out = []
     if name is not None and trust:
         agent.append(f"--ca {TRUST.name}")
@@ -45,6 +43,10 @@ def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, rea
             f"    {' '.join(look)}",
         )
     )
+
+
+def _reached(listen: str, name: str | None) -> str:
+    return listen if name is None else f"{name}:{listen.rpartition(':')[2]}"
 
 
 def tokens_gone(in_force: Collection[str], ingest: bool, read: bool) -> str:
