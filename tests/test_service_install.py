@@ -98,6 +98,14 @@ def test_a_file_that_somebody_changed_since_the_start_takes_a_restart() -> None:
     ]
 
 
+def test_a_file_that_is_copied_with_an_older_time_has_changed_now(tmp_path: Path) -> None:
+    file = tmp_path / "some"
+    file.touch()
+    os.utime(file, (1, 1))
+    found = found_files(tmp_path, [Path("/some")])
+    assert found[Path("/some")].changed_at > time.time() - 60
+
+
 def test_a_program_that_was_upgraded_since_the_start_takes_a_restart() -> None:
     found = Found(THERE, frozenset({Path("/etc/some")}), RUNNING, code_changed_at=1_001.0)
     assert commands(plan(WANTED, found)) == ["systemctl restart some.service"]
@@ -410,6 +418,9 @@ def test_the_unit_of_somebody_else_is_shown_and_kept() -> None:
         (backup, theirs.content, 0o600),
         (UNIT_FILE, b"new", 0o644),
     ]
+    masked = FoundFile(b"", 0o666)  # as a link to /dev/null is read
+    with pytest.raises(InstallError, match=r"some.service is masked by .*: systemctl unmask some.service"):
+        unit_files(UNIT_FILE, b"new", masked, "some install", backup, force=True)
     older = FoundFile(units.make_unit("ExecStart=/a run\n", "/a", ("/b",), "some install"), 0o644)
     assert [file.file for file in unit_files(UNIT_FILE, b"new", older, "x", backup, force=False)] == [UNIT_FILE]
 

@@ -78,7 +78,7 @@ def read_file(file: Path | None) -> dict[str, str]:
             raise SettingsError(
                 f"labels_file: {shown} is larger than {_MAX_FILE_BYTES:,} bytes; labels are a line each"
             )
-        return label_lines(content.decode("utf-8"), f"{shown}:")
+        return label_lines(content.decode("utf-8"), f"{shown}:", quote=False)
     except OSError as error:
         raise SettingsError(f"labels_file: cannot read {shown}: {error.strerror}") from None
     except UnicodeDecodeError as error:

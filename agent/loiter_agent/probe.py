@@ -37,17 +37,28 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A try. `skew_seconds` is how far this host's clock is ahead of the aggregator's; None where it does not say."""
+    """A try. `skew_seconds` is how far this host's clock is ahead of the aggregator's; None where it does not say.
+
+    `resolved` is whether the server's name has an address.
+    """
 
     server: str
     verdict: Verdict
     words: str
     skew_seconds: float | None = None
+    resolved: bool = True
+
+
+class _Unresolved(Exception):
+    """The name has no address."""
 
 
 def probe(server: str, security: Security, timeout: float = _TIMEOUT_SECONDS) -> Probe:
     """Tries HOST:PORT, for about `timeout` seconds at most."""
-    wrong = _unreachable(server, timeout)
+    try:
+        wrong = _unreachable(server, timeout)
+    except _Unresolved as error:
+        return Probe(server, Verdict.AWAY, str(error), resolved=False)
     if wrong is not None:
         return Probe(server, Verdict.AWAY, wrong)
     grpc_core.configure(os.environ)
@@ -83,12 +94,12 @@ def probe(server: str, security: Security, timeout: float = _TIMEOUT_SECONDS) ->
 
 
 def _unreachable(server: str, timeout: float) -> str | None:
-    """Why no connection can be made; None where one can."""
+    """Why no connection can be made; None where one can. Raises _Unresolved."""
     host, _, port = server.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except OSError as error:
-        return f"{host} can not be resolved: {error.strerror or error}"
+        raise _Unresolved(f"{host} can not be resolved: {error.strerror or error}") from None
     failure = "no address"
     for family, kind, protocol, _, address in found:
         with socket.socket(family, kind, protocol) as one:

@@ -49,15 +49,15 @@ def configure(program: str, log_format: str, level: str) -> None:
     if log_format == "auto":
         log_format = "journal" if _is_read_by_the_journal(2) else "text"
     handler = _handler(program, log_format)
-    limit = LogLimit(handler.handle)
-    handler.addFilter(limit)
     root = logging.getLogger()
     if _installed is None:
+        limit = LogLimit(_say)
         atexit.register(_say_the_rest)
     else:
-        _say_the_rest()
+        limit = _installed[1]  # settings that are read again are no reason to say it all again
         root.removeHandler(_installed[0])
         _installed[0].close()
+    handler.addFilter(limit)
     _installed = handler, limit
     root.addHandler(handler)
     root.setLevel(level.upper())
@@ -101,6 +101,11 @@ def _is_read_by_the_journal(descriptor: int) -> bool:
     except OSError:
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _say(record: logging.LogRecord) -> None:
+    if _installed is not None:
+        _installed[0].handle(record)
 
 
 def _say_the_rest() -> None:

@@ -24,6 +24,10 @@ Reader = Callable[[object], Any]
 ENVIRONMENT_PREFIX: Final = "LOITER_"
 # A name, a value, and some spaces around them.
 _MAX_LABEL_LINE_CHARS: Final = MAX_LABEL_KEY_CHARS + MAX_LABEL_VALUE_CHARS + 16
+_NO_LABEL: Final = (
+    "no label; write a label a line, such as role=web: a name of letters, digits, '_', '.' and '-', and a printable "
+    f"text of at most {MAX_LABEL_VALUE_CHARS} characters"
+)
 
 
 class SettingsError(Exception):
@@ -360,10 +364,11 @@ def labels(value: object) -> tuple[tuple[str, str], ...]:
     return tuple(dict(pairs).items())
 
 
-def label_lines(text: str, where: str) -> dict[str, str]:
+def label_lines(text: str, where: str, *, quote: bool = True) -> dict[str, str]:
     """Reads labels, a line each, such as `role=web`; blank lines and those that begin with # are passed over.
 
-    Raises ValueError; where a line is wrong, it begins with `where` and the line's number.
+    Raises ValueError; where a line is wrong, it begins with `where` and the line's number. Without `quote` it does not
+    show what is there: that may be another file than was meant, with a secret in it.
     """
     found: dict[str, str] = {}
     for number, line in enumerate((line.strip() for line in text.split("\n")), start=1):
@@ -374,7 +379,8 @@ def label_lines(text: str, where: str) -> dict[str, str]:
         try:
             ((key, content),) = labels((line,))
         except ValueError as error:
-            raise ValueError(f"{where}{number}: {error}") from None
+            wrong = str(error) if quote else _NO_LABEL
+            raise ValueError(f"{where}{number}: {wrong}") from None
         if key in found:
             raise ValueError(f"{where}{number}: label {key} for a second time; a host has one value of each")
         found[key] = content

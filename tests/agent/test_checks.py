@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from loiter.service_install.systemd import ServiceState
+from loiter.transport import Security
 from loiter_agent.checks.capabilities import NEEDED, check_capabilities, effective
 from loiter_agent.checks.clock import check_clock, is_synchronized
 from loiter_agent.checks.disk import check_disk
@@ -21,7 +22,7 @@ from loiter_agent.checks.seen import as_document, from_document, seen
 from loiter_agent.checks.servers import check_certificate, check_servers
 from loiter_agent.checks.show import as_json, as_table, works
 from loiter_agent.checks.unit import check_unit, rights_of
-from loiter_agent.probe import Probe, Verdict
+from loiter_agent.probe import Probe, Verdict, probe
 from support.programs import BIN, run
 from support.statuses import STATUS
 
@@ -109,6 +110,9 @@ def test_one_aggregator_that_lets_the_agent_in_is_enough() -> None:
     refused = Probe("c:1", Verdict.REFUSED, "the token is unknown")
     assert [one.state for one in check_servers([admitted, away, refused])] == [State.OK, State.LIMITED, State.LIMITED]
     assert [one.state for one in check_servers([away, refused])] == [State.MISSING, State.MISSING]
+    unknown = probe("no-such-host.invalid:1", Security())
+    assert unknown.verdict is Verdict.AWAY
+    assert "getent hosts no-such-host.invalid" in (check_servers([unknown])[0].remedy or "")
 
 
 @pytest.mark.parametrize(("days", "state"), [(31, State.OK), (29, State.LIMITED), (-1, State.MISSING)])

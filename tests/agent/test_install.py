@@ -11,12 +11,16 @@ import pytest
 from loiter.service_install.errors import InstallError
 from loiter.service_install.steps import FoundFile
 from loiter.service_install.units import make_unit
+from loiter.transport import Security
+from loiter_agent.config import AgentSettings
+from loiter_agent.install import installing
 from loiter_agent.install.credentials import read_credentials
 from loiter_agent.install.installing import unacknowledged
 from loiter_agent.install.places import BACKUP_FILE, CREDSTORE, DROP_INS, STATE, STATE_LINK, UNIT_FILE, credential
 from loiter_agent.install.removal import removal
 from loiter_agent.install.verify import Delivery, is_delivering, wait_for_delivery
 from loiter_agent.install.wanted import Request, asked_values, wanted
+from loiter_agent.probe import Probe, Verdict
 from loiter_agent.status import Status
 from support.certificates import LONG_AGO, Pki, self_signed
 from support.statuses import STATUS
@@ -68,6 +72,43 @@ def test_beside_a_package_no_unit_is_written_and_ours_of_before_goes() -> None:
     assert UNIT_FILE not in {file.file for file in wanted(request, {}).files}
     assert wanted(request, {UNIT_FILE: OURS}).absent == (UNIT_FILE,)
     assert wanted(request, {UNIT_FILE: THEIRS}).absent == ()
+
+
+def test_a_certificate_takes_the_place_of_a_token_and_the_other_way_round() -> None:
+    pair = {"certificate.pem": b"c", "key.pem": b"k"}
+    for given, gone in (
+        (pair, ("token",)),
+        ({"token": b"t"}, ("certificate.pem", "key.pem")),
+        ({**pair, "token": b"t"}, ()),
+        ({"ca.pem": b"a"}, ()),
+    ):
+        assert wanted(Request(SHIPPED, COMMAND, credentials=given), {}).absent == tuple(map(credential, gone))
+
+
+def test_what_goes_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ca.pem", "token"):
+        (tmp_path / name).touch()
+    tried: list[Security] = []
+
+    def probe(server: str, security: Security) -> Probe:
+        tried.append(security)
+        return Probe(server, Verdict.ADMITTED, "")
+
+    monkeypatch.setattr(installing, "credential", lambda name: tmp_path / name)
+    monkeypatch.setattr(installing, "probe", probe)
+    given = {"certificate.pem": Path("c"), "key.pem": Path("k"), "ca.pem": None, "token": None}
+    installing._probe_servers(AgentSettings(), given, False)
+    assert tried == [Security(ca=tmp_path / "ca.pem", certificate=Path("c"), key=Path("k"))]
+
+
+def test_a_file_of_labels_that_others_can_change_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "labels"
+    monkeypatch.setattr(installing, "unreachable", lambda *_: None)
+    installing._check_labels_file(file)
+    file.touch()
+    file.chmod(0o666)
+    with pytest.raises(InstallError, match="can be changed by others than root"):
+        installing._check_labels_file(file)
 
 
 def test_a_unit_made_by_hand_is_replaced_only_by_force() -> None:

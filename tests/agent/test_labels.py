@@ -259,7 +259,8 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path, caplog: pytest.LogCap
 
     run(host, test)
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        f"labels_file: {file}:2: 'rack' is not of the form key=value; the labels that it held before stay",
+        f"labels_file: {file}:2: no label; write a label a line, such as role=web: a name of letters, digits, '_', "
+        "'.' and '-', and a printable text of at most 255 characters; the labels that it held before stay",
         f"labels_file: cannot read {file}: No such file or directory; the labels that it held before stay",
     ]
 
@@ -267,10 +268,10 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path, caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"# ours\n\nrole", "{file}:3: 'role' is not of the form key=value"),
-        (b"role=\x1b[31m", "{file}:1: label role is not a printable text"),
-        ("role=\u202eweb".encode(), "{file}:1: label role is not a printable text"),
-        (b"9=a", "{file}:1: '9' is not a label name; use letters"),
+        (b"# ours\n\nrole", "{file}:3: no label; write a label a line"),
+        (b"role=\x1b[31m", "{file}:1: no label; write a label a line"),
+        ("role=\u202eweb".encode(), "{file}:1: no label; write a label a line"),
+        (b"9=a", "{file}:1: no label; write a label a line"),
         (b"role=a\nrole=b", "{file}:2: label role for a second time"),
         (b"x" * 20_000, "{file}:1: longer than a label can be"),
         (b"a=b\n" * 20_000, "{file} is larger than 65,536 bytes"),

@@ -125,6 +125,13 @@ def test_revocation_is_of_all_certificates_that_a_host_has_had(folder: Path) -> 
     assert "no certificate for web-3" in ca("revoke", folder, "web-3").stderr
 
 
+def test_a_revocation_is_added_to_the_list_that_the_aggregator_reads(folder: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served.txt"
+    assert f"tls.revoked names {folder / 'revoked.txt'}" in ca("revoke", folder, "web-1").stderr
+    assert f"tls.revoked names {served}" in ca("revoke", folder, "web-1", "--revoked", served).stderr
+    assert load_revoked(served) == load_revoked(folder / "revoked.txt") != frozenset()
+
+
 def test_a_certificate_is_revoked_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that is damaged later keeps what was revoked before, and says so."""
     pki = Pki(tmp_path / "ca")

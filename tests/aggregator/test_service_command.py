@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from loiter.service_install.errors import InstallError
+from loiter.service_install.look import found_files
 from loiter.service_install.plan import apply, apply_forward, removal_plan
 from loiter.service_install.steps import FoundFile, MakeFolder, Run, Step, StepFailed
 from loiter.service_install.systemd import ServiceState
@@ -20,15 +21,17 @@ from loiter_aggregator.access import tokens
 from loiter_aggregator.access.principal import Right
 from loiter_aggregator.commands import loiter
 from loiter_aggregator.config import AggregatorSettings, TlsSettings
-from loiter_aggregator.install.installing import _door, check_data_dir
+from loiter_aggregator.install.installing import _door, check_data_dir, check_data_dir_is_seen
 from loiter_aggregator.install.next_steps import next_steps, tokens_gone
 from loiter_aggregator.install.places import (
     AUTHORITY,
+    AUTHORITY_REVOKED,
     CREDSTORE,
     DATA_DIR_DROP_IN,
     FOLDER,
     INGEST_TOKEN,
     READ_TOKEN,
+    REVOKED,
     SERVER_CERTIFICATE,
     SERVER_KEY,
     TRUST,
@@ -45,6 +48,7 @@ from loiter_aggregator.install.secrets import (
 from loiter_aggregator.install.uninstalling import store_removal
 from loiter_aggregator.install.user import is_service_user
 from loiter_aggregator.install.wanted import Present, Request, asked_values, check_names, wanted
+from support.certificates import self_signed
 
 SHIPPED = "[Service]\nExecStart=/usr/bin/loiter serve\n"
 SYSUSERS = '# The user.\nu loiter - "loiter aggregator" /var/lib/loiter\n'
@@ -109,6 +113,43 @@ def test_agents_with_certificates_need_no_token() -> None:
     tls = TlsSettings(Path("/c.pem"), Path("/k.pem"), Path("/ca.pem"))
     named = replace(OPEN, settings=replace(OPEN.settings, tls=tls))
     assert "fleet" not in str(titles(wanted(named, NOTHING, NOW).prepare))
+
+
+def test_where_agents_show_certificates_the_service_is_given_a_list_of_those_refused() -> None:
+    given = {"certificate.pem": b"", "key.pem": b"", "client-ca.pem": b""}
+    asked = replace(OPEN, credentials=given)
+    files = {file.file: file for file in wanted(asked, NOTHING, NOW).files}
+    assert b"/etc/loiter/revoked.txt" in files[FOLDER / "aggregator.toml"].content
+    assert (files[REVOKED].content, files[REVOKED].mode) == (b"", 0o644)
+    before = replace(NOTHING, files={AUTHORITY_REVOKED: FoundFile(b"0a web-1\n", 0o644)})
+    assert b"0a web-1\n" in [file.content for file in wanted(asked, before, NOW).files if file.file == REVOKED]
+    there = replace(NOTHING, files={REVOKED: FoundFile(b"0a\n", 0o644)})
+    assert REVOKED not in {file.file for file in wanted(asked, there, NOW).files}
+    own = replace(OPEN.settings, tls=TlsSettings(revoked=Path("/srv/revoked.txt")))
+    kept = {file.file: file.content for file in wanted(replace(asked, settings=own), NOTHING, NOW).files}
+    assert REVOKED not in kept
+    assert b"revoked" not in kept[FOLDER / "aggregator.toml"]
+    assert REVOKED not in {file.file for file in wanted(LOCAL, NOTHING, NOW).files}
+
+
+def test_a_certificate_that_was_not_made_here_is_replaced_only_by_force(root: Path) -> None:
+    apply([make_authority(), make_server_certificate(["a.example"])], root, lambda _: None)
+    ours = found_files(root, [AUTHORITY / "ca.pem", SERVER_CERTIFICATE, credential("certificate.pem")])
+    theirs, named = self_signed(root, "a.example")[0].read_bytes(), replace(OPEN, names=["a.example"])
+    wanted(named, replace(NOTHING, files=ours), NOW)
+    for found in ({}, ours):
+        present = replace(NOTHING, files={**found, credential("certificate.pem"): FoundFile(theirs, 0o600)})
+        with pytest.raises(InstallError, match="which were not made here: leave it out, or give --force"):
+            wanted(named, present, NOW)
+        wanted(replace(named, force=True), present, NOW)
+
+
+def test_a_folder_that_the_unit_hides_is_no_folder_of_a_store(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/home")
+    for folder in (Path("/home/x"), Path("/tmp/x"), tmp_path / "link" / "x"):
+        with pytest.raises(InstallError, match="which the service does not see"):
+            check_data_dir_is_seen(folder)
+    check_data_dir_is_seen(Path("/srv/loiter"))
 
 
 def test_a_store_elsewhere_takes_a_drop_in() -> None:
@@ -277,6 +318,8 @@ def test_the_next_commands_are_said() -> None:
     said = next_steps(apart, "a.example", ingest=True, read=True, trust=True)
     assert "loiter-agent install --server a.example:7433" in said
     assert "loiter top apps --server a.example:7435" in said
+    foreign = next_steps(settings, "a.example", ingest=True, read=True, trust=False)
+    assert foreign.count("--ca AUTHORITY.pem") == 2
     local = next_steps(AggregatorSettings(), None, ingest=False, read=False, trust=False)
     assert "    loiter-agent install --server 127.0.0.1:7433\n" in local
 

@@ -37,7 +37,7 @@ def test_labels_of_all_sources_are_reported_and_change_with_them(tmp_path: Path)
             assert [(row["group"], row["hosts"]) for row in groups] == [("a", 1)]
             file.write_text("rack\n")
             agent.process.send_signal(signal.SIGHUP)
-            agent.wait_for_log(f"settings not reloaded, the old ones stay in force: labels_file: {file}:1: 'rack' is")
+            agent.wait_for_log(f"settings not reloaded, the old ones stay in force: labels_file: {file}:1: no label")
             assert agent.stop() == 0
             assert "Traceback" not in agent.logged()
 
@@ -49,5 +49,6 @@ def test_a_file_of_labels_that_can_not_be_used_is_wrong_usage(tmp_path: Path) ->
     done = run(agent_command("127.0.0.1:1", tmp_path, "--labels-file", str(file)))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"loiter-agent: labels_file: {file}:2: '' is not a label name; use letters, digits, '_', '.' and '-'\n"
+        f"loiter-agent: labels_file: {file}:2: no label; write a label a line, such as role=web: a name of letters, "
+        "digits, '_', '.' and '-', and a printable text of at most 255 characters\n"
     )

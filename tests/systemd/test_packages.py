@@ -12,6 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from loiter.service_install.units import make_unit
 from support.programs import BIN, ROOT
 from systemd.debs import Debs, renumbered
 from systemd.lab import Fleet, Host
@@ -19,6 +20,7 @@ from systemd.lab.tools import here
 from systemd.services import EVERY_SECOND, Aggregator, install, introduce, pid, serve, show, status
 
 PREVIOUS: Final = ROOT / "tests/fixtures/releases/loiter-0.1.0-py3-none-any.whl"
+UNIT: Final = ROOT / "deploy/systemd/loiter-agent.service"
 SECONDS_TO_APPEAR: Final = 30
 
 # What dpkg, apt, debconf and systemd write down of their own accord, whatever is installed.
@@ -139,7 +141,12 @@ def test_removing_keeps_what_purging_takes_away(bare: Host, debs: Debs) -> None:
     for copy in copies:
         host.write(copy, "mine")
     host.run("cp", "/var/lib/dpkg/info/loiter-aggregator.postrm", "/run/postrm")
+    mounted = "/var/lib/private/loiter-agent"  # such a folder can not be removed
+    host.run("mount", "-t", "tmpfs", "none", mounted)
+    host.write(f"{mounted}/spool.db", "")
     host.run("apt-get", "purge", "-y", "loiter-agent", "loiter-aggregator", timeout=120)
+    assert host.run("ls", "-A", mounted).stdout == ""
+    host.run("sh", "-c", f"umount {mounted} && rm -r {mounted}")
     host.run("rm", *copies)
     host.run("rmdir", "/etc/loiter", "/etc/credstore")
     assert sorted(files(host) ^ before) == []
@@ -206,6 +213,20 @@ def test_the_server_can_be_said_beforehand(bare: Host, debs: Debs, way: str) -> 
     settings = bare.run("cat", "/etc/loiter/agent.toml").stdout
     assert settings.startswith('server = "agg:7433, agg2:7433"\n')
     assert bare.run("systemctl", "is-active", "loiter-agent").stdout.strip() == "active"
+
+
+def test_what_is_in_the_way_of_the_package_is_said(bare: Host, debs: Debs) -> None:
+    """A server that is none, which is not taken, and a unit of another installation, which a purge takes along."""
+    unit = "/etc/systemd/system/loiter-agent.service"
+    command = ("/opt/loiter/bin/loiter-agent",)
+    made = make_unit(UNIT.read_text(), "/usr/bin/loiter-agent", command, "loiter-agent install")
+    bare.write(unit, made.decode())
+    said = install(bare, debs.agent, before=("env", "LOITER_SERVER=agg"))
+    assert "'agg' is not HOST:PORT" in said
+    assert "the service runs /opt/loiter/bin/loiter-agent run." in said
+    assert bare.run("cat", "/etc/loiter/agent.toml").stdout.startswith("#")
+    purge(bare)
+    assert bare.run("ls", unit, check=False).returncode != 0
 
 
 def test_without_an_answer_it_says_where_it_reports_to(bare: Host, debs: Debs) -> None:

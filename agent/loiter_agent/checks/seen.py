@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from loiter_agent.checks.capabilities import check_capabilities
 from loiter_agent.checks.coverage import check_namespaces, check_processes, take_sample
@@ -19,18 +21,29 @@ from loiter_agent.procfs import Procfs
 
 def seen() -> list[Finding]:
     """Checks all that depends on rights."""
-    # What the sampler has to say of it is what the findings say.
-    logging.getLogger("loiter_agent").setLevel(logging.CRITICAL)
-    procfs = Procfs()
-    sample = take_sample(procfs)
-    capabilities = check_capabilities()
-    return [
-        capabilities,
-        *check_kernel(procfs),
-        check_processes(sample, procfs.hides_processes(), capabilities.state is State.OK),
-        check_namespaces(sample),
-        check_tracer(),
-    ]
+    with _silent():
+        procfs = Procfs()
+        sample = take_sample(procfs)
+        capabilities = check_capabilities()
+        return [
+            capabilities,
+            *check_kernel(procfs),
+            check_processes(sample, procfs.hides_processes(), capabilities.state is State.OK),
+            check_namespaces(sample),
+            check_tracer(),
+        ]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What the sampler has to say of it is what the findings say."""
+    log = logging.getLogger("loiter_agent")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def as_document(findings: list[Finding]) -> list[dict[str, str | None]]:

@@ -49,6 +49,9 @@ def _server(one: Probe, admitted: bool) -> Finding:
     if one.verdict is Verdict.ADMITTED:
         return Finding("server", State.OK, f"{one.server} {one.words}")
     state = State.LIMITED if admitted else State.MISSING
+    if not one.resolved:
+        remedy = f"getent hosts {one.server.rpartition(':')[0]}; are the name and /etc/resolv.conf right?"
+        return Finding("server", state, f"{one.server}: {one.words}", remedy)
     if one.verdict is Verdict.AWAY:
         return Finding("server", state, f"{one.server}: {one.words}", "is 'loiter serve' running there, and reachable?")
     return Finding(

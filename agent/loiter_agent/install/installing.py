@@ -35,6 +35,7 @@ from loiter_agent.install.places import (
     UNIT,
     UNIT_FILE,
     credential,
+    displaced,
     named_files,
     security,
 )
@@ -121,7 +122,7 @@ def _timeout(text: str) -> float:
 def _settings(options: argparse.Namespace) -> AgentSettings:
     """What the service will have: the file that is there, and the flags. The environment of a shell is not its own."""
     flags = {
-        "server": options.server,
+        "server": options.server and [one for server in options.server for one in server.split(",")],
         "interval": options.interval,
         "labels": options.label,
         "labels_file": options.labels_file,
@@ -168,8 +169,16 @@ def _request(options: argparse.Namespace, credentials: Mapping[str, bytes]) -> R
 def _check_labels_file(file: Path) -> None:
     if not file.is_absolute():
         raise InstallError(f"--labels-file: {file} is not an absolute path, which the service needs")
-    if (reason := unreachable([file.parent], "put it to /etc/loiter")) is not None:
+    if (reason := unreachable([file.parent, file.resolve().parent], "put it to /etc/loiter")) is not None:
         raise InstallError(f"--labels-file: {reason}")
+    if not file.exists():
+        return
+    status = file.stat()
+    if status.st_uid != 0 or status.st_mode & 0o002:
+        raise InstallError(
+            f"--labels-file: {file} can be changed by others than root, and so could what the agent reads: chown root "
+            "and chmod o-w"
+        )
 
 
 def _drop_ins(names: Sequence[str]) -> dict[str, str]:
@@ -182,8 +191,9 @@ def _drop_ins(names: Sequence[str]) -> dict[str, str]:
 
 def _probe_servers(settings: AgentSettings, given: Mapping[str, Path | None], force: bool) -> None:
     """Tries the aggregators before anything is written. Raises InstallError where waiting would not mend it."""
-    installed = {name: credential(name) for name in CREDENTIALS if credential(name).exists()}
-    files = {**installed, **{name: file for name, file in given.items() if file is not None}}
+    new = {name: file for name, file in given.items() if file is not None}
+    stay = [name for name in CREDENTIALS if name not in displaced(new)]
+    files = {**{name: credential(name) for name in stay if credential(name).exists()}, **new}
     tried = [probe(server, security(settings, files)) for server in settings.server]
     for one in tried:
         print(f"{one.server}: {one.words}" + ("" if one.verdict is Verdict.ADMITTED else _outlook(one)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -36,6 +36,13 @@ CREDENTIALS: Final[Mapping[str, str]] = {
 def credential(name: str) -> Path:
     """Where a credential of the service lies."""
     return CREDSTORE / f"loiter-agent.{name}"
+
+
+def displaced(given: Collection[str]) -> tuple[str, ...]:
+    """The credentials that go where these are given: an agent shows a certificate or a token, unless given both."""
+    if "certificate.pem" in given and "token" not in given:
+        return ("token",)
+    return ("certificate.pem", "key.pem") if "token" in given and "certificate.pem" not in given else ()
 
 
 def named_files(settings: AgentSettings) -> dict[str, Path | None]:

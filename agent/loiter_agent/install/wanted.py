@@ -23,6 +23,7 @@ from loiter_agent.install.places import (
     UNIT,
     UNIT_FILE,
     credential,
+    displaced,
 )
 
 _BY: Final = "loiter-agent install"
@@ -78,12 +79,12 @@ def wanted(request: Request, found: Mapping[Path, FoundFile]) -> Wanted:
     if request.drop_ins:
         folders.append(MakeFolder(DROP_INS, 0o755))
         files += [WantedFile(DROP_INS / f"{name}.conf", text.encode()) for name, text in request.drop_ins.items()]
-    absent: tuple[Path, ...] = ()
+    absent = tuple(map(credential, displaced(request.credentials)))
     if not request.packaged:
         content = make_unit(request.unit, SHIPPED_COMMAND, request.command, _BY)
         files += unit_files(UNIT_FILE, content, found.get(UNIT_FILE), _BY, BACKUP_FILE, force=request.force)
     elif UNIT_FILE in found and is_ours(found[UNIT_FILE].content):
-        absent = (UNIT_FILE,)  # it would hide that of the package
+        absent += (UNIT_FILE,)  # it would hide that of the package
     return Wanted(UNIT, tuple(folders), tuple(files), absent, start=request.start, made_by_start=(STATE_LINK, STATE))
 
 

@@ -150,9 +150,10 @@ def open_authority(folder: Path) -> Authority:
     return Authority(folder, certificate, key)
 
 
-def revoke(folder: Path, hostname: str) -> int:
+def revoke(folder: Path, hostname: str, copy: Path | None = None) -> int:
     """Has every certificate that was signed for a host refused from now on, and returns how many that were.
 
+    They are added to the list of the authority, and to `copy`, which is the list that an aggregator reads.
     One that is signed afterwards is good. Raises AuthorityError where none was ever signed for that name.
     """
     name = _checked(hostname).lower()
@@ -164,6 +165,12 @@ def revoke(folder: Path, hostname: str) -> int:
     serials = [words[0] for words in lines if len(words) > 1 and words[1] == name]
     if not serials:
         raise AuthorityError(f"{folder} has issued no certificate for {name}")
+    if copy is not None:
+        _add_revoked(copy, serials, name)
+    return _add_revoked(revoked, serials, name)
+
+
+def _add_revoked(revoked: Path, serials: list[str], name: str) -> int:
     with locked(revoked):
         text = revoked.read_text() if revoked.exists() else ""
         known = {line.split()[0] for line in text.splitlines() if line.split()}

@@ -18,6 +18,7 @@ from loiter_aggregator.access.authority import (
     open_authority,
 )
 from loiter_aggregator.access.authority import revoke as revoke_certificates
+from loiter_aggregator.install.places import AUTHORITY, REVOKED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,10 +88,21 @@ def agent(folder: Path, hostname: str, host_id: str | None, days: int, force: bo
 @ca.command()
 @_folder
 @click.argument("hostname")
-def revoke(folder: Path, hostname: str) -> None:
+@click.option(
+    "--revoked",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"The list that the aggregator reads; of the authority of the service, it is {REVOKED}.",
+)
+def revoke(folder: Path, hostname: str, revoked: Path | None) -> None:
     """Have all certificates of HOSTNAME refused that were made so far, by the file that `tls.revoked` names."""
-    count = revoke_certificates(folder, hostname)
-    click.echo(f"{count} certificates of {hostname} revoked in {folder / 'revoked.txt'}", err=True)
+    own = folder / "revoked.txt"
+    if revoked is None and folder.resolve() == AUTHORITY and REVOKED.exists():
+        revoked = REVOKED
+    count = revoke_certificates(folder, hostname, revoked)
+    also = "" if revoked is None else f" and {revoked}"
+    click.echo(f"{count} certificates of {hostname} revoked in {own}{also}", err=True)
+    click.echo(f"the aggregator refuses them where its setting tls.revoked names {revoked or own}", err=True)
 
 
 def _say(issued: Issued) -> None:

@@ -51,7 +51,9 @@ def service() -> None:
 @click.option(
     "--timeout", type=DurationType(), default="60s", metavar="DURATION", show_default=True, help="How long to wait."
 )
-@click.option("--force", is_flag=True, help="Replace a unit that was not installed by this command.")
+@click.option(
+    "--force", is_flag=True, help="Replace a unit, or by --name a certificate, that was not made by this command."
+)
 def install(
     listen: str | None,
     listen_readers: str | None,

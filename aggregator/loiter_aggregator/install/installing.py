@@ -17,7 +17,15 @@ from loiter.service_install.plan import Found, Wanted, apply, describe, log_of_s
 from loiter.service_install.preconditions import require_root, require_systemd
 from loiter.service_install.steps import Step, StepFailed
 from loiter.service_install.systemd import last_log_lines, service_state
-from loiter.service_install.units import code_changed_at, own_command, packaged, places_of, shipped, unreachable
+from loiter.service_install.units import (
+    code_changed_at,
+    hidden_by,
+    own_command,
+    packaged,
+    places_of,
+    shipped,
+    unreachable,
+)
 from loiter.settings import load
 from loiter.text import printable
 from loiter.tls_diagnosis import authorities_problem, validity
@@ -28,12 +36,14 @@ from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings, TlsSettin
 from loiter_aggregator.install.next_steps import next_steps, tokens_gone
 from loiter_aggregator.install.places import (
     AUTHORITY_CERTIFICATE,
+    AUTHORITY_REVOKED,
     CREDENTIALS,
     DEFAULT_DATA_DIR,
     FLEET_TOKEN,
     INGEST_TOKEN,
     OPERATOR_TOKEN,
     READ_TOKEN,
+    REVOKED,
     SERVER_CERTIFICATE,
     SERVER_KEY,
     SHIPPED_SYSUSERS,
@@ -42,7 +52,7 @@ from loiter_aggregator.install.places import (
     UNIT_FILE,
     credential,
 )
-from loiter_aggregator.install.secrets import names_in
+from loiter_aggregator.install.secrets import is_signed_by, names_in
 from loiter_aggregator.install.serving import Door, wait_until_serving
 from loiter_aggregator.install.user import user_id
 from loiter_aggregator.install.wanted import Present, Request, asked_values, check_names, wanted
@@ -99,7 +109,7 @@ def install(flags: Flags) -> None:
     click.echo(f"{UNIT} is running, and serves at {request.settings.listen}{' by TLS' if door.certificate else ''}")
     ingest, read = INGEST_TOKEN.exists(), READ_TOKEN.exists()
     fleet, operator = ingest or FLEET_TOKEN in in_force, read or OPERATOR_TOKEN in in_force
-    click.echo(next_steps(request.settings, door.name, fleet, operator, TRUST.exists()))
+    click.echo(next_steps(request.settings, door.name, fleet, operator, _trusts(door.certificate)))
     if gone := tokens_gone(in_force, ingest, read):
         click.echo(gone)
 
@@ -115,6 +125,8 @@ def _request(flags: Flags) -> Request:
     if package is None and (reason := unreachable(places_of(command), _ELSEWHERE)):
         raise InstallError(reason)
     check_names(flags.names, settings)
+    if flags.data_dir is not None:
+        check_data_dir_is_seen(flags.data_dir)
     check_data_dir(settings.data_dir)
     _check_settings_name_no_other(settings.tls, flags.files, bool(flags.names))
     return Request(
@@ -129,6 +141,12 @@ def _request(flags: Flags) -> Request:
         start=flags.start,
         force=flags.force,
     )
+
+
+def check_data_dir_is_seen(folder: Path) -> None:
+    """Raises InstallError where the unit hides it from the service."""
+    if (hidden := hidden_by(folder)) is not None:
+        raise InstallError(f"--data-dir: {folder} is under {hidden}, which the service does not see; choose another")
 
 
 def check_data_dir(folder: Path) -> None:
@@ -187,6 +205,8 @@ def _goal(request: Request, tokens_in_force: frozenset[str]) -> Wanted:
         UNIT_FILE,
         DEFAULT_FILE,
         AUTHORITY_CERTIFICATE,
+        AUTHORITY_REVOKED,
+        REVOKED,
         SERVER_CERTIFICATE,
         SERVER_KEY,
         TRUST,
@@ -227,6 +247,11 @@ def _door(request: Request) -> Door:
     # Who has none can only look at the one that is shown.
     asks = by_certificate and settings.listen_readers is None
     return Door(listen, certificate, AUTHORITY_CERTIFICATE if ours and not asks else None, name)
+
+
+def _trusts(certificate: Path | None) -> bool:
+    """Whether the authority that is handed out vouches for it."""
+    return certificate is not None and TRUST.exists() and is_signed_by(certificate.read_bytes(), TRUST.read_bytes())
 
 
 def _not_serving(problem: str, timeout: float) -> str:

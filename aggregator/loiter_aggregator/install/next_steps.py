@@ -16,7 +16,7 @@ def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, rea
         name: What its certificate calls it; None without TLS.
         ingest: Whether there is a token for agents that was made here, `read` one for readers.
         read: See `ingest`.
-        trust: Whether there is an authority that was made here.
+        trust: Whether the authority that was made here vouches for the certificate; else it is not known which does.
     """
     agent = ["loiter-agent install", f"--server {_reached(settings.listen, name)}"]
     look = ["loiter top apps", f"--server {_reached(settings.listen_readers or settings.listen, name)}"]
@@ -25,6 +25,9 @@ def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, rea
         agent.append(f"--ca {TRUST.name}")
         look.append(f"--ca {TRUST}")
         hand_out.append(str(TRUST))
+    elif name is not None:
+        agent.append("--ca AUTHORITY.pem")
+        look.append("--ca AUTHORITY.pem")
     if name is not None and ingest:
         agent.append(f"--token-file {INGEST_TOKEN.name}")
         hand_out.append(str(INGEST_TOKEN))

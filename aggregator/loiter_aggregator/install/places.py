@@ -44,7 +44,11 @@ AUTHORITY: Final = FOLDER / "ca"
 AUTHORITY_CERTIFICATE: Final = AUTHORITY / "ca.pem"
 SERVER_CERTIFICATE: Final = AUTHORITY / "aggregator.pem"
 SERVER_KEY: Final = AUTHORITY / "aggregator.key"
+AUTHORITY_REVOKED: Final = AUTHORITY / "revoked.txt"
 TRUST: Final = FOLDER / "ca.pem"
+# The list of the authority, where the service can read it.
+REVOKED: Final = FOLDER / "revoked.txt"
+REVOKED_LOCK: Final = FOLDER / ".revoked.txt.lock"
 INGEST_TOKEN: Final = FOLDER / "ingest.token"
 READ_TOKEN: Final = FOLDER / "read.token"
 FLEET_TOKEN: Final = "fleet"  # noqa: S105 - the name of one

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from loiter.files import write_atomically
 from loiter.service_install.errors import InstallError
@@ -91,6 +92,16 @@ def names_in(certificate: bytes) -> list[str]:
     except x509.ExtensionNotFound:
         return []
     return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def is_signed_by(certificate: bytes, authority: bytes) -> bool:
+    """Whether an authority has signed a certificate; not where one can not be read."""
+    try:
+        signer = x509.load_pem_x509_certificate(authority)
+        x509.load_pem_x509_certificate(certificate).verify_directly_issued_by(signer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def names_to_certify(certificate: bytes | None, names: Sequence[str], now: datetime) -> list[str]:

@@ -29,6 +29,8 @@ from loiter_aggregator.install.places import (
     FOLDER,
     INGEST_TOKEN,
     READ_TOKEN,
+    REVOKED,
+    REVOKED_LOCK,
     STORE_FILES,
     STORE_TEMPORARY,
     TRUST,
@@ -64,7 +66,7 @@ def uninstall(*, purge: bool, dry_run: bool) -> None:
 
 def _removal(purge: bool) -> Removal:
     """What is to go; without `purge`, not what somebody has put there, nor what can not be made again."""
-    kept = (*map(credential, CREDENTIALS), TRUST, INGEST_TOKEN, READ_TOKEN, DEFAULT_FILE)
+    kept = (*map(credential, CREDENTIALS), TRUST, REVOKED, REVOKED_LOCK, INGEST_TOKEN, READ_TOKEN, DEFAULT_FILE)
     drop_ins = list(files_in(_ROOT, DROP_INS))
     found = found_files(_ROOT, [UNIT_FILE, CREDSTORE_BY_SYSTEM, *kept, *drop_ins])
     if UNIT_FILE in found and not purge and not is_ours(found[UNIT_FILE].content):

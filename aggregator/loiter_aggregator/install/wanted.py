@@ -21,6 +21,7 @@ from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 from loiter_aggregator.install.places import (
     AUTHORITY,
     AUTHORITY_CERTIFICATE,
+    AUTHORITY_REVOKED,
     BACKUP_FILE,
     CREDSTORE,
     DATA_DIR_DROP_IN,
@@ -31,6 +32,7 @@ from loiter_aggregator.install.places import (
     INGEST_TOKEN,
     OPERATOR_TOKEN,
     READ_TOKEN,
+    REVOKED,
     SERVER_CERTIFICATE,
     SERVER_KEY,
     SHIPPED_COMMAND,
@@ -42,6 +44,7 @@ from loiter_aggregator.install.places import (
 )
 from loiter_aggregator.install.secrets import (
     hand_out_authority,
+    is_signed_by,
     make_authority,
     make_server_certificate,
     make_token,
@@ -116,8 +119,11 @@ def wanted(request: Request, present: Present, now: datetime) -> Wanted:
         InstallError: A file that is there can not be changed, or is somebody else's, or strangers could get in.
     """
     found = present.files
+    if request.names and not request.force:
+        _check_certificate_is_ours(found)
     prepare = [*_user(request, present), *_secrets(request, present, now)]
-    files = [settings_file(DEFAULT_FILE, _HEADER, request.values, found.get(DEFAULT_FILE))]
+    values, lists = _revocations(request, found)
+    files = [settings_file(DEFAULT_FILE, _HEADER, {**request.values, **values}, found.get(DEFAULT_FILE)), *lists]
     files += [WantedFile(credential(name), text, 0o600, secret=True) for name, text in request.credentials.items()]
     folders = [MakeFolder(FOLDER, 0o755)]
     if request.names or request.credentials:
@@ -174,15 +180,39 @@ def _secrets(request: Request, present: Present, now: datetime) -> list[Step]:
         if TRUST not in found:
             steps.append(hand_out_authority())
     tokens = token_file(settings)
-    by_certificate = settings.tls.client_ca is not None or bool(
-        {"client-ca.pem"} & request.credentials.keys() or credential("client-ca.pem") in found
-    )
+    by_certificate = _asks_for_certificates(request, found)
     # One that is in force and gone from here was handed out: it can not be written again.
     if INGEST_TOKEN not in found and FLEET_TOKEN not in present.tokens and not by_certificate:
         steps.append(make_token(tokens, FLEET_TOKEN, Right.INGEST, INGEST_TOKEN))
     if READ_TOKEN not in found and OPERATOR_TOKEN not in present.tokens:
         steps.append(make_token(tokens, OPERATOR_TOKEN, Right.READ, READ_TOKEN))
     return steps
+
+
+def _asks_for_certificates(request: Request, found: Mapping[Path, FoundFile]) -> bool:
+    name = "client-ca.pem"
+    return request.settings.tls.client_ca is not None or name in request.credentials or credential(name) in found
+
+
+def _revocations(request: Request, found: Mapping[Path, FoundFile]) -> tuple[dict[Name, Value], list[WantedFile]]:
+    """Where agents show certificates: the setting that names the list of those that are refused, and a list."""
+    named = request.settings.tls.revoked
+    if not _asks_for_certificates(request, found) or named not in (None, REVOKED):
+        return {}, []
+    before = found.get(AUTHORITY_REVOKED)
+    lists = [] if REVOKED in found else [WantedFile(REVOKED, b"" if before is None else before.content)]
+    return ({("tls", "revoked"): str(REVOKED)} if named is None else {}), lists
+
+
+def _check_certificate_is_ours(found: Mapping[Path, FoundFile]) -> None:
+    """Raises InstallError where the service has a certificate that no authority of ours has signed."""
+    file = credential("certificate.pem")
+    certificate, authority = found.get(file), found.get(AUTHORITY_CERTIFICATE)
+    if certificate is None or (authority is not None and is_signed_by(certificate.content, authority.content)):
+        return
+    raise InstallError(
+        f"--name would replace {file} and its key, which were not made here: leave it out, or give --force"
+    )
 
 
 def _copies(names: Sequence[str], found: Mapping[Path, FoundFile], now: datetime) -> list[WantedFile]:

@@ -262,7 +262,8 @@ def found_file(root: Path, file: Path) -> FoundFile | None:
         status, content = target.stat(), target.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return FoundFile(content, status.st_mode & 0o7777, status.st_mtime, (status.st_uid, status.st_gid))
+    changed_at = max(status.st_mtime, status.st_ctime)  # a copy may keep the time of an older file
+    return FoundFile(content, status.st_mode & 0o7777, changed_at, (status.st_uid, status.st_gid))
 
 
 def _run(command: tuple[str, ...], patience: float | None = None) -> None:

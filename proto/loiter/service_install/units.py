@@ -98,6 +98,11 @@ def places_of(command: Sequence[str]) -> list[Path]:
     return [Path(command[0]), Path(command[0]).resolve(), executable, executable.resolve(), Path(sys.base_prefix), here]
 
 
+def hidden_by(place: Path) -> Path | None:
+    """The folder that a service does not see and that this is in, links followed; None where there is none."""
+    return next((folder for folder in _HIDDEN for one in (place, place.resolve()) if one.is_relative_to(folder)), None)
+
+
 def unreachable(places: Iterable[Path], advice: str) -> str | None:
     """Why a service can not run what is at these places, or should not; None where it can."""
     for place in places:

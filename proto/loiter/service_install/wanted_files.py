@@ -28,11 +28,13 @@ def unit_files(
     """The unit, in the place of one that is ours, or with `force` of another, which is kept as `backup`.
 
     Raises:
-        InstallError: Another's unit is there.
+        InstallError: Another's unit is there, or the unit is masked.
     """
     written = WantedFile(file, content)
     if before is None or before.content == content or is_ours(before.content):
         return [written]
+    if not before.content:  # or a link to /dev/null
+        raise InstallError(f"{file.name} is masked by {file}: systemctl unmask {file.name}")
     if not force:
         raise InstallError(
             f"{file} is there, and was not written by '{by}' or was changed since:\n"
