@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.audit import check_accounts, check_samples, stored, taken
-from support.programs import Aggregator, Program, agent_command, aggregator
+from support.programs import Aggregator, Program, agent_command, aggregator, ask, wait_until
 from support.reports import host_id
 from support.soaking import SOAK
 
@@ -126,6 +126,11 @@ def test_killed_programs_lose_nothing_and_store_nothing_twice(tmp_path: Path) ->
             else:
                 one.stop(signal.SIGKILL)
                 one.start()
+        # An agent that has just found no aggregator waits a while; these do not stay to deliver the rest.
+        hosts = SCALE.agents + SCALE.real_agents
+        wait_until(
+            lambda: ask(one.server, "fleet")["coverage"]["hosts"] == hosts, PATIENCE_SECONDS, "every host has reported"
+        )
         agents.finish()
         assert one.stop() == 0
         logs = one.program.logged() + agents.logs()
