@@ -25,6 +25,7 @@ from loiter_aggregator.access.certificates import warn_of_expiry
 from loiter_aggregator.access.doors import Door, make_doors, no_ingest_handler
 from loiter_aggregator.clock import Clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
+from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.heartbeat import Heartbeat
 from loiter_aggregator.ingest.batcher import Batcher
@@ -73,7 +74,7 @@ async def _serve(
 ) -> None:
     batcher = Batcher(store, clock, limits=settings.limits)
     ingest = IngestService(batcher, clock)
-    fleet = FleetService(store, clock, batcher.counters, ingest.conflicts, query_seconds=settings.limits.query_seconds)
+    fleet = Fleet(store, clock, batcher.counters, ingest.conflicts, settings.limits.query_seconds)
     health_service = health.aio.HealthServicer()
     doors = await _open_doors(settings, batcher.counters, ingest, fleet, health_service)
     heartbeat = Heartbeat(notifier, batcher, store.file)
@@ -111,7 +112,7 @@ async def _open_doors(
     settings: AggregatorSettings,
     counters: Counters,
     ingest: IngestService,
-    fleet: FleetService,
+    fleet: Fleet,
     health_service: health.aio.HealthServicer,
 ) -> Sequence[Door]:
     def count_refused() -> None:
@@ -139,11 +140,11 @@ def _say_the_end(counters: Counters) -> None:
 def _furnish(
     server: grpc.aio.Server,
     ingest: grpc.GenericRpcHandler,
-    fleet: FleetService,
+    fleet: Fleet,
     health_service: health.aio.HealthServicer,
 ) -> None:
     server.add_generic_rpc_handlers((ingest,))
-    add_FleetServiceServicer_to_server(fleet, server)
+    add_FleetServiceServicer_to_server(FleetService(fleet), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     names = (INGEST_SERVICE, _FLEET_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +17,7 @@ from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub, add_FleetServiceServicer_to_server
 from loiter.version import version
 from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.counters import Counters
@@ -746,7 +747,7 @@ def test_the_fleet_names_the_hosts_that_something_is_the_matter_with(store: Duck
 ENDLESS = "SELECT count(*) FROM range(1000000000) AS a, range(100000) AS b WHERE a.range * b.range % 7 = 3"
 
 
-class Slow(FleetService):
+class Slow(Fleet):
     """Has rankings of hosts take forever, and of processes wait for `release`; the fleet is answered as ever."""
 
     def __init__(self, store: DuckDbStore, query_seconds: float = 30.0) -> None:
@@ -771,10 +772,10 @@ class Slow(FleetService):
 
 
 @asynccontextmanager
-async def asking(service: FleetService) -> AsyncIterator[Any]:
-    """A stub of a server of the service."""
+async def asking(fleet: Fleet) -> AsyncIterator[Any]:
+    """A stub of a server of its service."""
     server = grpc.aio.server()
-    add_FleetServiceServicer_to_server(service, server)
+    add_FleetServiceServicer_to_server(FleetService(fleet), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -829,8 +830,7 @@ def test_a_question_that_is_called_off_twice_keeps_its_turn_until_its_query_has_
 
     async def scenario() -> None:
         service = Slow(store)
-        nobody = cast("Any", None)
-        asked = asyncio.ensure_future(service.RankHosts(pb.RankHostsRequest(), nobody))
+        asked = asyncio.ensure_future(service.rank_hosts(pb.RankHostsRequest()))
         await acquired(service.begun)
         for _ in range(3):
             asked.cancel()

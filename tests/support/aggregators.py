@@ -15,6 +15,7 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.registry import Conflict
@@ -118,7 +119,7 @@ async def serving(
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((IngestService(batcher, clock).handler(),))
     add_FleetServiceServicer_to_server(
-        FleetService(store, clock, batcher.counters, lambda: conflicts, query_seconds), server
+        FleetService(Fleet(store, clock, batcher.counters, lambda: conflicts, query_seconds)), server
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,0 +1,72 @@
+"""Lets questions have their turns: a few at a time, each in a thread, none for longer than it may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, TypeVar
+
+from loiter.durations import format_duration
+from loiter_aggregator.fleet.errors import Overloaded, TookTooLong
+from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.store.question import CalledOff, Question
+
+Answer = TypeVar("Answer")
+
+# Questions are answered in threads beside the writer; more at a time would only take its processor from it.
+_QUESTIONS_AT_ONCE: Final = 4
+_QUESTIONS_WAITING: Final = 100
+# An interrupt that comes just before a query begins is lost.
+_INTERRUPT_AGAIN_SECONDS: Final = 0.05
+
+
+class Turns:
+    """Answers questions from the store."""
+
+    def __init__(self, store: DuckDbStore, seconds: float) -> None:
+        """Takes the store to read from, and how long a question may take, from when it comes in."""
+        self._store = store
+        self._seconds = seconds
+        self._turns = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
+        self._in_hand = 0
+
+    async def answer(self, work: Callable[[Question], Answer]) -> Answer:
+        """Does the work when its turn comes, in a thread.
+
+        Raises:
+            Overloaded: Too many questions wait.
+            TookTooLong: It was not answered in time.
+            StoreError: The store can not be read.
+            InvalidRequest, NotFound: As the work has it.
+        """
+        if self._in_hand >= _QUESTIONS_AT_ONCE + _QUESTIONS_WAITING:
+            raise Overloaded(f"{_QUESTIONS_WAITING} questions wait for an answer; ask again later")
+        self._in_hand += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                async with self._turns:
+                    return await self._work(work)
+        except TimeoutError:
+            raise TookTooLong(
+                f"no answer within {format_duration(self._seconds)} (limits.query_seconds of the aggregator); "
+                "ask for a shorter window, or for fewer hosts by a label"
+            ) from None
+        finally:
+            self._in_hand -= 1
+
+    async def _work(self, work: Callable[[Question], Answer]) -> Answer:
+        """Does the work in a thread. Where nobody waits for it any more, its query is interrupted."""
+        question = self._store.question()
+        working = asyncio.ensure_future(asyncio.to_thread(work, question))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            while not working.done():
+                question.call_off()
+                # Cancelled again where both the time is up and the asker has left: its turn ends with its query.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait((working,), timeout=_INTERRUPT_AGAIN_SECONDS)
+            with suppress(CalledOff, StoreError):
+                working.result()
+            raise
