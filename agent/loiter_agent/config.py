@@ -114,6 +114,9 @@ class AgentSettings:
     trace_closes: bool = setting(
         True, boolean, "trace by BPF which process closes a connection, where the agent has CAP_BPF and CAP_PERFMON"
     )
+    answer_sockets: bool = setting(
+        True, boolean, "answer the aggregator when it asks for single sockets ('loiter sockets')"
+    )
     processes: ProcessSettings = field(default_factory=ProcessSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loiter.limits import DEFAULT_SERVER
+from loiter.limits import DEFAULT_HTTP, DEFAULT_SERVER
 from loiter.logs import LOG_FORMATS
-from loiter.settings import address, boolean, duration, integer, matching, one_of, path, setting
+from loiter.settings import address, address_or_off, boolean, duration, integer, matching, one_of, path, setting
 
 DEFAULT_FILE: Final = Path("/etc/loiter/aggregator.toml")
 
@@ -69,12 +69,45 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WebSettings:
+    """Table `web`: the web page."""
+
+    url: str = setting(
+        "",
+        matching(
+            r"|https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?", "an address such as https://loiter.example.net"
+        ),
+        "where people reach the web page, for the links in reports and alerts",
+    )
+    session: float = setting(12 * 3_600.0, duration(60, 31 * 86_400), "how long a login with a token lasts")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """Table `reports`: reports that are sent on a schedule."""
+
+    file: Path | None = setting(None, path, "file that says when which report goes where; without, none is sent")
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """Table `alerts`: rules that are evaluated all the time."""
+
+    file: Path | None = setting(
+        None, path, "file of rules, and of where alerts are pushed to; without, loiter's own rules, pushed nowhere"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AggregatorSettings:
     """All settings of the aggregator."""
 
     listen: str = setting(DEFAULT_SERVER, address, "where agents and readers connect")
     listen_readers: str | None = setting(
         None, address, "where readers connect besides, without a client certificate; agents can not report there"
+    )
+    http: str | None = setting(
+        DEFAULT_HTTP, address_or_off, "where the web page, metrics and health are served; off for nowhere"
     )
     data_dir: Path = setting(Path("/var/lib/loiter"), path, "where the store is kept")
     tokens: Path | None = setting(None, path, "file of the tokens; tokens.json in the data folder if not set")
@@ -86,3 +119,6 @@ class AggregatorSettings:
     store: StoreSettings = field(default_factory=StoreSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    web: WebSettings = field(default_factory=WebSettings)
+    reports: ReportSettings = field(default_factory=ReportSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)

@@ -11,7 +11,7 @@ import grpc
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceServicer
 from loiter_aggregator.fleet.errors import InvalidRequest, NotFound, Overloaded, TookTooLong, Unavailable
-from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.fleet.reading import Reading
 from loiter_aggregator.store.duckdb_store import StoreError
 
 Answer = TypeVar("Answer")
@@ -31,9 +31,10 @@ _CODES = {
 class FleetService(FleetServiceServicer):
     """Answers what comes in by gRPC."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, reading: Reading) -> None:
         """Takes what knows the answers."""
-        self._fleet = fleet
+        self._reading = reading
+        self._fleet = reading.fleet
 
     async def RankHosts(self, request: pb.RankHostsRequest, context: _Context) -> pb.RankHostsResponse:
         """Ranks hosts."""
@@ -62,6 +63,26 @@ class FleetService(FleetServiceServicer):
     async def GetFleet(self, request: pb.GetFleetRequest, context: _Context) -> pb.GetFleetResponse:
         """Shows the fleet."""
         return await _answer(context, self._fleet.get_fleet(request))
+
+    async def GetHistory(self, request: pb.GetHistoryRequest, context: _Context) -> pb.GetHistoryResponse:
+        """Shows how figures went."""
+        return await _answer(context, self._fleet.get_history(request))
+
+    async def ListSockets(self, request: pb.ListSocketsRequest, context: _Context) -> pb.ListSocketsResponse:
+        """Lists the sockets of one host."""
+        return await _answer(context, self._reading.sockets.list_sockets(request))
+
+    async def GetReport(self, request: pb.GetReportRequest, context: _Context) -> pb.GetReportResponse:
+        """Builds a report."""
+        return await _answer(context, self._reading.reports.get_report(request))
+
+    async def ListReports(self, request: pb.ListReportsRequest, context: _Context) -> pb.ListReportsResponse:
+        """Lists scheduled reports."""
+        return await _answer(context, self._reading.reports.list_reports(request))
+
+    async def ListAlerts(self, request: pb.ListAlertsRequest, context: _Context) -> pb.ListAlertsResponse:
+        """Lists alerts."""
+        return await _answer(context, self._reading.alerts.list_alerts(request))
 
 
 async def _answer(context: _Context, answer: Awaitable[Answer]) -> Answer:

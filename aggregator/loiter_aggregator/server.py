@@ -22,17 +22,27 @@ from loiter.sd_notify import Notifier
 from loiter.v1 import fleet_service_pb2
 from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from loiter_aggregator.access.certificates import warn_of_expiry
-from loiter_aggregator.access.doors import Door, make_doors, no_ingest_handler
+from loiter_aggregator.access.doors import Door, make_doors, no_ingest_handler, reader_authenticator
+from loiter_aggregator.alerts.alerting import Alerting
+from loiter_aggregator.alerts.file import AlertFile
 from loiter_aggregator.clock import Clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.fleet.reading import Reading
+from loiter_aggregator.fleet.sockets import Sockets
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.heartbeat import Heartbeat
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ingest.service import SERVICE as INGEST_SERVICE
 from loiter_aggregator.ingest.service import IngestService
+from loiter_aggregator.links import Links
+from loiter_aggregator.metrics.metrics import Metrics
+from loiter_aggregator.reports.file import ReportFile
+from loiter_aggregator.reports.reporting import Reporting
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.web.server import WebServer
+from loiter_aggregator.web.site import make_site
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +52,9 @@ _RETENTION_EVERY_MINUTES: Final = 10
 _EXPIRY_EVERY_HOURS: Final = 24
 
 
-async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> None:
+async def serve(
+    settings: AggregatorSettings, alert_file: AlertFile, report_file: ReportFile, clock: Clock = system_clock
+) -> None:
     """Runs the aggregator until SIGTERM, SIGINT or SIGHUP. Then commits and acknowledges what has come in, and returns.
 
     Raises:
@@ -56,7 +68,7 @@ async def serve(settings: AggregatorSettings, clock: Clock = system_clock) -> No
     with notifier.extending_timeout():  # it may have a write-ahead log to read, or an older version to migrate
         store = DuckDbStore(settings.data_dir, settings.store.memory_limit)
     try:
-        await _serve(store, settings, clock, notifier, stop)
+        await _serve(store, settings, alert_file, report_file, clock, notifier, stop)
     finally:
         store.close()
 
@@ -70,17 +82,33 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _serve(
-    store: DuckDbStore, settings: AggregatorSettings, clock: Clock, notifier: Notifier, stop: asyncio.Event
+    store: DuckDbStore,
+    settings: AggregatorSettings,
+    alert_file: AlertFile,
+    report_file: ReportFile,
+    clock: Clock,
+    notifier: Notifier,
+    stop: asyncio.Event,
 ) -> None:
     batcher = Batcher(store, clock, limits=settings.limits)
     ingest = IngestService(batcher, clock)
     fleet = Fleet(store, clock, batcher.counters, ingest.conflicts, settings.limits.query_seconds)
+    links = Links(settings.web.url)
+    reports = Reporting(report_file, fleet, links, settings.data_dir, clock)
+    alerts = Alerting(alert_file, fleet, links, settings.data_dir, clock)
+    reading = Reading(fleet, Sockets(), reports, alerts)
+    metrics = Metrics(fleet, batcher.counters)
     health_service = health.aio.HealthServicer()
-    doors = await _open_doors(settings, batcher.counters, ingest, fleet, health_service)
+    doors = await _open_doors(settings, batcher.counters, ingest, reading, health_service)
+    web = None
+    if settings.http is not None:
+        web = WebServer(make_site(reading, metrics, reader_authenticator(settings), settings, clock), settings)
+        await web.start()
     heartbeat = Heartbeat(notifier, batcher, store.file)
     batcher.on_round = store.on_wait = heartbeat.beat
     committing = asyncio.create_task(batcher.run())
     guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
+    guarding += [asyncio.create_task(reports.run()), asyncio.create_task(alerts.run())]
     scheduler = _schedule(store, settings, clock)
     for door in doors:
         _log.info("%s", door, extra=fields(address=door.address))
@@ -99,6 +127,8 @@ async def _serve(
     notifier.stopping()
     scheduler.shutdown(wait=False)
     await health_service.enter_graceful_shutdown()
+    if web is not None:
+        await web.stop()
     batcher.stop()
     await committing
     await ingest.end_streams()
@@ -112,7 +142,7 @@ async def _open_doors(
     settings: AggregatorSettings,
     counters: Counters,
     ingest: IngestService,
-    fleet: Fleet,
+    reading: Reading,
     health_service: health.aio.HealthServicer,
 ) -> Sequence[Door]:
     def count_refused() -> None:
@@ -120,7 +150,7 @@ async def _open_doors(
 
     doors = make_doors(settings, count_refused)
     for door in doors:
-        _furnish(door.server, ingest.handler() if door.ingest else no_ingest_handler(), fleet, health_service)
+        _furnish(door.server, ingest.handler() if door.ingest else no_ingest_handler(), reading, health_service)
         await door.server.start()
     for name in ("", INGEST_SERVICE, _FLEET_SERVICE):
         await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -140,11 +170,11 @@ def _say_the_end(counters: Counters) -> None:
 def _furnish(
     server: grpc.aio.Server,
     ingest: grpc.GenericRpcHandler,
-    fleet: Fleet,
+    reading: Reading,
     health_service: health.aio.HealthServicer,
 ) -> None:
     server.add_generic_rpc_handlers((ingest,))
-    add_FleetServiceServicer_to_server(FleetService(fleet), server)
+    add_FleetServiceServicer_to_server(FleetService(reading), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     names = (INGEST_SERVICE, _FLEET_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 DEFAULT_SERVER: Final = "127.0.0.1:7433"
+DEFAULT_HTTP: Final = "127.0.0.1:7434"
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_PROCESSES: Final = 2_000
@@ -31,6 +32,10 @@ TOLERATED_SKEW_SECONDS: Final = 5.0
 
 MAX_WINDOW_SECONDS: Final = 366 * 86_400.0
 MAX_RANKING_ROWS: Final = 10_000
+# Parts of a window in a history.
+MAX_HISTORY_POINTS: Final = 1_000
+# Sockets in one answer of an agent.
+MAX_LISTED_SOCKETS: Final = 1_000
 
 LABEL_KEY_PATTERN: Final = r"[A-Za-z_][A-Za-z0-9_.-]*"
 HOST_ID_PATTERN: Final = r"[0-9a-f]{32}"

@@ -329,6 +329,11 @@ def address(value: object) -> str:
     raise ValueError(f"{value!r} is not HOST:PORT")
 
 
+def address_or_off(value: object) -> str | None:
+    """Reads HOST:PORT, with an IPv6 host in brackets, or `off`."""
+    return None if value == "off" else address(value)
+
+
 def addresses(value: object) -> tuple[str, ...]:
     """Reads a list of HOST:PORT, or one text with commas."""
     items = value.split(",") if isinstance(value, str) else value

@@ -25,7 +25,7 @@ from loiter_aggregator.ingest.registry import Conflict
 from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from loiter_aggregator.store.question import CalledOff, Question
-from support.aggregators import FakeClock, host_key, put_host, record, serving, store_samples
+from support.aggregators import FakeClock, host_key, put_host, read_by, record, serving, store_samples
 from support.reports import (
     EPOCH,
     HOUR,
@@ -775,7 +775,7 @@ class Slow(Fleet):
 async def asking(fleet: Fleet) -> AsyncIterator[Any]:
     """A stub of a server of its service."""
     server = grpc.aio.server()
-    add_FleetServiceServicer_to_server(FleetService(fleet), server)
+    add_FleetServiceServicer_to_server(FleetService(read_by(fleet, FakeClock())), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -14,13 +14,20 @@ import grpc
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
-from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.alerts.alerting import Alerting
+from loiter_aggregator.alerts.file import load_alerts
+from loiter_aggregator.clock import Clock, from_duration, from_timestamp
 from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.fleet.reading import Reading
+from loiter_aggregator.fleet.sockets import Sockets
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.registry import Conflict
 from loiter_aggregator.ingest.service import IngestService
+from loiter_aggregator.links import Links
 from loiter_aggregator.ranking.query import By, Ranking
+from loiter_aggregator.reports.file import load_reports
+from loiter_aggregator.reports.reporting import Reporting
 from loiter_aggregator.store.batch import Batch, HostRecord, key_of
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.reports import EPOCH, HOUR, NOW, SECOND, hello, host_id, report
@@ -107,6 +114,17 @@ def put_host(store: DuckDbStore, said: HostRecord, seen: int) -> None:
     store.write(batch)
 
 
+def read_by(fleet: Fleet, clock: Clock) -> Reading:
+    """What answers readers, with neither rules nor schedules of anybody's making."""
+    nowhere = Path("/nonexistent")
+    return Reading(
+        fleet,
+        Sockets(),
+        Reporting(load_reports(None), fleet, Links(), nowhere, clock),
+        Alerting(load_alerts(None), fleet, Links(), nowhere, clock),
+    )
+
+
 @asynccontextmanager
 async def serving(
     store: DuckDbStore,
@@ -119,7 +137,7 @@ async def serving(
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((IngestService(batcher, clock).handler(),))
     add_FleetServiceServicer_to_server(
-        FleetService(Fleet(store, clock, batcher.counters, lambda: conflicts, query_seconds)), server
+        FleetService(read_by(Fleet(store, clock, batcher.counters, lambda: conflicts, query_seconds), clock)), server
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -21,8 +21,11 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 LEAKLAB = ROOT / "tests" / "leaklab"
 
-# What the machine's user may have set must not reach the programs under test.
-CLEAN_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOITER_")}
+# What the machine's user may have set must not reach the programs under test. Of the aggregators that run side by side,
+# only those serve a web page that are asked for one.
+CLEAN_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOITER_")} | {
+    "LOITER_HTTP": "off"
+}
 
 
 class Program:

@@ -79,6 +79,11 @@ def make_doors(settings: AggregatorSettings, on_refused: Callable[[], None]) -> 
     return tuple(doors)
 
 
+def reader_authenticator(settings: AggregatorSettings) -> Authenticator:
+    """Knows the readers' tokens: what the web page asks, as it does without certificates."""
+    return Authenticator(TokenStore(token_file(settings)), None)
+
+
 def _door(
     settings: AggregatorSettings,
     address: str,

@@ -16,7 +16,9 @@ from loiter import logs, restart_pause
 from loiter.logs import LOG_FORMATS
 from loiter.settings import SettingsError, load
 from loiter_aggregator.access import core_log
+from loiter_aggregator.alerts.file import AlertFile, load_alerts
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
+from loiter_aggregator.reports.file import ReportFile, load_reports
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ _SETTINGS: Final = {name: f"tls.{name}" for name in ("certificate", "key", "clie
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help=f"Settings. [default: {DEFAULT_FILE}]")
 @click.option("--listen", metavar="HOST:PORT", help="Where agents and readers connect. [default: 127.0.0.1:7433]")
 @click.option("--listen-readers", metavar="HOST:PORT", help="Where readers connect besides, without a certificate.")
+@click.option("--http", metavar="HOST:PORT", help="Where the web page is served, or off. [default: 127.0.0.1:7434]")
 @click.option("--data-dir", metavar="DIR", help="Where the store is kept. [default: /var/lib/loiter]")
 @click.option("--certificate", metavar="FILE", help="Certificate to serve by TLS with.")
 @click.option("--key", metavar="FILE", help="Its private key.")
@@ -53,6 +56,7 @@ def serve(config: Path | None, log_format: str | None, **flags: str | bool | Non
             {_SETTINGS.get(name, name): value for name, value in (flags | {"log_format": log_format}).items()},
         )
         check(settings)
+        alert_file, report_file = load_alerts(settings.alerts.file), load_reports(settings.reports.file)
     except SettingsError as error:
         _end(click.UsageError(str(error), click.get_current_context()))
     logs.configure("loiter", settings.log_format, settings.log_level)
@@ -63,10 +67,10 @@ def serve(config: Path | None, log_format: str | None, **flags: str | bool | Non
     # The core reads the environment once, as it is imported below.
     captured = settings.tls.certificate is not None and core_log.enable(os.environ)
     with core_log.capture() if captured else nullcontext():
-        _run(settings)
+        _run(settings, alert_file, report_file)
 
 
-def _run(settings: AggregatorSettings) -> None:
+def _run(settings: AggregatorSettings, alert_file: AlertFile, report_file: ReportFile) -> None:
     from loiter_aggregator.access.certificates import RevocationFileError
     from loiter_aggregator.access.tokens import TokenFileError
     from loiter_aggregator.descriptors import room_for_streams
@@ -81,7 +85,8 @@ def _run(settings: AggregatorSettings) -> None:
             extra=logs.fields(streams=streams),
         )
     try:
-        asyncio.run(run(replace(settings, limits=replace(settings.limits, streams=streams))))
+        limits = replace(settings.limits, streams=streams)
+        asyncio.run(run(replace(settings, limits=limits), alert_file, report_file))
     except (StoreError, TokenFileError, RevocationFileError, OSError) as error:
         _end(click.ClickException(str(error)))
 

@@ -107,6 +107,14 @@ class Fleet:
         """Shows the fleet."""
         return await self._turns.answer(lambda store: self._get_fleet(store, request))
 
+    async def get_history(self, request: pb.GetHistoryRequest) -> pb.GetHistoryResponse:
+        """Shows how figures went."""
+        return await self._turns.answer(lambda store: self._get_history(store, request))
+
+    def _get_history(self, store: Question, request: pb.GetHistoryRequest) -> pb.GetHistoryResponse:
+        del store, request
+        return pb.GetHistoryResponse()
+
     def _rank_hosts(self, store: Question, request: pb.RankHostsRequest) -> pb.RankHostsResponse:
         ranking = self._ranking(request.query)
         rows = rank_hosts(store, ranking)

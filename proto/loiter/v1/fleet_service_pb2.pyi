@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from loiter.v1 import ingest_service_pb2 as _ingest_service_pb2
 from loiter.v1 import sample_pb2 as _sample_pb2
+from loiter.v1 import socket_pb2 as _socket_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -70,6 +71,142 @@ RANK_BY_FD_ETA: RankBy.ValueType  # 7
 RANK_BY_PORTS: RankBy.ValueType  # 8
 """The fullest budget of ephemeral ports."""
 Global___RankBy: _TypeAlias = RankBy  # noqa: Y015
+
+class _FindingChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_CHANGE_UNSPECIFIED: _FindingChange.ValueType  # 0
+    """Not said."""
+    FINDING_CHANGE_NEW: _FindingChange.ValueType  # 1
+    """It was not there."""
+    FINDING_CHANGE_WORSE: _FindingChange.ValueType  # 2
+    """It was there, and less."""
+    FINDING_CHANGE_UNCHANGED: _FindingChange.ValueType  # 3
+    """It was there, much the same."""
+    FINDING_CHANGE_BETTER: _FindingChange.ValueType  # 4
+    """It was there, and more."""
+    FINDING_CHANGE_RESOLVED: _FindingChange.ValueType  # 5
+    """It was there, and is not any more."""
+
+class FindingChange(_FindingChange, metaclass=_FindingChangeEnumTypeWrapper):
+    """How a finding compares with before."""
+
+FINDING_CHANGE_UNSPECIFIED: FindingChange.ValueType  # 0
+"""Not said."""
+FINDING_CHANGE_NEW: FindingChange.ValueType  # 1
+"""It was not there."""
+FINDING_CHANGE_WORSE: FindingChange.ValueType  # 2
+"""It was there, and less."""
+FINDING_CHANGE_UNCHANGED: FindingChange.ValueType  # 3
+"""It was there, much the same."""
+FINDING_CHANGE_BETTER: FindingChange.ValueType  # 4
+"""It was there, and more."""
+FINDING_CHANGE_RESOLVED: FindingChange.ValueType  # 5
+"""It was there, and is not any more."""
+Global___FindingChange: _TypeAlias = FindingChange  # noqa: Y015
+
+class _FindingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FindingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FINDING_KIND_UNSPECIFIED: _FindingKind.ValueType  # 0
+    """Not said."""
+    FINDING_KIND_CLOSE_WAIT_GROWTH: _FindingKind.ValueType  # 1
+    """CLOSE_WAIT sockets of an application grow; the figure is sockets an hour."""
+    FINDING_KIND_STUCK: _FindingKind.ValueType  # 2
+    """CLOSE_WAIT sockets of an application stay; the figure is how many are stuck."""
+    FINDING_KIND_FD_ETA: _FindingKind.ValueType  # 3
+    """A process of an application runs out of file descriptors; the figure is seconds left. It will breach where that is
+    before the next report.
+    """
+    FINDING_KIND_PORTS: _FindingKind.ValueType  # 4
+    """A host runs out of ephemeral ports; the figure is the share that is used."""
+    FINDING_KIND_TIME_WAIT_OVERFLOW: _FindingKind.ValueType  # 5
+    """A host destroys TIME_WAIT sockets for want of room; the figure is how many within the period."""
+    FINDING_KIND_SILENT: _FindingKind.ValueType  # 6
+    """A host is silent; the figure is seconds since its last report."""
+
+class FindingKind(_FindingKind, metaclass=_FindingKindEnumTypeWrapper):
+    """What a finding is about."""
+
+FINDING_KIND_UNSPECIFIED: FindingKind.ValueType  # 0
+"""Not said."""
+FINDING_KIND_CLOSE_WAIT_GROWTH: FindingKind.ValueType  # 1
+"""CLOSE_WAIT sockets of an application grow; the figure is sockets an hour."""
+FINDING_KIND_STUCK: FindingKind.ValueType  # 2
+"""CLOSE_WAIT sockets of an application stay; the figure is how many are stuck."""
+FINDING_KIND_FD_ETA: FindingKind.ValueType  # 3
+"""A process of an application runs out of file descriptors; the figure is seconds left. It will breach where that is
+before the next report.
+"""
+FINDING_KIND_PORTS: FindingKind.ValueType  # 4
+"""A host runs out of ephemeral ports; the figure is the share that is used."""
+FINDING_KIND_TIME_WAIT_OVERFLOW: FindingKind.ValueType  # 5
+"""A host destroys TIME_WAIT sockets for want of room; the figure is how many within the period."""
+FINDING_KIND_SILENT: FindingKind.ValueType  # 6
+"""A host is silent; the figure is seconds since its last report."""
+Global___FindingKind: _TypeAlias = FindingKind  # noqa: Y015
+
+class _DeliveryState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELIVERY_STATE_UNSPECIFIED: _DeliveryState.ValueType  # 0
+    """Not said."""
+    DELIVERY_STATE_WAITING: _DeliveryState.ValueType  # 1
+    """It is waiting for its first try, or for the next."""
+    DELIVERY_STATE_DELIVERED: _DeliveryState.ValueType  # 2
+    """It arrived."""
+    DELIVERY_STATE_FAILED: _DeliveryState.ValueType  # 3
+    """It was tried as often as it may be."""
+
+class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
+    """How far a delivery is."""
+
+DELIVERY_STATE_UNSPECIFIED: DeliveryState.ValueType  # 0
+"""Not said."""
+DELIVERY_STATE_WAITING: DeliveryState.ValueType  # 1
+"""It is waiting for its first try, or for the next."""
+DELIVERY_STATE_DELIVERED: DeliveryState.ValueType  # 2
+"""It arrived."""
+DELIVERY_STATE_FAILED: DeliveryState.ValueType  # 3
+"""It was tried as often as it may be."""
+Global___DeliveryState: _TypeAlias = DeliveryState  # noqa: Y015
+
+class _AlertState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AlertStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ALERT_STATE_UNSPECIFIED: _AlertState.ValueType  # 0
+    """Not said."""
+    ALERT_STATE_PENDING: _AlertState.ValueType  # 1
+    """The rule is broken, and not yet for as long as it takes."""
+    ALERT_STATE_FIRING: _AlertState.ValueType  # 2
+    """It fires."""
+    ALERT_STATE_RESOLVED: _AlertState.ValueType  # 3
+    """It fired, and no longer does."""
+
+class AlertState(_AlertState, metaclass=_AlertStateEnumTypeWrapper):
+    """How far an alert is."""
+
+ALERT_STATE_UNSPECIFIED: AlertState.ValueType  # 0
+"""Not said."""
+ALERT_STATE_PENDING: AlertState.ValueType  # 1
+"""The rule is broken, and not yet for as long as it takes."""
+ALERT_STATE_FIRING: AlertState.ValueType  # 2
+"""It fires."""
+ALERT_STATE_RESOLVED: AlertState.ValueType  # 3
+"""It fired, and no longer does."""
+Global___AlertState: _TypeAlias = AlertState  # noqa: Y015
 
 @_typing.final
 class RankHostsRequest(_message.Message):
@@ -301,6 +438,7 @@ class GetHostRequest(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     BY_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The host's name or its host id."""
     limit: _builtins.int
@@ -311,6 +449,10 @@ class GetHostRequest(_message.Message):
     def window(self) -> _duration_pb2.Duration:
         """How far back to look; one hour when absent."""
 
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when to look: the window ends there. Now when absent. The latest sample stays the latest."""
+
     def __init__(
         self,
         *,
@@ -318,10 +460,11 @@ class GetHostRequest(_message.Message):
         window: _duration_pb2.Duration | None = ...,
         limit: _builtins.int = ...,
         by: Global___RankBy.ValueType = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "limit", b"limit", "name", b"name", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "end_time", b"end_time", "limit", b"limit", "name", b"name", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,6 +575,935 @@ class ExplainProcessRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainProcessRequest: _TypeAlias = ExplainProcessRequest  # noqa: Y015
+
+@_typing.final
+class GetHistoryRequest(_message.Message):
+    """Asks how figures went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HOST_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """The host's name or its host id; of the whole fleet where it is empty."""
+    pid: _builtins.int
+    """The process on that host; of the whole host where it is 0."""
+    app: _builtins.str
+    """The application, over all hosts or on `host`; of every process where it is empty."""
+    points: _builtins.int
+    """In how many equal parts to divide the window; 120 when 0, at most 1,000."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only hosts that carry all of these labels."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """How far back to look; one hour when absent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; now when absent."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        app: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        window: _duration_pb2.Duration | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        points: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "end_time", b"end_time", "host", b"host", "labels", b"labels", "pid", b"pid", "points", b"points", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryRequest: _TypeAlias = GetHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetHistoryResponse(_message.Message):
+    """Carries how figures went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first part begins."""
+
+    @_builtins.property
+    def step(self) -> _duration_pb2.Duration:
+        """How long each part is."""
+
+    @_builtins.property
+    def series(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistorySeries]:
+        """The figures, in the order in which they are to be shown."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        step: _duration_pb2.Duration | None = ...,
+        series: _abc.Iterable[Global___HistorySeries] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["series", b"series", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHistoryResponse: _TypeAlias = GetHistoryResponse  # noqa: Y015
+
+@_typing.final
+class HistorySeries(_message.Message):
+    """Represents one figure over a window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name: of a fleet or a host the TCP states in lower case, such as `close_wait`, and `fd_allocated`, `fd_limit`,
+    `stuck`, `ports_share`, `hosts` (how many reported); of a process or an application `close_wait`, `stuck`,
+    `time_wait`, `established`, `fd_open`, `fd_limit` (of an application the least of its processes), `processes`.
+    """
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryValue]:
+        """A value for each part: the maximum of a host's or a process's samples, added up over hosts and processes."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[Global___HistoryValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistorySeries: _TypeAlias = HistorySeries  # noqa: Y015
+
+@_typing.final
+class HistoryValue(_message.Message):
+    """Represents one value; without it, no sample fell into the part, or none knew it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """The value."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___HistoryValue: _TypeAlias = HistoryValue  # noqa: Y015
+
+@_typing.final
+class ListSocketsRequest(_message.Message):
+    """Asks for sockets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The host's name or its host id."""
+    pid: _builtins.int
+    """Only those that this process holds; of all where it is 0."""
+    limit: _builtins.int
+    """How many at most; 100 when 0, at most 1,000."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_socket_pb2.TcpState.ValueType]:
+        """Only those in one of these states; in every state but LISTEN where it is empty."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        states: _abc.Iterable[_socket_pb2.TcpState.ValueType] | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "pid", b"pid", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSocketsRequest: _TypeAlias = ListSocketsRequest  # noqa: Y015
+
+@_typing.final
+class ListSocketsResponse(_message.Message):
+    """Carries sockets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def host(self) -> _sample_pb2.Host:
+        """The host."""
+
+    @_builtins.property
+    def answer(self) -> _socket_pb2.SocketAnswer:
+        """What its agent answered."""
+
+    def __init__(
+        self,
+        *,
+        host: _sample_pb2.Host | None = ...,
+        answer: _socket_pb2.SocketAnswer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "host", b"host"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSocketsResponse: _TypeAlias = ListSocketsResponse  # noqa: Y015
+
+@_typing.final
+class GetReportRequest(_message.Message):
+    """Asks for a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    schedule: _builtins.str
+    """The name of a scheduled report, whose settings and last run are then taken; empty for one of the whole fleet that
+    compares with `period` ago.
+    """
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """What the report is about; a day when absent. Ignored where `schedule` is given."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only hosts that carry all of these labels. Ignored where `schedule` is given."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _builtins.str = ...,
+        period: _duration_pb2.Duration | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "period", b"period", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
+
+@_typing.final
+class GetReportResponse(_message.Message):
+    """Carries a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___FleetReport:
+        """The report."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___FleetReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015
+
+@_typing.final
+class FleetReport(_message.Message):
+    """Represents the fleet over a period, beside what it was before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TITLE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    COMPARED_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    APPS_FIELD_NUMBER: _builtins.int
+    CAUSES_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    SILENT_HOSTS_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    title: _builtins.str
+    """What it is called."""
+    url: _builtins.str
+    """The link to the fleet's page over this period; empty where no address is set."""
+    version: _builtins.str
+    """The release of the aggregator."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the period begins, and what it is compared with."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the period ends."""
+
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next report is due; absent of one that is not scheduled. What runs out until then "will breach"."""
+
+    @_builtins.property
+    def compared_time(self) -> _timestamp_pb2.Timestamp:
+        """Of what there is to compare with: when it was taken. Absent where there is none; then nothing is new."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only hosts that carry all of these labels."""
+
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]:
+        """The findings: new ones first, then worse, unchanged, better and resolved; the worst first in each."""
+
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostRank]:
+        """The worst hosts, with the figures of the period."""
+
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessRank]:
+        """The worst processes."""
+
+    @_builtins.property
+    def apps(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppRank]:
+        """The worst applications."""
+
+    @_builtins.property
+    def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]:
+        """How many sockets in CLOSE_WAIT have which cause, most first."""
+
+    @_builtins.property
+    def history(self) -> Global___GetHistoryResponse:
+        """Counts of the fleet over the period."""
+
+    @_builtins.property
+    def coverage(self) -> Global___FleetCoverage:
+        """What the figures rest on."""
+
+    @_builtins.property
+    def silent_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SilentHost]:
+        """Hosts that are silent; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        title: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+        compared_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        findings: _abc.Iterable[Global___Finding] | None = ...,
+        hosts: _abc.Iterable[Global___HostRank] | None = ...,
+        processes: _abc.Iterable[Global___ProcessRank] | None = ...,
+        apps: _abc.Iterable[Global___AppRank] | None = ...,
+        causes: _abc.Iterable[Global___CauseCount] | None = ...,
+        history: Global___GetHistoryResponse | None = ...,
+        coverage: Global___FleetCoverage | None = ...,
+        silent_hosts: _abc.Iterable[Global___SilentHost] | None = ...,
+        url: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "coverage", b"coverage", "end_time", b"end_time", "history", b"history", "next_time", b"next_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "causes", b"causes", "compared_time", b"compared_time", "coverage", b"coverage", "end_time", b"end_time", "findings", b"findings", "history", b"history", "hosts", b"hosts", "labels", b"labels", "next_time", b"next_time", "processes", b"processes", "silent_hosts", b"silent_hosts", "start_time", b"start_time", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetReport: _TypeAlias = FleetReport  # noqa: Y015
+
+@_typing.final
+class Finding(_message.Message):
+    """Represents something that is wrong, or no longer is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    HOSTNAMES_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    FIGURE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    kind: Global___FindingKind.ValueType
+    """What it is."""
+    change: Global___FindingChange.ValueType
+    """How it compares with before."""
+    app: _builtins.str
+    """The application; empty for a finding about a host."""
+    hosts: _builtins.int
+    """How many hosts it is on."""
+    cause: _sample_pb2.Cause.ValueType
+    """Why, where the finding is about CLOSE_WAIT."""
+    figure: _builtins.float
+    """How much: sockets an hour, seconds left, or a share from 0 to 1, as `kind` says."""
+    before: _builtins.float
+    """How much it was before; absent where it was not, or that is not known."""
+    summary: _builtins.str
+    """One sentence for a person."""
+    url: _builtins.str
+    """The link to the page that shows it; empty where no address is set."""
+    @_builtins.property
+    def hostnames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that it is on, worst first; at most 10."""
+
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when, as far as the figures reach."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___FindingKind.ValueType = ...,
+        change: Global___FindingChange.ValueType = ...,
+        app: _builtins.str = ...,
+        hostnames: _abc.Iterable[_builtins.str] | None = ...,
+        hosts: _builtins.int = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        figure: _builtins.float | None = ...,
+        before: _builtins.float | None = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        summary: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_before", b"_before", "_figure", b"_figure", "before", b"before", "figure", b"figure", "since_time", b"since_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before", b"_before", "_figure", b"_figure", "app", b"app", "before", b"before", "cause", b"cause", "change", b"change", "figure", b"figure", "hostnames", b"hostnames", "hosts", b"hosts", "kind", b"kind", "since_time", b"since_time", "summary", b"summary", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__before: _TypeAlias = _typing.Literal["before"]  # noqa: Y015
+    _WhichOneofArgType__before: _TypeAlias = _typing.Literal["_before", b"_before"]  # noqa: Y015
+    _WhichOneofReturnType__figure: _TypeAlias = _typing.Literal["figure"]  # noqa: Y015
+    _WhichOneofArgType__figure: _TypeAlias = _typing.Literal["_figure", b"_figure"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before) -> _WhichOneofReturnType__before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__figure) -> _WhichOneofReturnType__figure | None: ...
+
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class CauseCount(_message.Message):
+    """Represents a cause, and how many sockets have it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    CLOSE_WAIT_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    cause: _sample_pb2.Cause.ValueType
+    """The cause."""
+    close_wait: _builtins.int
+    """Sockets in CLOSE_WAIT."""
+    processes: _builtins.int
+    """Processes that have them."""
+    def __init__(
+        self,
+        *,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        close_wait: _builtins.int = ...,
+        processes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "close_wait", b"close_wait", "processes", b"processes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CauseCount: _TypeAlias = CauseCount  # noqa: Y015
+
+@_typing.final
+class ListReportsRequest(_message.Message):
+    """Asks for scheduled reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many runs, latest first; 20 when 0, at most 1,000."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportsRequest: _TypeAlias = ListReportsRequest  # noqa: Y015
+
+@_typing.final
+class ListReportsResponse(_message.Message):
+    """Carries scheduled reports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportSchedule]:
+        """The schedules."""
+
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportRun]:
+        """The latest runs, latest first."""
+
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[Global___ReportSchedule] | None = ...,
+        runs: _abc.Iterable[Global___ReportRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportsResponse: _TypeAlias = ListReportsResponse  # noqa: Y015
+
+@_typing.final
+class ReportSchedule(_message.Message):
+    """Represents a report that is sent on a schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    NEXT_TIME_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    cron: _builtins.str
+    """When, as a cron expression (crontab(5))."""
+    time_zone: _builtins.str
+    """The time zone of that, such as Europe/Berlin."""
+    @_builtins.property
+    def next_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is due next."""
+
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it goes, without secrets."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cron: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        next_time: _timestamp_pb2.Timestamp | None = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_time", b"next_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "name", b"name", "next_time", b"next_time", "targets", b"targets", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportSchedule: _TypeAlias = ReportSchedule  # noqa: Y015
+
+@_typing.final
+class ReportRun(_message.Message):
+    """Represents one run of a scheduled report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    BUILT_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    schedule: _builtins.str
+    """The schedule."""
+    error: _builtins.str
+    """Why it could not be built; empty where it could, or is not yet."""
+    title: _builtins.str
+    """Its title, with what is in it."""
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was due."""
+
+    @_builtins.property
+    def built_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was built; absent where it is not yet."""
+
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportDelivery]:
+        """What became of it, target by target."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _builtins.str = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        built_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+        deliveries: _abc.Iterable[Global___ReportDelivery] | None = ...,
+        title: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["built_time", b"built_time", "due_time", b"due_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_time", b"built_time", "deliveries", b"deliveries", "due_time", b"due_time", "error", b"error", "schedule", b"schedule", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRun: _TypeAlias = ReportRun  # noqa: Y015
+
+@_typing.final
+class ReportDelivery(_message.Message):
+    """Represents a report on its way to one target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    DELIVERED_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """Where it goes, without secrets."""
+    state: Global___DeliveryState.ValueType
+    """How far it is."""
+    attempts: _builtins.int
+    """How often it was tried."""
+    error: _builtins.str
+    """Why the last try failed; empty where none did."""
+    @_builtins.property
+    def delivered_time(self) -> _timestamp_pb2.Timestamp:
+        """When it arrived."""
+
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried again."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        state: Global___DeliveryState.ValueType = ...,
+        attempts: _builtins.int = ...,
+        delivered_time: _timestamp_pb2.Timestamp | None = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivered_time", b"delivered_time", "next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "delivered_time", b"delivered_time", "error", b"error", "next_attempt_time", b"next_attempt_time", "state", b"state", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDelivery: _TypeAlias = ReportDelivery  # noqa: Y015
+
+@_typing.final
+class ListAlertsRequest(_message.Message):
+    """Asks for alerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlertsRequest: _TypeAlias = ListAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ListAlertsResponse(_message.Message):
+    """Carries alerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    EVALUATED_TIME_FIELD_NUMBER: _builtins.int
+    RECEIVERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alert]:
+        """The alerts: firing ones first, then pending, then resolved; the latest first in each."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlertRule]:
+        """The rules that are in force."""
+
+    @_builtins.property
+    def evaluated_time(self) -> _timestamp_pb2.Timestamp:
+        """When the rules were evaluated last; absent where they were not yet."""
+
+    @_builtins.property
+    def receivers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlertReceiver]:
+        """Where alerts are pushed to, and what became of the last push."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[Global___Alert] | None = ...,
+        rules: _abc.Iterable[Global___AlertRule] | None = ...,
+        evaluated_time: _timestamp_pb2.Timestamp | None = ...,
+        receivers: _abc.Iterable[Global___AlertReceiver] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluated_time", b"evaluated_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "evaluated_time", b"evaluated_time", "receivers", b"receivers", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlertsResponse: _TypeAlias = ListAlertsResponse  # noqa: Y015
+
+@_typing.final
+class AlertRule(_message.Message):
+    """Represents a rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    severity: _builtins.str
+    """How severe, such as `warning` or `critical`."""
+    summary: _builtins.str
+    """What it says, for a person."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "severity", b"severity", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlertRule: _TypeAlias = AlertRule  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """Represents an alert: one rule, broken by one application or one host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    HOSTNAMES_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    ACTIVE_TIME_FIELD_NUMBER: _builtins.int
+    FIRING_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVED_TIME_FIELD_NUMBER: _builtins.int
+    FIGURE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """The rule."""
+    severity: _builtins.str
+    """How severe."""
+    state: Global___AlertState.ValueType
+    """How far it is."""
+    app: _builtins.str
+    """The application that it is about; empty for one about a host."""
+    hosts: _builtins.int
+    """How many hosts it is on."""
+    figure: _builtins.float
+    """The worst figure, in the unit of the rule."""
+    cause: _sample_pb2.Cause.ValueType
+    """Why, where it is about CLOSE_WAIT."""
+    summary: _builtins.str
+    """One sentence for a person."""
+    url: _builtins.str
+    """The link to the page that shows it; empty where no address is set."""
+    @_builtins.property
+    def hostnames(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that it is on, worst first; at most 10."""
+
+    @_builtins.property
+    def active_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the rule is broken."""
+
+    @_builtins.property
+    def firing_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it fires; absent while it is pending."""
+
+    @_builtins.property
+    def resolved_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was resolved; absent while it is not."""
+
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        state: Global___AlertState.ValueType = ...,
+        app: _builtins.str = ...,
+        hostnames: _abc.Iterable[_builtins.str] | None = ...,
+        hosts: _builtins.int = ...,
+        active_time: _timestamp_pb2.Timestamp | None = ...,
+        firing_time: _timestamp_pb2.Timestamp | None = ...,
+        resolved_time: _timestamp_pb2.Timestamp | None = ...,
+        figure: _builtins.float | None = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
+        summary: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_figure", b"_figure", "active_time", b"active_time", "figure", b"figure", "firing_time", b"firing_time", "resolved_time", b"resolved_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_figure", b"_figure", "active_time", b"active_time", "app", b"app", "cause", b"cause", "figure", b"figure", "firing_time", b"firing_time", "hostnames", b"hostnames", "hosts", b"hosts", "resolved_time", b"resolved_time", "rule", b"rule", "severity", b"severity", "state", b"state", "summary", b"summary", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__figure: _TypeAlias = _typing.Literal["figure"]  # noqa: Y015
+    _WhichOneofArgType__figure: _TypeAlias = _typing.Literal["_figure", b"_figure"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__figure) -> _WhichOneofReturnType__figure | None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015
+
+@_typing.final
+class AlertReceiver(_message.Message):
+    """Represents where alerts are pushed to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    LAST_SUCCESS_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Its address, without secrets."""
+    error: _builtins.str
+    """Why the last push failed; empty where it went well."""
+    @_builtins.property
+    def last_success_time(self) -> _timestamp_pb2.Timestamp:
+        """When a push last went well; absent where none did."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        last_success_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_success_time", b"last_success_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_success_time", b"last_success_time", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlertReceiver: _TypeAlias = AlertReceiver  # noqa: Y015
 
 @_typing.final
 class ExplainProcessResponse(_message.Message):
@@ -825,10 +1897,22 @@ class RankingQuery(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    APP_FIELD_NUMBER: _builtins.int
+    CONTAINS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     by: Global___RankBy.ValueType
     """The measure; CLOSE_WAIT growth when unspecified."""
     limit: _builtins.int
     """How many rows to return; 20 when 0."""
+    app: _builtins.str
+    """Only this application, and only hosts that it is on by their latest samples. Not of groups."""
+    contains: _builtins.str
+    """Only rows of which a name contains this, in whatever case: of hosts the host name; of processes that, the process name
+    or the application; of applications that; of groups the value.
+    """
+    cause: _sample_pb2.Cause.ValueType
+    """Only rows with this cause; all where it is unspecified."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """How far back to look; one hour when absent."""
@@ -837,6 +1921,10 @@ class RankingQuery(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only hosts that carry all of these labels."""
 
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when to look: the window ends there, and the "latest" figures are those of then. Now when absent."""
+
     def __init__(
         self,
         *,
@@ -844,10 +1932,14 @@ class RankingQuery(_message.Message):
         window: _duration_pb2.Duration | None = ...,
         limit: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        app: _builtins.str = ...,
+        contains: _builtins.str = ...,
+        cause: _sample_pb2.Cause.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "labels", b"labels", "limit", b"limit", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app", b"app", "by", b"by", "cause", b"cause", "contains", b"contains", "end_time", b"end_time", "labels", b"labels", "limit", b"limit", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -894,6 +1986,7 @@ class HostRank(_message.Message):
     FD_FORECAST_FIELD_NUMBER: _builtins.int
     PORTS_SHARE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    TIME_WAIT_OVERFLOWS_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """The host id."""
     hostname: _builtins.str
@@ -914,6 +2007,10 @@ class HostRank(_message.Message):
     """CLOSE_WAIT sockets older than a minute at the latest sample, of all its processes."""
     ports_share: _builtins.float
     """The fullest budget of ephemeral ports: used over available, from 0 to 1."""
+    time_wait_overflows: _builtins.int
+    """TIME_WAIT sockets that were destroyed for want of room within the window (TCPTimeWaitOverflow of
+    /proc/net/netstat); absent where that is not known.
+    """
     @_builtins.property
     def last_report_time(self) -> _timestamp_pb2.Timestamp:
         """When its latest report arrived."""
@@ -952,10 +2049,11 @@ class HostRank(_message.Message):
         fd_forecast: Global___FdForecast | None = ...,
         ports_share: _builtins.float | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        time_wait_overflows: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "_time_wait_overflows", b"_time_wait_overflows", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "stuck", b"stuck", "time_wait", b"time_wait", "time_wait_overflows", b"time_wait_overflows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "labels", b"labels", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "silent", b"silent", "stuck", b"stuck", "time_wait", b"time_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_established", b"_established", "_fd_allocated", b"_fd_allocated", "_fd_limit", b"_fd_limit", "_fd_share", b"_fd_share", "_ports_share", b"_ports_share", "_stuck", b"_stuck", "_time_wait_overflows", b"_time_wait_overflows", "cause", b"cause", "close_wait", b"close_wait", "established", b"established", "fd_allocated", b"fd_allocated", "fd_forecast", b"fd_forecast", "fd_limit", b"fd_limit", "fd_share", b"fd_share", "host_id", b"host_id", "hostname", b"hostname", "labels", b"labels", "last_report_time", b"last_report_time", "ports_share", b"ports_share", "silent", b"silent", "stuck", b"stuck", "time_wait", b"time_wait", "time_wait_overflows", b"time_wait_overflows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__established: _TypeAlias = _typing.Literal["established"]  # noqa: Y015
     _WhichOneofArgType__established: _TypeAlias = _typing.Literal["_established", b"_established"]  # noqa: Y015
@@ -969,6 +2067,8 @@ class HostRank(_message.Message):
     _WhichOneofArgType__ports_share: _TypeAlias = _typing.Literal["_ports_share", b"_ports_share"]  # noqa: Y015
     _WhichOneofReturnType__stuck: _TypeAlias = _typing.Literal["stuck"]  # noqa: Y015
     _WhichOneofArgType__stuck: _TypeAlias = _typing.Literal["_stuck", b"_stuck"]  # noqa: Y015
+    _WhichOneofReturnType__time_wait_overflows: _TypeAlias = _typing.Literal["time_wait_overflows"]  # noqa: Y015
+    _WhichOneofArgType__time_wait_overflows: _TypeAlias = _typing.Literal["_time_wait_overflows", b"_time_wait_overflows"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__established) -> _WhichOneofReturnType__established | None: ...
     @_typing.overload
@@ -981,6 +2081,8 @@ class HostRank(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ports_share) -> _WhichOneofReturnType__ports_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stuck) -> _WhichOneofReturnType__stuck | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__time_wait_overflows) -> _WhichOneofReturnType__time_wait_overflows | None: ...
 
 Global___HostRank: _TypeAlias = HostRank  # noqa: Y015
 

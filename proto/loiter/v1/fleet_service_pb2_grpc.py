@@ -71,6 +71,31 @@ class FleetServiceStub:
                 request_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetFleetRequest.SerializeToString,
                 response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetFleetResponse.FromString,
                 _registered_method=True)
+        self.GetHistory = channel.unary_unary(
+                '/loiter.v1.FleetService/GetHistory',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetHistoryRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetHistoryResponse.FromString,
+                _registered_method=True)
+        self.ListSockets = channel.unary_unary(
+                '/loiter.v1.FleetService/ListSockets',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.ListSocketsRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ListSocketsResponse.FromString,
+                _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/loiter.v1.FleetService/GetReport',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetReportResponse.FromString,
+                _registered_method=True)
+        self.ListReports = channel.unary_unary(
+                '/loiter.v1.FleetService/ListReports',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.ListReportsRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ListReportsResponse.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/loiter.v1.FleetService/ListAlerts',
+                request_serializer=loiter_dot_v1_dot_fleet__service__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -127,6 +152,43 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHistory(self, request, context):
+        """Shows how figures went over a window: of the fleet, a host, a process or an application. NOT_FOUND for what never
+        was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSockets(self, request, context):
+        """Lists the sockets of one host, as its agent reads them now. FAILED_PRECONDITION where the host is not connected, or
+        its agent does not answer; who asked is in the aggregator's log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReport(self, request, context):
+        """Builds a report of the fleet, as it would be sent now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReports(self, request, context):
+        """Lists the scheduled reports, the latest of their runs, and what became of the deliveries.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """Lists the alerts that are pending, firing, or were resolved of late.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +226,31 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetFleet,
                     request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetFleetRequest.FromString,
                     response_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetFleetResponse.SerializeToString,
+            ),
+            'GetHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistory,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetHistoryRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetHistoryResponse.SerializeToString,
+            ),
+            'ListSockets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSockets,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ListSocketsRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.ListSocketsResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.GetReportRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.GetReportResponse.SerializeToString,
+            ),
+            'ListReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReports,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ListReportsRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.ListReportsResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=loiter_dot_v1_dot_fleet__service__pb2.ListAlertsRequest.FromString,
+                    response_serializer=loiter_dot_v1_dot_fleet__service__pb2.ListAlertsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +444,141 @@ class FleetService:
             '/loiter.v1.FleetService/GetFleet',
             loiter_dot_v1_dot_fleet__service__pb2.GetFleetRequest.SerializeToString,
             loiter_dot_v1_dot_fleet__service__pb2.GetFleetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/GetHistory',
+            loiter_dot_v1_dot_fleet__service__pb2.GetHistoryRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.GetHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSockets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/ListSockets',
+            loiter_dot_v1_dot_fleet__service__pb2.ListSocketsRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.ListSocketsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/GetReport',
+            loiter_dot_v1_dot_fleet__service__pb2.GetReportRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.GetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/ListReports',
+            loiter_dot_v1_dot_fleet__service__pb2.ListReportsRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.ListReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loiter.v1.FleetService/ListAlerts',
+            loiter_dot_v1_dot_fleet__service__pb2.ListAlertsRequest.SerializeToString,
+            loiter_dot_v1_dot_fleet__service__pb2.ListAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

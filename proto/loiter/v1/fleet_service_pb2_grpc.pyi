@@ -49,6 +49,20 @@ class FleetServiceStub:
     """Says why a process has the sockets that it has. NOT_FOUND for a host or a process that is not in the latest sample."""
     GetFleet: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetFleetRequest, _fleet_service_pb2.GetFleetResponse]
     """Shows the totals of the fleet, what they rest on, and the hosts that fell silent."""
+    GetHistory: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetHistoryRequest, _fleet_service_pb2.GetHistoryResponse]
+    """Shows how figures went over a window: of the fleet, a host, a process or an application. NOT_FOUND for what never
+    was.
+    """
+    ListSockets: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListSocketsRequest, _fleet_service_pb2.ListSocketsResponse]
+    """Lists the sockets of one host, as its agent reads them now. FAILED_PRECONDITION where the host is not connected, or
+    its agent does not answer; who asked is in the aggregator's log.
+    """
+    GetReport: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetReportRequest, _fleet_service_pb2.GetReportResponse]
+    """Builds a report of the fleet, as it would be sent now."""
+    ListReports: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListReportsRequest, _fleet_service_pb2.ListReportsResponse]
+    """Lists the scheduled reports, the latest of their runs, and what became of the deliveries."""
+    ListAlerts: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListAlertsRequest, _fleet_service_pb2.ListAlertsResponse]
+    """Lists the alerts that are pending, firing, or were resolved of late."""
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -71,6 +85,20 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Says why a process has the sockets that it has. NOT_FOUND for a host or a process that is not in the latest sample."""
     GetFleet: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetFleetRequest, _fleet_service_pb2.GetFleetResponse]  # type: ignore[assignment]
     """Shows the totals of the fleet, what they rest on, and the hosts that fell silent."""
+    GetHistory: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetHistoryRequest, _fleet_service_pb2.GetHistoryResponse]  # type: ignore[assignment]
+    """Shows how figures went over a window: of the fleet, a host, a process or an application. NOT_FOUND for what never
+    was.
+    """
+    ListSockets: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListSocketsRequest, _fleet_service_pb2.ListSocketsResponse]  # type: ignore[assignment]
+    """Lists the sockets of one host, as its agent reads them now. FAILED_PRECONDITION where the host is not connected, or
+    its agent does not answer; who asked is in the aggregator's log.
+    """
+    GetReport: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetReportRequest, _fleet_service_pb2.GetReportResponse]  # type: ignore[assignment]
+    """Builds a report of the fleet, as it would be sent now."""
+    ListReports: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListReportsRequest, _fleet_service_pb2.ListReportsResponse]  # type: ignore[assignment]
+    """Lists the scheduled reports, the latest of their runs, and what became of the deliveries."""
+    ListAlerts: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListAlertsRequest, _fleet_service_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """Lists the alerts that are pending, firing, or were resolved of late."""
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about the fleet. A window reaches from now into the past. INVALID_ARGUMENT names the field that
@@ -132,5 +160,49 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetFleetResponse, _abc.Awaitable[_fleet_service_pb2.GetFleetResponse]]:
         """Shows the totals of the fleet, what they rest on, and the hosts that fell silent."""
+
+    @_abc_1.abstractmethod
+    def GetHistory(
+        self,
+        request: _fleet_service_pb2.GetHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.GetHistoryResponse, _abc.Awaitable[_fleet_service_pb2.GetHistoryResponse]]:
+        """Shows how figures went over a window: of the fleet, a host, a process or an application. NOT_FOUND for what never
+        was.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSockets(
+        self,
+        request: _fleet_service_pb2.ListSocketsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListSocketsResponse, _abc.Awaitable[_fleet_service_pb2.ListSocketsResponse]]:
+        """Lists the sockets of one host, as its agent reads them now. FAILED_PRECONDITION where the host is not connected, or
+        its agent does not answer; who asked is in the aggregator's log.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _fleet_service_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.GetReportResponse, _abc.Awaitable[_fleet_service_pb2.GetReportResponse]]:
+        """Builds a report of the fleet, as it would be sent now."""
+
+    @_abc_1.abstractmethod
+    def ListReports(
+        self,
+        request: _fleet_service_pb2.ListReportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListReportsResponse, _abc.Awaitable[_fleet_service_pb2.ListReportsResponse]]:
+        """Lists the scheduled reports, the latest of their runs, and what became of the deliveries."""
+
+    @_abc_1.abstractmethod
+    def ListAlerts(
+        self,
+        request: _fleet_service_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListAlertsResponse, _abc.Awaitable[_fleet_service_pb2.ListAlertsResponse]]:
+        """Lists the alerts that are pending, firing, or were resolved of late."""
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

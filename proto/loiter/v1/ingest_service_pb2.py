@@ -25,35 +25,36 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from loiter.v1 import sample_pb2 as loiter_dot_v1_dot_sample__pb2
+from loiter.v1 import socket_pb2 as loiter_dot_v1_dot_socket__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloiter/v1/ingest_service.proto\x12\tloiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16loiter/v1/sample.proto\"\x9d\x01\n\x14StreamReportsRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.loiter.v1.HelloH\x00\x12#\n\x06report\x18\x02 \x01(\x0b\x32\x11.loiter.v1.ReportH\x00\x12\x32\n\x0fsent_since_boot\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07request\"\xb1\x01\n\x15StreamReportsResponse\x12(\n\thello_ack\x18\x01 \x01(\x0b\x32\x13.loiter.v1.HelloAckH\x00\x12*\n\nreport_ack\x18\x02 \x01(\x0b\x32\x14.loiter.v1.ReportAckH\x00\x12\x36\n\x10report_rejection\x18\x03 \x01(\x0b\x32\x1a.loiter.v1.ReportRejectionH\x00\x42\n\n\x08response\"\xc0\x01\n\x05Hello\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.loiter.v1.Host\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nagent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08instance\x18\x04 \x01(\x04\x12)\n\x07settled\x18\x05 \x03(\x0b\x32\x18.loiter.v1.SpoolPosition\"6\n\rSpoolPosition\x12\x13\n\x0bspool_epoch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"?\n\x08HelloAck\x12\x33\n\x0f\x61ggregator_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x01\n\x06Report\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x13\n\x0bspool_epoch\x18\x03 \x01(\x04\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12#\n\x06sample\x18\x05 \x01(\x0b\x32\x11.loiter.v1.SampleH\x00\x12\x1f\n\x04loss\x18\x07 \x01(\x0b\x32\x0f.loiter.v1.LossH\x00\x12\x33\n\x10taken_since_boot\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07\x63ontent\"\xb2\x01\n\x04Loss\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.loiter.v1.LossReason\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x35\n\x11\x66irst_sample_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_sample_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\tReportAck\x12\x13\n\x0bspool_epoch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"V\n\x0fReportRejection\x12\x13\n\x0bspool_epoch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0e\n\x06reason\x18\x04 \x01(\t*\x97\x01\n\nLossReason\x12\x1b\n\x17LOSS_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16LOSS_REASON_SPOOL_FULL\x10\x01\x12\x17\n\x13LOSS_REASON_TOO_OLD\x10\x02\x12\x1d\n\x19LOSS_REASON_SPOOL_CORRUPT\x10\x03\x12\x18\n\x14LOSS_REASON_REJECTED\x10\x04\x32g\n\rIngestService\x12V\n\rStreamReports\x12\x1f.loiter.v1.StreamReportsRequest\x1a .loiter.v1.StreamReportsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloiter/v1/ingest_service.proto\x12\tloiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16loiter/v1/sample.proto\x1a\x16loiter/v1/socket.proto\"\xcf\x01\n\x14StreamReportsRequest\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.loiter.v1.HelloH\x00\x12#\n\x06report\x18\x02 \x01(\x0b\x32\x11.loiter.v1.ReportH\x00\x12\x30\n\rsocket_answer\x18\x04 \x01(\x0b\x32\x17.loiter.v1.SocketAnswerH\x00\x12\x32\n\x0fsent_since_boot\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07request\"\xe1\x01\n\x15StreamReportsResponse\x12(\n\thello_ack\x18\x01 \x01(\x0b\x32\x13.loiter.v1.HelloAckH\x00\x12*\n\nreport_ack\x18\x02 \x01(\x0b\x32\x14.loiter.v1.ReportAckH\x00\x12\x36\n\x10report_rejection\x18\x03 \x01(\x0b\x32\x1a.loiter.v1.ReportRejectionH\x00\x12.\n\x0csocket_query\x18\x04 \x01(\x0b\x32\x16.loiter.v1.SocketQueryH\x00\x42\n\n\x08response\"\xe0\x01\n\x05Hello\x12\x1d\n\x04host\x18\x01 \x01(\x0b\x32\x0f.loiter.v1.Host\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\nagent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08instance\x18\x04 \x01(\x04\x12)\n\x07settled\x18\x05 \x03(\x0b\x32\x18.loiter.v1.SpoolPosition\x12\x1e\n\x16\x61nswers_socket_queries\x18\x06 \x01(\x08\"6\n\rSpoolPosition\x12\x13\n\x0bspool_epoch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"?\n\x08HelloAck\x12\x33\n\x0f\x61ggregator_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x01\n\x06Report\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x13\n\x0bspool_epoch\x18\x03 \x01(\x04\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12#\n\x06sample\x18\x05 \x01(\x0b\x32\x11.loiter.v1.SampleH\x00\x12\x1f\n\x04loss\x18\x07 \x01(\x0b\x32\x0f.loiter.v1.LossH\x00\x12\x33\n\x10taken_since_boot\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07\x63ontent\"\xb2\x01\n\x04Loss\x12%\n\x06reason\x18\x01 \x01(\x0e\x32\x15.loiter.v1.LossReason\x12\x16\n\x0e\x66irst_sequence\x18\x02 \x01(\x04\x12\x35\n\x11\x66irst_sample_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_sample_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\tReportAck\x12\x13\n\x0bspool_epoch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\"V\n\x0fReportRejection\x12\x13\n\x0bspool_epoch\x18\x01 \x01(\x04\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x0e\n\x06reason\x18\x04 \x01(\t*\x97\x01\n\nLossReason\x12\x1b\n\x17LOSS_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16LOSS_REASON_SPOOL_FULL\x10\x01\x12\x17\n\x13LOSS_REASON_TOO_OLD\x10\x02\x12\x1d\n\x19LOSS_REASON_SPOOL_CORRUPT\x10\x03\x12\x18\n\x14LOSS_REASON_REJECTED\x10\x04\x32g\n\rIngestService\x12V\n\rStreamReports\x12\x1f.loiter.v1.StreamReportsRequest\x1a .loiter.v1.StreamReportsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loiter.v1.ingest_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOSSREASON']._serialized_start=1330
-  _globals['_LOSSREASON']._serialized_end=1481
-  _globals['_STREAMREPORTSREQUEST']._serialized_start=135
-  _globals['_STREAMREPORTSREQUEST']._serialized_end=292
-  _globals['_STREAMREPORTSRESPONSE']._serialized_start=295
-  _globals['_STREAMREPORTSRESPONSE']._serialized_end=472
-  _globals['_HELLO']._serialized_start=475
-  _globals['_HELLO']._serialized_end=667
-  _globals['_SPOOLPOSITION']._serialized_start=669
-  _globals['_SPOOLPOSITION']._serialized_end=723
-  _globals['_HELLOACK']._serialized_start=725
-  _globals['_HELLOACK']._serialized_end=788
-  _globals['_REPORT']._serialized_start=791
-  _globals['_REPORT']._serialized_end=1006
-  _globals['_LOSS']._serialized_start=1009
-  _globals['_LOSS']._serialized_end=1187
-  _globals['_REPORTACK']._serialized_start=1189
-  _globals['_REPORTACK']._serialized_end=1239
-  _globals['_REPORTREJECTION']._serialized_start=1241
-  _globals['_REPORTREJECTION']._serialized_end=1327
-  _globals['_INGESTSERVICE']._serialized_start=1483
-  _globals['_INGESTSERVICE']._serialized_end=1586
+  _globals['_LOSSREASON']._serialized_start=1484
+  _globals['_LOSSREASON']._serialized_end=1635
+  _globals['_STREAMREPORTSREQUEST']._serialized_start=159
+  _globals['_STREAMREPORTSREQUEST']._serialized_end=366
+  _globals['_STREAMREPORTSRESPONSE']._serialized_start=369
+  _globals['_STREAMREPORTSRESPONSE']._serialized_end=594
+  _globals['_HELLO']._serialized_start=597
+  _globals['_HELLO']._serialized_end=821
+  _globals['_SPOOLPOSITION']._serialized_start=823
+  _globals['_SPOOLPOSITION']._serialized_end=877
+  _globals['_HELLOACK']._serialized_start=879
+  _globals['_HELLOACK']._serialized_end=942
+  _globals['_REPORT']._serialized_start=945
+  _globals['_REPORT']._serialized_end=1160
+  _globals['_LOSS']._serialized_start=1163
+  _globals['_LOSS']._serialized_end=1341
+  _globals['_REPORTACK']._serialized_start=1343
+  _globals['_REPORTACK']._serialized_end=1393
+  _globals['_REPORTREJECTION']._serialized_start=1395
+  _globals['_REPORTREJECTION']._serialized_end=1481
+  _globals['_INGESTSERVICE']._serialized_start=1637
+  _globals['_INGESTSERVICE']._serialized_end=1740
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from loiter.v1 import sample_pb2 as _sample_pb2
+from loiter.v1 import socket_pb2 as _socket_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -62,6 +63,7 @@ class StreamReportsRequest(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    SOCKET_ANSWER_FIELD_NUMBER: _builtins.int
     SENT_SINCE_BOOT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
@@ -70,6 +72,10 @@ class StreamReportsRequest(_message.Message):
     @_builtins.property
     def report(self) -> Global___Report:
         """One tick."""
+
+    @_builtins.property
+    def socket_answer(self) -> _socket_pb2.SocketAnswer:
+        """Answers a question of the aggregator."""
 
     @_builtins.property
     def sent_since_boot(self) -> _duration_pb2.Duration:
@@ -82,13 +88,14 @@ class StreamReportsRequest(_message.Message):
         *,
         hello: Global___Hello | None = ...,
         report: Global___Report | None = ...,
+        socket_answer: _socket_pb2.SocketAnswer | None = ...,
         sent_since_boot: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request", "sent_since_boot", b"sent_since_boot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request", "sent_since_boot", b"sent_since_boot", "socket_answer", b"socket_answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request", "sent_since_boot", b"sent_since_boot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "report", b"report", "request", b"request", "sent_since_boot", b"sent_since_boot", "socket_answer", b"socket_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["hello", "report"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["hello", "report", "socket_answer"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -103,6 +110,7 @@ class StreamReportsResponse(_message.Message):
     HELLO_ACK_FIELD_NUMBER: _builtins.int
     REPORT_ACK_FIELD_NUMBER: _builtins.int
     REPORT_REJECTION_FIELD_NUMBER: _builtins.int
+    SOCKET_QUERY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello_ack(self) -> Global___HelloAck:
         """Answers the hello."""
@@ -115,18 +123,25 @@ class StreamReportsResponse(_message.Message):
     def report_rejection(self) -> Global___ReportRejection:
         """A report was not accepted."""
 
+    @_builtins.property
+    def socket_query(self) -> _socket_pb2.SocketQuery:
+        """Asks for the sockets of the host; only of an agent whose hello says that it answers. The answer comes on the same
+        stream, between reports. An agent answers one question at a time.
+        """
+
     def __init__(
         self,
         *,
         hello_ack: Global___HelloAck | None = ...,
         report_ack: Global___ReportAck | None = ...,
         report_rejection: Global___ReportRejection | None = ...,
+        socket_query: _socket_pb2.SocketQuery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello_ack", b"hello_ack", "report_ack", b"report_ack", "report_rejection", b"report_rejection", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello_ack", b"hello_ack", "report_ack", b"report_ack", "report_rejection", b"report_rejection", "response", b"response", "socket_query", b"socket_query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello_ack", b"hello_ack", "report_ack", b"report_ack", "report_rejection", b"report_rejection", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello_ack", b"hello_ack", "report_ack", b"report_ack", "report_rejection", b"report_rejection", "response", b"response", "socket_query", b"socket_query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["hello_ack", "report_ack", "report_rejection"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["hello_ack", "report_ack", "report_rejection", "socket_query"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -143,10 +158,13 @@ class Hello(_message.Message):
     AGENT_TIME_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    ANSWERS_SOCKET_QUERIES_FIELD_NUMBER: _builtins.int
     instance: _builtins.int
     """A number that this run of the agent drew: with it, a host that connects again is told from another machine that has
     the same host id.
     """
+    answers_socket_queries: _builtins.bool
+    """The agent answers questions for its sockets; false of an older one, and of one that is set not to."""
     @_builtins.property
     def host(self) -> _sample_pb2.Host:
         """The host that the agent reports for."""
@@ -173,10 +191,11 @@ class Hello(_message.Message):
         agent_time: _timestamp_pb2.Timestamp | None = ...,
         instance: _builtins.int = ...,
         settled: _abc.Iterable[Global___SpoolPosition] | None = ...,
+        answers_socket_queries: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_time", b"agent_time", "host", b"host", "interval", b"interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_time", b"agent_time", "host", b"host", "instance", b"instance", "interval", b"interval", "settled", b"settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_time", b"agent_time", "answers_socket_queries", b"answers_socket_queries", "host", b"host", "instance", b"instance", "interval", b"interval", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Figures for Prometheus: of the fleet, and of the aggregator itself."""
