@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from loiter.limits import MAX_LABEL_KEY_CHARS, MAX_LABEL_VALUE_CHARS, MAX_LABELS
 from loiter.settings import (
+    REQUIRED,
     SettingsError,
     address,
     addresses,
@@ -24,6 +25,7 @@ from loiter.settings import (
     integer,
     labels,
     load,
+    load_tables,
     matching,
     one_of,
     path,
@@ -367,3 +369,42 @@ def test_readers_refuse_with_value_error_or_read(value: object) -> None:
     for reader in (boolean, integer(0, 9), duration(1, 9), path, address, addresses, labels, one_of("a"), text):
         with suppress(ValueError):
             reader(value)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A table of a file of tables."""
+
+    name: str = setting(REQUIRED, text, "what it is called")
+    wait: float = setting(60.0, duration(1, 3_600), "how long to wait")
+
+
+def read_tables(tmp_path: Path, content: str) -> dict[str, list[Rule]]:
+    """Reads a file of rules."""
+    file = tmp_path / "rules.toml"
+    file.write_text(content)
+    return load_tables(file, {"rule": Rule, "other": Rule})
+
+
+def test_tables_of_a_kind_are_read_in_order(tmp_path: Path) -> None:
+    """As often as they are there, each with its own defaults."""
+    found = read_tables(tmp_path, '[[rule]]\nname = "a"\n[[rule]]\nname = "b"\nwait = "5s"\n[other]\nname = "c"\n')
+    assert found == {"rule": [Rule("a"), Rule("b", 5.0)], "other": [Rule("c")]}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('[[rule]]\nname = "a"\n\n[[rule]]\nwait = "5s"\n', "rules.toml:4: name is missing: what it is called"),
+        ('[[rule]]\nname = "a"\n\n[[rule]]\nnam = "b"\n', "rules.toml:5: nam: unknown setting; did you mean name?"),
+        ('[[rule]]\nname = "a"\nwait = "5h"\n', "rules.toml:3: wait: '5h' is not between 1s and 3600s"),
+        ('[[rul]]\nname = "a"\n', "rules.toml:1: rul: unknown table; did you mean rule?"),
+        ("rule = 1\n", "rules.toml:1: rule is no table; write [[rule]] above its settings"),
+        ("[[rule]\n", "not valid TOML"),
+    ],
+)
+def test_a_table_that_can_not_be_used_is_named_with_its_line(tmp_path: Path, content: str, says: str) -> None:
+    """The line is that of the setting, or of the table's header where one is missing."""
+    with pytest.raises(SettingsError) as raised:
+        read_tables(tmp_path, content)
+    assert says in str(raised.value)

@@ -21,6 +21,9 @@ from loiter.text import printable
 Settings = TypeVar("Settings")
 Reader = Callable[[object], Any]
 
+# In place of a default: a table of a file of tables has to have it.
+REQUIRED: Final = dataclasses.MISSING
+
 ENVIRONMENT_PREFIX: Final = "LOITER_"
 # A name, a value, and some spaces around them.
 _MAX_LABEL_LINE_CHARS: Final = MAX_LABEL_KEY_CHARS + MAX_LABEL_VALUE_CHARS + 16
@@ -52,7 +55,7 @@ class Entry:
 
 
 def setting(default: Any, read: Reader, help: str, flag: str | None = None, credential: str | None = None) -> Any:
-    """Declares a field of a settings dataclass.
+    """Declares a field of a settings dataclass. Where its default is REQUIRED, `load_tables` alone can read it.
 
     `read` takes the TOML value or, from elsewhere, a string. `flag` is needed where it is not the setting's name.
     `credential` is the name of the systemd credential that is used where nothing names a file.
@@ -102,6 +105,48 @@ def load(
     return _build(settings, values)
 
 
+def load_tables(file: Path, kinds: Mapping[str, type[Any]]) -> dict[str, list[Any]]:
+    """Reads a TOML file whose tables are things of a kind, such as `[[rule]]`, as often as wanted.
+
+    Args:
+        file: The file.
+        kinds: By the name of a table, the settings dataclass that declares what is in one.
+
+    Returns:
+        By the name of a table, what is in each of that name, in order. `[rule]` counts as one `[[rule]]`.
+
+    Raises:
+        SettingsError: A file that can not be read or parsed, a table or a setting that is not known, a value that a
+            setting does not take, or one that is missing.
+    """
+    document, text = _parse_file(file)
+    found: dict[str, list[Any]] = {name: [] for name in kinds}
+    for kind, content in document.items():
+        if kind not in kinds:
+            where = f"{file}:{_line_of(text, kind)}: {printable(kind)}"
+            raise SettingsError(f"{where}: unknown table{_suggestion(kind, kinds, 'tables')}")
+        for number, table in enumerate(content if isinstance(content, list) else [content]):
+            line = _line_of_table(text, kind, number)
+            if not isinstance(table, dict):
+                raise SettingsError(f"{file}:{line}: {kind} is no table; write [[{kind}]] above its settings")
+            found[kind].append(_build_table(kinds[kind], table, text, f"{file}:", line))
+    return found
+
+
+def _build_table(settings: type[Any], table: Mapping[str, object], text: str, file: str, line: int) -> Any:
+    known = {entry.name: entry for entry in entries(settings)}
+    values: dict[str, object] = {}
+    for name, value in _flatten(table, known):
+        where = f"{file}{_line_within(text, name, line)}: {printable(name)}"
+        if name not in known:
+            raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
+        values[name] = _read(known[name], value, where)
+    for name, entry in known.items():
+        if entry.default is REQUIRED and name not in values:
+            raise SettingsError(f"{file}{line}: {name} is missing: {entry.help}")
+    return _build(settings, values)
+
+
 def _build(settings: type[Settings], values: Mapping[str, object], prefix: str = "") -> Settings:
     arguments: dict[str, object] = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]  # a TypeVar can not be bound to "a dataclass"
@@ -129,6 +174,18 @@ def _from_credentials(environment: Mapping[str, str], known: Mapping[str, Entry]
 
 
 def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:
+    document, text = _parse_file(file)
+    values: dict[str, object] = {}
+    for name, value in _flatten(document, known):
+        where = f"{file}:{_line_of(text, name)}: {printable(name)}"
+        if name not in known:
+            raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
+        values[name] = _read(known[name], value, where)
+    return values
+
+
+def _parse_file(file: Path) -> tuple[dict[str, object], str]:
+    """Parses a TOML file. Returns what it says, and its text."""
     import tomllib  # late: many agents have no file
 
     try:
@@ -138,16 +195,9 @@ def _from_file(file: Path, known: Mapping[str, Entry]) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{file}: not UTF-8 text (byte {error.start})") from None
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text), text
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise SettingsError(f"{file}: not valid TOML: {error}") from None
-    values: dict[str, object] = {}
-    for name, value in _flatten(document, known):
-        where = f"{file}:{_line_of(text, name)}: {printable(name)}"
-        if name not in known:
-            raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
-        values[name] = _read(known[name], value, where)
-    return values
 
 
 def _flatten(table: Mapping[str, object], known: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -175,6 +225,26 @@ def _line_of(text: str, name: str) -> int:
     return found
 
 
+def _line_of_table(text: str, kind: str, number: int) -> int:
+    """Finds the line of the header of the table that is the `number`-th of its kind, from 0."""
+    headers = [
+        at
+        for at, line in enumerate(text.splitlines(), start=1)
+        if re.match(rf"\s*\[{{1,2}}\s*[\"']?{re.escape(kind)}[\"']?\s*\]", line)
+    ]
+    return headers[number] if number < len(headers) else 1
+
+
+def _line_within(text: str, name: str, start: int) -> int:
+    """Finds the line that sets `name` behind a header; that of the header where it can not be told."""
+    for at, line in enumerate(text.splitlines()[start:], start=start + 1):
+        if re.match(r"\s*\[\[", line):
+            break
+        if re.match(rf"\s*[\"']?{re.escape(name.rpartition('.')[2])}[\"']?\s*=", line):
+            return at
+    return start
+
+
 def _from_environment(environment: Mapping[str, str], known: Mapping[str, Entry]) -> dict[str, object]:
     by_variable = {entry.environment: entry for entry in known.values()}
     values: dict[str, object] = {}
@@ -191,9 +261,9 @@ def _from_environment(environment: Mapping[str, str], known: Mapping[str, Entry]
     return values
 
 
-def _suggestion(name: str, known: Mapping[str, Entry]) -> str:
+def _suggestion(name: str, known: Iterable[str], what: str = "settings") -> str:
     near = _nearest(name, known, 0.6)
-    return f"; did you mean {near}?" if near is not None else f"; the settings are {', '.join(sorted(known))}"
+    return f"; did you mean {near}?" if near is not None else f"; the {what} are {', '.join(sorted(known))}"
 
 
 def _nearest(name: str, known: Iterable[str], similarity: float) -> str | None:
