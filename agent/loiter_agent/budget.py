@@ -69,6 +69,11 @@ class CpuMeter:
         self._clock = clock
         self._last: tuple[float, float] | None = None
 
+    def leave_out(self, seconds: float) -> None:
+        """Has processor time that was used since the last call not count."""
+        if self._last is not None:
+            self._last = self._last[0] + seconds, self._last[1]
+
     def lap(self) -> Usage | None:
         """Returns what was used since the last call; None for the first, and where no time has passed."""
         cpu, now = self._cpu(), self._clock()

@@ -48,6 +48,7 @@ _INET_DIAG_CGROUP_ID: Final = 21
 
 _NLMSGHDR: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 _INET_DIAG_REQ: Final = struct.Struct("=BBBB48xII")  # family, src_len, dst_len, extensions, id, states, dbs
+_FIND_REQ: Final = struct.Struct("=BBBB48sII")  # the same, with the id of one socket
 _RTATTR: Final = struct.Struct("=HH")  # length, type
 _CONNECTION: Final = struct.Struct("=9I")
 _ERROR: Final = struct.Struct("=i")
@@ -59,6 +60,7 @@ _STATE_AT: Final = _HEADER + 1
 # struct inet_diag_sockid without the interface and the cookie: ports and addresses.
 _CONNECTION_AT: Final = _HEADER + 4
 CONNECTION_BYTES: Final = 36
+SOCKET_ID_BYTES: Final = 48  # sizeof(struct inet_diag_sockid)
 # Columns, as numbers of 32-bit words from the start of a message.
 _PORTS: Final = 5  # source and destination
 # Both ports, and of the peer's address the word that holds it in IPv4 and the last one in IPv6.
@@ -68,8 +70,9 @@ _EXPIRES: Final = 17
 _RQUEUE: Final = 18
 _WQUEUE: Final = 19
 _INODE: Final = 21
-# tcpi_last_data_sent and tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h).
+# tcpi_last_data_sent, tcpi_last_data_recv and tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h).
 _TCPI_LAST_DATA_SENT_AT: Final = 44
+_TCPI_LAST_DATA_RECV_AT: Final = 52
 _TCPI_LAST_ACK_RECV_AT: Final = 56
 _ATTRIBUTES_AT: Final = _HEADER + _DIAG_MSG
 
@@ -135,6 +138,16 @@ class Chunk:
         at = index * self.stride + _CONNECTION_AT
         return bytes(self.view[at : at + CONNECTION_BYTES])
 
+    def socket_id(self, index: int) -> bytes:
+        """What names one socket to `find_request`: SOCKET_ID_BYTES bytes, a struct inet_diag_sockid."""
+        at = index * self.stride + _CONNECTION_AT
+        return bytes(self.view[at : at + SOCKET_ID_BYTES])
+
+    def alone(self, index: int) -> Chunk:
+        """One socket in a chunk of its own, which remains valid."""
+        at = index * self.stride
+        return Chunk(memoryview(bytes(self.view[at : at + self.stride])), self.stride, 1)
+
     def family(self, index: int) -> int:
         """AF_INET or AF_INET6."""
         return self.view[index * self.stride + _HEADER]
@@ -146,6 +159,10 @@ class Chunk:
     def last_data_sent(self, index: int) -> int | None:
         """Milliseconds since data was last sent, keepalives not counted; None as of `last_ack_received`."""
         return self._info(index, _TCPI_LAST_DATA_SENT_AT)
+
+    def last_data_received(self, index: int) -> int | None:
+        """Milliseconds since data was last received; None as of `last_ack_received`."""
+        return self._info(index, _TCPI_LAST_DATA_RECV_AT)
 
     def _info(self, index: int, offset: int) -> int | None:
         at = index * self.stride
@@ -201,6 +218,16 @@ def dump_request(states: int, sequence: int, extensions: int = 0) -> bytes:
     length = _HEADER + _INET_DIAG_REQ.size
     header = _NLMSGHDR.pack(length, TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0)
     return header + _INET_DIAG_REQ.pack(0, 0, 0, extensions, states, 0)
+
+
+def find_request(family: int, socket_id: bytes, sequence: int, extensions: int) -> bytes:
+    """Builds a request for one socket, by its `Chunk.socket_id`: the kernel looks it up without a walk.
+
+    It is answered by one message, or by NLMSG_ERROR with ENOENT where the socket is gone.
+    """
+    length = _HEADER + _INET_DIAG_REQ.size
+    header = _NLMSGHDR.pack(length, TCPDIAG_GETSOCK, NLM_F_REQUEST, sequence, 0)
+    return header + _FIND_REQ.pack(family, 0, 0, extensions, socket_id, ALL_STATES, 0)
 
 
 def parse_datagram(data: memoryview, sequence: int) -> Datagram:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Protocol, TypeVar
@@ -94,7 +94,7 @@ class OpenNamespace:
         """Whether it is read from inside, which keeps it alive."""
         return self.how == "sock_diag"
 
-    def dump(self, states: int, extensions: int = 0) -> Iterator[Chunk]:
+    def dump(self, states: int, extensions: int = 0) -> Generator[Chunk, None, None]:
         """Yields the sockets in the states of a bit mask, as `SockDiag.dump` does. Read by procfs, none has extensions.
 
         A chunk is valid until the next one of any namespace is asked for.
@@ -110,6 +110,16 @@ class OpenNamespace:
         except OSError:
             self._broken = True
             raise
+
+    def find(self, chunk: Chunk, extensions: int) -> Chunk | None:
+        """Asks for the socket that a chunk consists of, with extensions, as `SockDiag.find` does.
+
+        None where it is gone, and where the namespace is not read from inside. Raises OSError.
+        """
+        reader = self._reader
+        if not isinstance(reader, _SockDiagReader):
+            return None
+        return reader.diag.find(chunk.family(0), chunk.socket_id(0), extensions)
 
     def idle_sockets(self) -> list[Chunk] | None:
         """All sockets of a namespace where nobody talks: its listeners, or none. None where it takes a dump to tell.

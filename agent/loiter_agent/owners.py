@@ -248,6 +248,26 @@ class Owners:
         found = self._holders.get(holder)
         return found.key if found is not None else None
 
+    def namespaces_of(self, key: ProcessKey) -> set[int]:
+        """The namespaces of the sockets that a process was charged with in the tick that has ended."""
+        index = self._index_of.get(key)
+        return {place.namespace for _, place in self._places if place.holder == index}
+
+    def sockets_of(self, key: ProcessKey, trust: bool = False) -> set[int]:
+        """Reads the inodes of the sockets that a process holds now, apart from any tick. Changes no charge.
+
+        With `trust`, descriptors are taken for what they were in the tick that has ended, and others read. Raises
+        ProcessVanished and Unreadable.
+        """
+        index = self._index_of.get(key)
+        holder = self._holders[index] if index is not None else _Holder(key, UNKNOWN)
+        with self._procfs.fd_folder(key.pid) as folder:
+            return set(self._read_fds(folder, holder, trust).values())
+
+    def cgroup_of(self, key: ProcessKey) -> int | None:
+        """The v2 cgroup of a process, as sock_diag numbers it; None where it can not be told."""
+        return self._cgroups.of(key)
+
     def in_cgroup(self, cgroup: int) -> tuple[ProcessKey, ...]:
         """The processes that are in a v2 cgroup themselves, not those in cgroups below it."""
         return tuple(key for key in self._scan.processes if self._cgroups.of(key) == cgroup)
@@ -298,7 +318,7 @@ class Owners:
         wanted = {inode for inode in self._unknown if self._retries.get(inode, (0, 0))[0] <= self._tick}
         tried = set(wanted)
         if wanted:
-            order = self._in_search_order({self._unknown[inode] for inode in wanted})
+            order = self.in_search_order({self._unknown[inode] for inode in wanted}, self._scan)
             for process in order:
                 self._read(process.key, wanted, trust=True)
                 if not wanted:
@@ -326,8 +346,8 @@ class Owners:
                 self._distrust_credit -= fd_open
                 self._read(process.key, wanted, trust=False)
 
-    def _in_search_order(self, cgroups: Iterable[int | None]) -> list[ProcessFds]:
-        """Orders the processes: of the sockets' cgroups first, then whose descriptors changed, then by age.
+    def in_search_order(self, cgroups: Iterable[int | None], scan: ProcessScan) -> list[ProcessFds]:
+        """Orders processes: of the sockets' cgroups first, then whose descriptors changed, then by age.
 
         The first process of the host is the last resort: it keeps the listeners of others (socket activation).
         """
@@ -339,8 +359,8 @@ class Owners:
             unchanged = self._fd_open_before.get(key, -1) == process.fd_open
             return key.pid == 1, elsewhere, unchanged, key.start_ticks, key.pid
 
-        self._cgroups.forget_all_but(self._scan.processes)
-        return sorted(self._scan.processes.values(), key=order)
+        self._cgroups.forget_all_but(scan.processes)
+        return sorted(scan.processes.values(), key=order)
 
     def _read(self, key: ProcessKey, wanted: set[int], trust: bool) -> None:
         """Reads the descriptors of a process, and charges it with those sockets that are wanted.

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from loiter import grpc_core
+from loiter.progress import waiting
 from loiter.text import printable
 from loiter.transport import Security, channel_credentials, read_token, token_metadata, wants_tls
 
@@ -55,6 +56,11 @@ class _Unresolved(Exception):
 
 def probe(server: str, security: Security, timeout: float = _TIMEOUT_SECONDS) -> Probe:
     """Tries HOST:PORT, for about `timeout` seconds at most."""
+    with waiting(f"trying {server}"):
+        return _probe(server, security, timeout)
+
+
+def _probe(server: str, security: Security, timeout: float) -> Probe:
     try:
         wrong = _unreachable(server, timeout)
     except _Unresolved as error:

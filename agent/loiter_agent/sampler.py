@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from loiter.logs import fields
 from loiter_agent.clock import since_boot
@@ -35,6 +35,9 @@ from loiter_agent.sample import (
     TcpStates,
 )
 from loiter_agent.selection import Candidate, remainder, select
+
+if TYPE_CHECKING:
+    from loiter_agent.socket_rows import Listing, Wanted
 
 Section = TypeVar("Section")
 
@@ -156,6 +159,18 @@ class Sampler:
             namespaces=tuple(names.namespace(namespace) for namespace in tcp.namespaces) if tcp else (),
         )
 
+    def list_sockets(self, wanted: Wanted, due: Callable[[], bool]) -> Listing:
+        """Lists sockets one by one, between two samples, and leaves no trace in the next.
+
+        Raises:
+            GaveWay: A sample is `due`.
+            NothingListed: What is asked for can not be had; the message says why.
+            OSError: The processes can not be listed.
+        """
+        scan = self._processes.collect()
+        self._names.begin(scan)
+        return self._tcp.list_sockets(scan, self._names, wanted, due)
+
     def configure(self, bounds: Bounds, interval: float, arguments: bool) -> None:
         """Changes settings between two samples. What is known of sockets and processes is kept."""
         self.bounds = bounds
@@ -269,7 +284,7 @@ def _fd_eta(fd_open: int | None, limit: int | None, detail: CloseWaitSockets | N
 
 
 def _coverage(scan: ProcessScan | None, tcp: TcpSnapshot | None) -> Coverage:
-    hidden = scan is not None and (scan.unreadable is None or 2 * scan.unreadable > len(scan.processes))
+    hidden = scan is not None and scan.hides_most
     found = set(scan.namespaces) if scan else set()
     read = {namespace.id for namespace in tcp.namespaces if namespace.read} if tcp else set()
     if tcp and scan:  # without a scan, the namespaces of bind mounts are no more than some of them

@@ -35,6 +35,7 @@ from loiter_agent.procfs import Procfs
 from loiter_agent.sample import HostIdentity
 from loiter_agent.sampler import Bounds, Sampler
 from loiter_agent.security import Security
+from loiter_agent.socket_answers import SocketAnswers
 from loiter_agent.spool import Spool
 from loiter_agent.uplink import Uplink
 
@@ -78,7 +79,6 @@ class Agent:
             max_age=settings.spool.max_age,
         )
         self._uplink = Uplink(self._spool)
-        self._configure_uplink(identity)
         self._sampler = Sampler(
             self._procfs,
             _bounds(settings),
@@ -96,6 +96,8 @@ class Agent:
         self._last_tick: float | None = None
         self._last_failure: type[Exception] | None = None
         self._tick_running = asyncio.Lock()
+        self._socket_answers = SocketAnswers(self._sampler.list_sockets, self._tick_running, self._cpu.leave_out)
+        self._configure_uplink(identity)
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT; then sends what is waiting, for a few seconds at most, and returns."""
@@ -138,6 +140,7 @@ class Agent:
 
     async def _end_of_tick(self) -> bool:
         """Waits for the tick under way, if any, and keeps another from beginning. False where it hangs."""
+        self._socket_answers.tick_is_due = True  # whatever reads sockets is to end
         try:
             async with asyncio.timeout(_TICK_END_SECONDS):
                 await self._tick_running.acquire()
@@ -191,7 +194,9 @@ class Agent:
                 self._reschedule()
 
     async def _tick(self) -> None:
+        self._socket_answers.tick_is_due = True
         async with self._tick_running:
+            self._socket_answers.tick_is_due = False
             try:
                 with self._announcer.tick():
                     await self._sample()
@@ -308,7 +313,9 @@ class Agent:
             insecure=settings.insecure,
         )
         host = encode_host(replace(identity, labels=self._labels.current), version())
-        self._uplink.configure(settings.server, host, settings.interval, security)
+        self._socket_answers.cpu_share = settings.cpu_budget
+        answer = self._socket_answers.answer if settings.answer_sockets else None
+        self._uplink.configure(settings.server, host, settings.interval, security, answer)
 
     def _identify(self, settings: AgentSettings) -> HostIdentity:
         return identify_host(self._procfs, settings.host_id, settings.hostname, state_dir=settings.state_dir)

@@ -15,6 +15,7 @@ from loiter_agent.inet_diag import (
     Chunk,
     SockDiagError,
     dump_request,
+    find_request,
     parse_datagram,
 )
 
@@ -78,6 +79,23 @@ class SockDiag:
             raise
         if torn:
             raise TornDumpError
+
+    def find(self, family: int, socket_id: bytes, extensions: int) -> Chunk | None:
+        """Asks for one socket, by its `Chunk.socket_id`; None where it is gone. Not to be asked amid a dump.
+
+        The chunk is valid until the next is asked for. Raises OSError where the kernel refuses or does not answer.
+        """
+        self._sequence = self._sequence % 0x7FFF_FFFF + 1
+        self._socket.send(find_request(family, socket_id, self._sequence, extensions))
+        view = memoryview(self._buffer)
+        try:
+            length = self._socket.recv_into(view)
+            chunks = parse_datagram(view[:length], self._sequence).chunks
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return chunks[0] if chunks else None
 
     def _receive(self) -> Generator[Chunk, None, bool]:
         """Yields the chunks of the dump under way. Returns whether it was torn."""

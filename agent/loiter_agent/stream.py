@@ -14,6 +14,7 @@ from typing import Final
 from loiter.logs import fields
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
+from loiter.v1 import socket_pb2
 from loiter_agent.clock import since_boot
 from loiter_agent.failure import Call, failure_of
 from loiter_agent.spool import Spool
@@ -23,8 +24,12 @@ _log = logging.getLogger(__name__)
 
 # Reports on their way, of each lane: enough to keep a stream busy, few enough to resend.
 WINDOW: Final = 32
+# Questions that wait for their answer.
+_MAX_QUERIES: Final = 4
 # Old reports an agent sends a second: a day's at 10 s in seven minutes, and 1,000 agents are not too many at a time.
 BACKLOG_RATE: Final = 20.0
+
+AnswerSockets = Callable[[socket_pb2.SocketQuery], Awaitable[socket_pb2.SocketAnswer]]
 
 
 class Pace:
@@ -82,8 +87,12 @@ class Stream:
         pace: Pace,
         on_first_ack: Callable[[], None],
         on_acknowledged: Callable[[int], None],
+        answer: AnswerSockets | None = None,
     ) -> None:
-        """Takes where new reports begin, the pace of the old ones, and whom to tell how many were acknowledged."""
+        """Takes where new reports begin, the pace of the old ones, and whom to tell how many were acknowledged.
+
+        `answer` is what answers questions for sockets; without, they are refused.
+        """
         self._call = call
         self._spool = spool
         self._pace = pace
@@ -95,11 +104,13 @@ class Stream:
         self._live = Lane()
         self._backlog = Lane()
         self._writing = asyncio.Lock()
+        self._answer = answer or _refuse
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Sends and receives until the stream ends. Raises Failure, or what broke it."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive())
+            tasks.create_task(self._receive(tasks))
             tasks.create_task(self._send_live())
             tasks.create_task(self._send_backlog())
 
@@ -137,8 +148,8 @@ class Stream:
         async with self._writing:  # gRPC takes one message at a time
             await write(self._call, request)
 
-    async def _receive(self) -> None:
-        """Takes in acknowledgements and rejections until the aggregator ends the stream."""
+    async def _receive(self, tasks: asyncio.TaskGroup) -> None:
+        """Takes in acknowledgements, rejections and questions until the aggregator ends the stream."""
         while True:
             answer = await self._call.read()
             if not isinstance(answer, pb.StreamReportsResponse):  # grpc.aio.EOF
@@ -148,6 +159,16 @@ class Stream:
                 await self._acknowledge(answer.report_ack)
             elif kind == "report_rejection":
                 await self._reject(answer.report_rejection)
+            elif kind == "socket_query" and len(self._answering) < _MAX_QUERIES:  # it asks one at a time
+                answering = tasks.create_task(self._answer_query(answer.socket_query))
+                self._answering.add(answering)
+                answering.add_done_callback(self._answering.discard)
+
+    async def _answer_query(self, query: socket_pb2.SocketQuery) -> None:
+        """Answers a question, beside the reports."""
+        request = pb.StreamReportsRequest(socket_answer=await self._answer(query))
+        async with self._writing:
+            await write(self._call, request)
 
     async def _acknowledge(self, ack: pb.ReportAck) -> None:
         # No further than it was sent: an aggregator can not take what it was not given.
@@ -172,6 +193,10 @@ class Stream:
 
     def _landed(self, epoch: int, first: int, last: int) -> int:
         return sum(lane.landed(epoch, first, last) for lane in (self._live, self._backlog))
+
+
+async def _refuse(query: socket_pb2.SocketQuery) -> socket_pb2.SocketAnswer:
+    return socket_pb2.SocketAnswer(query_id=query.query_id, error="it is set not to (answer_sockets)")
 
 
 async def write(call: Call, request: pb.StreamReportsRequest) -> None:

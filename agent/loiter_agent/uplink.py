@@ -27,7 +27,7 @@ from loiter_agent.delivery import Delivery
 from loiter_agent.failure import Call, Failure, Kind, failure_of
 from loiter_agent.security import Security, call_metadata, explain_failure, open_channel
 from loiter_agent.spool import Lanes, Spool
-from loiter_agent.stream import BACKLOG_RATE, Pace, Stream, write
+from loiter_agent.stream import BACKLOG_RATE, AnswerSockets, Pace, Stream, write
 
 _log = logging.getLogger(__name__)
 
@@ -71,14 +71,26 @@ class Uplink:
         self._host = sample_pb2.Host()
         self._interval = 0.0
         self._security = Security()
+        self._answer: AnswerSockets | None = None
         self._session: asyncio.Task[None] | None = None
         self._broken_since: float | None = None
         self._errors: set[str] = set()
         self._configured = asyncio.Event()
 
-    def configure(self, servers: tuple[str, ...], host: sample_pb2.Host, interval: float, security: Security) -> None:
-        """Sets whom to report to, as whom, how often and how safely. An open stream is ended, to open a new one."""
+    def configure(
+        self,
+        servers: tuple[str, ...],
+        host: sample_pb2.Host,
+        interval: float,
+        security: Security,
+        answer: AnswerSockets | None = None,
+    ) -> None:
+        """Sets whom to report to, as whom, how often and how safely, and what answers questions for sockets, if any.
+
+        An open stream is ended, to open a new one.
+        """
         self._servers, self._host, self._interval, self._security = servers, host, interval, security
+        self._answer = answer
         self._errors.clear()  # what is still wrong is to be said of the new settings, too
         self._configured.set()
         self.delivery.connected, self.delivery.error = False, None
@@ -138,6 +150,7 @@ class Uplink:
                 self._pace,
                 on_first_ack=lambda: self._connected(server),
                 on_acknowledged=lambda reports: self._acknowledged(server, reports),
+                answer=self._answer,
             )
             try:
                 await stream.run()
@@ -171,7 +184,12 @@ class Uplink:
             for position in (lanes.live, *lanes.backlog[: _MAX_POSITIONS - 1])
         ]
         return pb.Hello(
-            host=self._host, interval=interval, agent_time=now, instance=self._spool.instance, settled=settled
+            host=self._host,
+            interval=interval,
+            agent_time=now,
+            instance=self._spool.instance,
+            settled=settled,
+            answers_socket_queries=self._answer is not None,
         )
 
     async def _explained(self, server: str, security: Security, failure: Failure) -> Failure:

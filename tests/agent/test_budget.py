@@ -169,6 +169,16 @@ def test_the_meter_measures_from_call_to_call() -> None:
     assert Usage(0.5, 10.0).share == 0.05
 
 
+def test_what_is_left_out_does_not_count() -> None:
+    """Such as answers to questions, which have a bound of their own."""
+    cpu, clock = iter((1.0, 2.0, 3.0)), iter((10.0, 20.0, 30.0))
+    meter = CpuMeter(lambda: next(cpu), lambda: next(clock))
+    meter.leave_out(5.0)  # nothing was measured yet
+    meter.lap()
+    meter.leave_out(0.75)
+    assert [meter.lap() for _ in range(2)] == [Usage(0.25, 10.0), Usage(1.0, 10.0)]
+
+
 def test_the_meter_counts_all_threads_of_this_process() -> None:
     """gRPC's and the spool's are the agent's doing, too."""
     meter = CpuMeter()

@@ -12,7 +12,7 @@ import pytest
 from loiter_agent.status import Status, headline, status_file, timestamp
 
 STATUS = Status(
-    version="0.2.0",
+    version="0.3.0",
     pid=42,
     updated_at="2026-11-23T00:00:00.500Z",
     interval_seconds=10.0,

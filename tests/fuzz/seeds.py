@@ -10,6 +10,7 @@ from typing import Final
 from fuzz.access_targets import TOKEN, TOKEN_FILE
 from fuzz.kernel_targets import PROC_FILES, SEQUENCE
 from loiter.v1 import ingest_service_pb2 as pb
+from loiter.v1.socket_pb2 import TCP_STATE_CLOSE_WAIT, SocketQuery
 from support.netlink_messages import done, error, full_socket, mini_socket, tcp_info
 from support.proctree_fake import limits, stat
 from support.reports import full_report, hello, report
@@ -131,7 +132,11 @@ _SEEDS: Final = {
         b"/\0/usr/bin/java\0java\0java\0-Xmx1g\0-jar\0/opt/order-api.jar\xff",
     ),
     "request": _requests(),
-    "mutated_request": (b"hello", b"\x00", b"\x80report", b"\xff" * 9, bytes(range(64))),
+    "socket_query": (
+        SocketQuery(query_id=7, pid=100, limit=20, states=[TCP_STATE_CLOSE_WAIT]).SerializeToString(),
+        SocketQuery(limit=2**32 - 1).SerializeToString(),
+    ),
+    "mutated_request": (b"hello", b"\x00", b"\x50answer", b"\x80report", b"\xff" * 9, bytes(range(64))),
     "settings_file": (_AGENT_TOML, _AGGREGATOR_TOML, b"interval = 5\n", b"[labels]\nrole = 'a'\n", b"\xff"),
     "settings_environment": (b"INTERVAL\x0010s\0SPOOL_MAX_BYTES\x0064MB", b"LISTEN\0[::]:7433\0STORE_RETENTION\x001h"),
     "labels_file": (
@@ -152,6 +157,9 @@ _SEEDS: Final = {
         b"\x1b[31m\xe2\x80\xae",
         b"127.0.0.1:7433",
     ),
+    "host_header": (b"127.0.0.1:7434", b"[::1]:7434", b"localhost", b"loiter.example.net.:443"),
+    "way_back": (b"/top/hosts?by=stuck&window=10m", b"//evil.example/", b"https://evil.example/"),
+    "login_cookie": (b"WyIwMTIzYWJjZCIsIjAxMjMiLDE4MDAwMDAwMDBd.c2lnbmF0dXJl", b"; loiter-7434=a.b", b"\"\\054\""),
     "token": (TOKEN.encode(), TOKEN.upper().encode(), b"loiter_0123abce_" + b"0" * 64),
     "token_file": (TOKEN_FILE, TOKEN.encode() + b"\n", b'{"version": 1, "tokens": []}'),
     "certificate": (_CERTIFICATE, ssl.PEM_cert_to_DER_cert(_CERTIFICATE.decode())),

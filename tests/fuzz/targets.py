@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from fuzz import access_targets, kernel_targets, spool_targets, text_targets, wire_targets
+from fuzz import access_targets, kernel_targets, spool_targets, text_targets, web_targets, wire_targets
 
 Target = Callable[[bytes], None]
 
@@ -18,6 +18,7 @@ TARGETS: Final[Mapping[str, Target]] = {
         kernel_targets.names,
         wire_targets.request,
         wire_targets.mutated_request,
+        wire_targets.socket_query,
         text_targets.settings_file,
         text_targets.settings_environment,
         text_targets.labels_file,
@@ -27,5 +28,8 @@ TARGETS: Final[Mapping[str, Target]] = {
         access_targets.certificate,
         access_targets.revoked_file,
         spool_targets.spool_file,
+        web_targets.host_header,
+        web_targets.way_back,
+        web_targets.login_cookie,
     )
 }

@@ -11,17 +11,25 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from fuzz.oracle import is_printable_refusal
+from loiter.limits import MAX_LISTED_SOCKETS
 from loiter.v1 import ingest_service_pb2 as pb
+from loiter.v1.fleet_service_pb2 import ListSocketsResponse
+from loiter.v1.socket_pb2 import TCP_STATE_CLOSE_WAIT, TCP_STATE_TIME_WAIT, Socket, SocketAnswer, SocketQuery
+from loiter_agent.inet_diag import ALL_STATES
+from loiter_agent.socket_rows import read_query
 from loiter_aggregator.clock import from_duration, from_timestamp
 from loiter_aggregator.ingest.clocks import HostClock
 from loiter_aggregator.ingest.losses import missing, told
-from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report, check_sent
+from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report, check_sent, check_socket_answer
+from loiter_aggregator.output.data import as_csv, as_json
+from loiter_aggregator.output.sockets import document, heading, socket_row, summary
 from loiter_aggregator.store.batch import Batch, key_of
 from support.reports import NOW, full_report, hello, host_id, report
 
 _HOSTNAME: Final = "web-1"
 _HOST_ID: Final = host_id(_HOSTNAME)
 _SINCE_BOOT: Final = 1_000_000
+_LISTED: Final = 100
 _INTEGERS: Final = (0, 1, 3, 255, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 _FLOATS: Final = (0.0, -0.0, -1.0, 1e308, float("inf"), float("-inf"), float("nan"), 5e-324, 0.5, 1e18)
 _TEXTS: Final = ("", "x", "\0", "\x1b[31m", "é" * 256, "x" * 257, "x" * 70_000, "\u202e", "<script>", "=1+1", "\N{BOM}")
@@ -46,7 +54,8 @@ def request(data: bytes) -> None:
 
 def mutated_request(data: bytes) -> None:
     """A valid message with fields changed one by one, as the bytes say."""
-    message = _hello() if data[:1] < b"\x20" else _loss() if data[:1] < b"\x40" else _report()
+    kinds = ((b"\x20", _hello), (b"\x40", _loss), (b"\x60", _socket_answer))
+    message = next((make for bound, make in kinds if data[:1] < bound), _report)()
     rng = random.Random(data)
     for _ in range(1 + len(data) % 4):
         _mutate(message, rng)
@@ -61,6 +70,10 @@ def take_in(message: pb.StreamReportsRequest) -> None:
         if message.WhichOneof("request") == "hello":
             check_hello(message.hello)
             _clock(message)
+            return
+        if message.WhichOneof("request") == "socket_answer":
+            check_socket_answer(message.socket_answer, _LISTED)
+            _show(message.socket_answer)
             return
         check_report(message.report, _HOST_ID)
     except Invalid as error:
@@ -78,6 +91,26 @@ def take_in(message: pb.StreamReportsRequest) -> None:
     assert batch.high_water or batch.lost_rows, "neither stored nor lost"
     for identity in batch.identities.values():
         "".join(identity).encode()
+
+
+def socket_query(data: bytes) -> None:
+    """A question for sockets as it comes to an agent: whatever it asks for, it gets no more than the limits allow."""
+    try:
+        query = SocketQuery.FromString(data)
+    except DecodeError:
+        return
+    wanted = read_query(query)
+    assert 0 < wanted.limit <= MAX_LISTED_SOCKETS
+    assert 0 <= wanted.states <= ALL_STATES
+    assert wanted.pid != 0
+
+
+def _show(answer: SocketAnswer) -> None:
+    """What passes validation can be shown, and controls no terminal."""
+    listed = ListSocketsResponse(answer=answer)
+    shown = as_csv(document(listed)["sockets"], list(socket_row(Socket()))) + summary(answer) + heading(listed)
+    assert "\x1b" not in shown
+    as_json(document(listed))
 
 
 def _add(batch: Batch, report: pb.Report, clock: HostClock) -> None:
@@ -110,6 +143,21 @@ def _hello() -> pb.StreamReportsRequest:
 def _report() -> pb.StreamReportsRequest:
     message = pb.StreamReportsRequest()
     message.ParseFromString(_full_report())
+    return message
+
+
+def _socket_answer() -> pb.StreamReportsRequest:
+    message = pb.StreamReportsRequest()
+    answer = message.socket_answer
+    answer.query_id, answer.matching, answer.unattributed = 7, 9, 1
+    answer.sample_time.FromMilliseconds(NOW)
+    one = answer.sockets.add(
+        state=TCP_STATE_CLOSE_WAIT, local="192.0.2.1:443", peer="[2001:db8::1]:50000", receive_queue=1, pid=7
+    )
+    one.name, one.app, one.namespace = "gateway", "gateway.service", "4026531840"
+    one.age.FromSeconds(90)
+    one.idle.FromSeconds(30)
+    answer.sockets.add(state=TCP_STATE_TIME_WAIT)
     return message
 
 

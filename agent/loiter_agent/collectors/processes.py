@@ -31,6 +31,11 @@ class ProcessScan:
     namespaces: Mapping[int, ProcessKey] = field(default_factory=dict)
     unlisted: int = 0
 
+    @property
+    def hides_most(self) -> bool:
+        """Whether most processes can not be looked into: then it is not known in which namespaces they are."""
+        return self.unreadable is None or 2 * self.unreadable > len(self.processes)
+
     def by_pid(self) -> dict[int, ProcessKey]:
         """Maps pids to processes."""
         return {key.pid: key for key in self.processes}

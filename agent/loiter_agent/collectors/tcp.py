@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from loiter.logs import fields
 from loiter_agent.collectors.processes import ProcessScan
@@ -12,6 +13,10 @@ from loiter_agent.collectors.tcp_sock_diag import SockDiagTcpCollector
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import TcpCounts, TcpSnapshot
 from loiter_agent.time_waits import Tracer
+
+if TYPE_CHECKING:
+    from loiter_agent.names import Names
+    from loiter_agent.socket_rows import Listing, Wanted
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +34,9 @@ class TcpCollector(Protocol):
 
     def count(self) -> TcpCounts:
         """Counts sockets by state and does nothing else. Raises OSError where they can not be read."""
+
+    def list_sockets(self, scan: ProcessScan, names: Names, wanted: Wanted, due: Callable[[], bool]) -> Listing:
+        """Lists sockets one by one, between two snapshots. Raises GaveWay once one is `due`, and NothingListed."""
 
     def set_interval(self, interval: float) -> None:
         """Changes the time between two snapshots, in seconds."""

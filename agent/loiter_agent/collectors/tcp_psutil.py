@@ -7,7 +7,8 @@ dear as the rule.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -15,8 +16,12 @@ from loiter_agent.collectors.processes import ProcessScan
 from loiter_agent.procfs import Procfs
 from loiter_agent.sample import Namespace, ProcessKey, ProcessSockets, TcpCounts, TcpSnapshot, TcpStates
 
+if TYPE_CHECKING:
+    from loiter_agent.names import Names
+    from loiter_agent.socket_rows import Listing, Wanted
+
 # States in which no descriptor need refer to the socket (any longer, or yet).
-_OWNERLESS_STATES: Final = frozenset(
+OWNERLESS_STATES: Final = frozenset(
     {
         psutil.CONN_TIME_WAIT,
         psutil.CONN_SYN_RECV,
@@ -27,7 +32,7 @@ _OWNERLESS_STATES: Final = frozenset(
     }
 )
 # In the order of the enum in include/net/tcp_states.h of the kernel, from 1 on.
-_STATES: Final = (
+STATES: Final = (
     psutil.CONN_ESTABLISHED,
     psutil.CONN_SYN_SENT,
     psutil.CONN_SYN_RECV,
@@ -65,7 +70,7 @@ class PsutilTcpCollector:
             states[connection.status] += 1
             if connection.pid is not None and connection.pid in pids:
                 charged[pids[connection.pid], connection.status] += 1
-            elif connection.status in _OWNERLESS_STATES:
+            elif connection.status in OWNERLESS_STATES:
                 ownerless += 1
             else:
                 unattributed += 1
@@ -91,8 +96,14 @@ class PsutilTcpCollector:
                 lines = (self._procfs.root / "net" / name).read_bytes().splitlines()[1:]
             except FileNotFoundError:
                 continue  # a kernel without IPv6
-            counts.update(_STATES[int(line.split(None, 4)[3], 16) - 1] for line in lines)
+            counts.update(STATES[int(line.split(None, 4)[3], 16) - 1] for line in lines)
         return TcpCounts("psutil", _states(counts))
+
+    def list_sockets(self, scan: ProcessScan, names: Names, wanted: Wanted, due: Callable[[], bool]) -> Listing:  # noqa: ARG002 - psutil can not be broken off
+        """Lists sockets one by one. Raises NothingListed where they can not be read."""
+        from loiter_agent.socket_listing_psutil import list_sockets  # late: hardly ever asked for
+
+        return list_sockets(self._procfs.own_network_namespace(), names, scan, wanted)
 
     def close(self) -> None:
         """Holds nothing open."""

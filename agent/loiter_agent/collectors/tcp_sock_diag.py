@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from loiter.limits import MAX_TIME_WAIT_GROUPS
 from loiter_agent import inet_diag
@@ -37,6 +37,10 @@ from loiter_agent.sample import (
 from loiter_agent.sock_diag import TornDumpError
 from loiter_agent.time_waits import TIME_WAIT_SECONDS, Clues, Group, Shares, TimeWaits, Tracer, WaitingSockets
 from loiter_agent.unaccepted import Unaccepted
+
+if TYPE_CHECKING:
+    from loiter_agent.names import Names
+    from loiter_agent.socket_rows import Listing, Wanted
 
 _ATTEMPTS: Final = 3
 # From so many TIME_WAIT sockets on, a dump of their own is cheaper: messages of one length are parsed as columns.
@@ -154,6 +158,12 @@ class SockDiagTcpCollector:
             if not torn:
                 break
         return TcpCounts("sock_diag", self._states(counts, opened), torn, left_out)
+
+    def list_sockets(self, scan: ProcessScan, names: Names, wanted: Wanted, due: Callable[[], bool]) -> Listing:
+        """Lists sockets one by one, between two snapshots. Raises GaveWay once one is `due`, and NothingListed."""
+        from loiter_agent.socket_listing import list_sockets  # late: hardly ever asked for
+
+        return list_sockets(self._namespaces, self._owners, names, scan, wanted, due)
 
     def set_interval(self, interval: float) -> None:
         """Changes the time between two snapshots, in seconds."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from loiter.durations import parse_duration
+from loiter.progress import waiting
 from loiter.service_install.errors import InstallError
 from loiter.service_install.look import found_files, found_folders, found_paths
 from loiter.service_install.plan import Found, apply, describe, log_of_start, plan
@@ -82,7 +83,8 @@ def install(options: argparse.Namespace) -> None:
 
 def _verify(timeout: float, wanted_version: str | None) -> None:
     """Waits for an acknowledgement. `wanted_version` is what has to run; None with a package, which has its own."""
-    delivery = wait_for_delivery(INSTALLED_FILE, lambda: service_state(UNIT).main_pid, timeout, wanted_version)
+    with waiting("waiting for an aggregator to acknowledge a report"):
+        delivery = wait_for_delivery(INSTALLED_FILE, lambda: service_state(UNIT).main_pid, timeout, wanted_version)
     status = delivery.status
     if delivery.acknowledged and status is not None:
         count = status.acknowledged_reports

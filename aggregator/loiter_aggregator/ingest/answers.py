@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import grpc
 
 from loiter.v1 import ingest_service_pb2 as pb
+from loiter.v1 import socket_pb2
 
 Context = grpc.aio.ServicerContext[bytes, pb.StreamReportsResponse]
 
@@ -27,13 +28,14 @@ class Hearer(Protocol):
 
 
 class Answers:
-    """Acknowledgements, merged while they wait, and rejections before them, in a bounded number."""
+    """Acknowledgements, merged while they wait, and rejections before them, in a bounded number; and a question."""
 
     def __init__(self, context: Context) -> None:
         """Takes the stream to write to."""
         self._context = context
         self._acknowledged: dict[int, int] = {}  # epoch → sequence
         self._rejections: deque[pb.ReportRejection] = deque()
+        self._query: socket_pb2.SocketQuery | None = None
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -49,6 +51,11 @@ class Answers:
         self._rejections.append(rejection)
         if len(self._rejections) >= _MAX_REJECTIONS:
             self._room.clear()
+        self._changed.set()
+
+    def ask(self, query: socket_pb2.SocketQuery) -> None:
+        """Has a question sent soon, in place of one that was not sent yet."""
+        self._query = query
         self._changed.set()
 
     async def room(self) -> None:
@@ -71,6 +78,8 @@ class Answers:
                 elif self._acknowledged:
                     epoch, sequence = self._acknowledged.popitem()
                     response = pb.StreamReportsResponse(report_ack=pb.ReportAck(spool_epoch=epoch, sequence=sequence))
+                elif self._query is not None:
+                    response, self._query = pb.StreamReportsResponse(socket_query=self._query), None
                 else:
                     self._room.set()
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,11 @@ class Batcher:
         self._gathered: deque[_Pending] = deque()
         self._open = _Pending()
         self._stop = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many reports came in and are not stored yet."""
+        return sum(len(pending.batch) for pending in (*self._gathered, self._open))
 
     async def join(self, host_key: int, hearer: Hearer) -> KnownHost:
         """Begins a stream of a host. What is stored of it is remembered until `leave`. Raises StoreError."""
@@ -277,6 +283,7 @@ class Batcher:
         batch = pending.batch
         if not batch.rows:
             return
+        began = time.monotonic()
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self._store.write, batch)
         except Exception:
@@ -284,6 +291,10 @@ class Batcher:
             raise
         self.counters.stored += len(batch)
         self.counters.samples_lost += batch.samples_lost
+        self.counters.commit_seconds.observe(time.monotonic() - began)
+        self.counters.commit_rows.observe(batch.rows)
+        now = self._clock()
+        self.counters.lag_seconds.observe_all((now - taken) / 1_000 for taken in batch.times())
 
     async def _isolate(self, pending: _Pending, error: Exception) -> None:
         """Takes a batch that can not be stored apart, so that one report that is at fault does not stop the others.

@@ -32,11 +32,12 @@ def identify(principal: Principal, peer: str) -> Caller:
     """Says as whom to count a caller at an address. Pure."""
     if principal.hostnames is not None:
         return Caller(principal.hostnames, f"with {principal.name}", max(1, len(principal.hostnames)))
-    address = _network(peer)
+    address = network_of(peer)
     return Caller(address, f"from {address}")
 
 
-def _network(peer: str) -> str:
+def network_of(peer: str) -> str:
+    """What counts as one address: an IPv4 one, or the /64 of an IPv6 one."""
     try:
         address = ip_address(peer.partition("%")[0])
     except ValueError:  # not by TCP

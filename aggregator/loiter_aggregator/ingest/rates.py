@@ -24,6 +24,14 @@ class TokenBucket:
         self._tokens -= 1
         return max(0.0, -self._tokens / self._rate)
 
+    def take_if_there(self, now: float) -> bool:
+        """Takes one, unless that would mean to wait for it."""
+        self._fill(now)
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
     def is_full(self, now: float) -> bool:
         """Whether it is as if it was new."""
         self._fill(now)

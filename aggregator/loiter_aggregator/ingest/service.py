@@ -29,6 +29,7 @@ from loiter_aggregator.ingest.known_hosts import KnownHost
 from loiter_aggregator.ingest.ownership import NotYours, certificate_name, check_owner
 from loiter_aggregator.ingest.rates import TokenBucket
 from loiter_aggregator.ingest.registry import Conflict, Machine, Registry, Session, silent_after
+from loiter_aggregator.ingest.socket_queries import Line, SocketQueries
 from loiter_aggregator.ingest.validation import (
     Invalid,
     check_hello,
@@ -81,6 +82,8 @@ class IngestService:
         self._clock_log = ClockLog()
         self._refusals = RefusalLog(_log)
         self._buckets: dict[int, TokenBucket] = {}
+        # Asks those agents that are connected.
+        self.socket_queries = SocketQueries(batcher.counters)
         # The streams that are open, and those that we end, with why.
         self._streams: set[asyncio.Task[None]] = set()
         self._ended: dict[asyncio.Task[None], str] = {}
@@ -218,6 +221,7 @@ class IngestService:
             hostname=printable(hello.host.hostname),
             settled={position.spool_epoch: position.sequence for position in hello.settled},
             clock=self._host_clock(hello, sent),
+            line=self.socket_queries.open(host_key, hello, answers),
         )
         self._note_clock(intake)
         answering = asyncio.create_task(answers.run())
@@ -227,6 +231,7 @@ class IngestService:
                     await self._take(intake, answers, data)
                     await self._keep_to_rate(host_key)
         finally:
+            self.socket_queries.close(intake.line)
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
             self._forget_rate(host_key)
@@ -237,6 +242,9 @@ class IngestService:
         report = pb.Report()
         try:
             request = _decode(data)
+            if request.WhichOneof("request") == "socket_answer":
+                self.socket_queries.take(intake.line, request.socket_answer)
+                return
             if request.WhichOneof("request") != "report":
                 raise Invalid("the message is not a report")
             report = request.report
@@ -411,6 +419,7 @@ class _Intake:
     hostname: str
     settled: Mapping[int, int]
     clock: HostClock
+    line: Line
     rejected: int = 0
 
     def facts(self, **more: object) -> dict[str, object]:

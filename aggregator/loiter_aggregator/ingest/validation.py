@@ -29,7 +29,7 @@ from loiter.limits import (
     MAX_TIME_WAIT_GROUPS,
     MIN_INTERVAL_SECONDS,
 )
-from loiter.v1 import ingest_service_pb2, sample_pb2
+from loiter.v1 import ingest_service_pb2, sample_pb2, socket_pb2
 from loiter_aggregator.clock import from_duration
 
 _HOST_ID: Final = re.compile(HOST_ID_PATTERN)
@@ -55,6 +55,7 @@ _CAUSES: Final = frozenset(sample_pb2.Cause.values())
 _OWNER_SOURCES: Final = frozenset(sample_pb2.OwnerSource.values())
 _DEGRADATIONS: Final = frozenset(sample_pb2.Degradation.values())
 _LOSS_REASONS: Final = frozenset(ingest_service_pb2.LossReason.values())
+_TCP_STATES: Final = frozenset(socket_pb2.TcpState.values())
 _COST: Final = ("cpu_seconds", "wall_seconds", "process_cpu_seconds", "cpu_share", "cpu_budget")
 _PORT_RATES: Final = ("connects_per_second", "exhausting_connects_per_second", "exhausted_in_seconds")
 _EVIDENCE_SHARES: Final = ("survived", "run_delay_share", "throttled_share", "cpu_pressure", "io_pressure")
@@ -117,6 +118,25 @@ def check_name(report: ingest_service_pb2.Report) -> None:
     """Checks what tells a report from others of its host: where it holds, it is known which report was rejected."""
     _check(0 < report.spool_epoch <= _MAX_SEQUENCE, "spool_epoch is out of range")
     _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
+
+
+def check_socket_answer(answer: socket_pb2.SocketAnswer, limit: int) -> None:
+    """Checks the answer to a question for so many sockets."""
+    _check_text("error", answer.error)
+    _check(len(answer.sockets) <= limit, f"sockets has more than the {limit} that were asked for")
+    _check(
+        not answer.HasField("matching") or answer.matching >= len(answer.sockets), "matching is less than the sockets"
+    )
+    _check(answer.unattributed <= len(answer.sockets), "unattributed is more than the sockets")
+    _check(answer.HasField("sample_time") or answer.error, "sample_time is missing")
+    _check_time("sample_time", answer.sample_time)
+    for one in answer.sockets:
+        _check(one.state in _TCP_STATES, "state of a socket is not known")
+        _check_texts("a socket", one, ("local", "peer", "name", "app", "namespace"))
+        _check(one.pid > 0 or not one.HasField("pid"), "a socket is of pid 0")
+        for name in ("age", "idle"):
+            if one.HasField(name):
+                _check_duration(f"{name} of a socket", getattr(one, name))
 
 
 def _check_loss(loss: ingest_service_pb2.Loss, sequence: int) -> None:

@@ -48,6 +48,8 @@ class _RankByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RankBy.ValueTy
     """Time until the file descriptors run out, least first."""
     RANK_BY_PORTS: _RankBy.ValueType  # 8
     """The fullest budget of ephemeral ports."""
+    RANK_BY_TIME_WAIT_OVERFLOWS: _RankBy.ValueType  # 9
+    """TIME_WAIT sockets that were destroyed for want of room within the window; of hosts alone."""
 
 class RankBy(_RankBy, metaclass=_RankByEnumTypeWrapper):
     """The measure a ranking is by."""
@@ -70,6 +72,8 @@ RANK_BY_FD_ETA: RankBy.ValueType  # 7
 """Time until the file descriptors run out, least first."""
 RANK_BY_PORTS: RankBy.ValueType  # 8
 """The fullest budget of ephemeral ports."""
+RANK_BY_TIME_WAIT_OVERFLOWS: RankBy.ValueType  # 9
+"""TIME_WAIT sockets that were destroyed for want of room within the window; of hosts alone."""
 Global___RankBy: _TypeAlias = RankBy  # noqa: Y015
 
 class _FindingChange:
@@ -612,11 +616,13 @@ class GetHistoryRequest(_message.Message):
     host: _builtins.str
     """The host's name or its host id; of the whole fleet where it is empty."""
     pid: _builtins.int
-    """The process on that host; of the whole host where it is 0."""
+    """The process on that host, of several with this process id the one that started last; of the whole host where it is
+    0. Not together with `app`.
+    """
     app: _builtins.str
     """The application, over all hosts or on `host`; of every process where it is empty."""
     points: _builtins.int
-    """In how many equal parts to divide the window; 120 when 0, at most 1,000."""
+    """In how many equal parts to divide the window; 120 when 0, at most 1,000. A part has a millisecond at least."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only hosts that carry all of these labels."""
@@ -627,7 +633,7 @@ class GetHistoryRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when; now when absent."""
+        """Until when; now when absent, not over a minute in the future."""
 
     def __init__(
         self,
@@ -695,11 +701,15 @@ class HistorySeries(_message.Message):
     name: _builtins.str
     """Its name: of a fleet or a host the TCP states in lower case, such as `close_wait`, and `fd_allocated`, `fd_limit`,
     `stuck`, `ports_share`, `hosts` (how many reported); of a process or an application `close_wait`, `stuck`,
-    `time_wait`, `established`, `fd_open`, `fd_limit` (of an application the least of its processes), `processes`.
+    `time_wait`, `established`, `fd_open`, `fd_limit` (of an application the least of its processes), and of an
+    application `processes`.
     """
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryValue]:
-        """A value for each part: the maximum of a host's or a process's samples, added up over hosts and processes."""
+        """A value for each part: the maximum of a host's or a process's samples, added up over hosts and processes;
+        `ports_share` is the largest. Parts may be shorter than the time between two samples: where none of a host fell
+        into a part, what it and its processes had before counts, for as long as the host is not silent.
+        """
 
     def __init__(
         self,
@@ -1635,6 +1645,7 @@ class GetFleetRequest(_message.Message):
 
     WINDOW_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SILENT_WITHIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """How far back to look for totals; one hour when absent."""
@@ -1643,15 +1654,20 @@ class GetFleetRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only hosts that carry all of these labels."""
 
+    @_builtins.property
+    def silent_within(self) -> _duration_pb2.Duration:
+        """Of the hosts that fell silent, only list those whose latest report is no older than this; all when absent."""
+
     def __init__(
         self,
         *,
         window: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        silent_within: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["silent_within", b"silent_within", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "silent_within", b"silent_within", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1906,10 +1922,10 @@ class RankingQuery(_message.Message):
     limit: _builtins.int
     """How many rows to return; 20 when 0."""
     app: _builtins.str
-    """Only this application, and only hosts that it is on by their latest samples. Not of groups."""
+    """Only this application, by its whole name; of hosts, those that it is on by their latest samples. Not of groups."""
     contains: _builtins.str
-    """Only rows of which a name contains this, in whatever case: of hosts the host name; of processes that, the process name
-    or the application; of applications that; of groups the value.
+    """Only rows of which a name contains this, in whatever case, every character standing for itself: of hosts the host
+    name; of processes that, the process name or the application; of applications that; of groups the value.
     """
     cause: _sample_pb2.Cause.ValueType
     """Only rows with this cause; all where it is unspecified."""
@@ -1923,7 +1939,10 @@ class RankingQuery(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when to look: the window ends there, and the "latest" figures are those of then. Now when absent."""
+        """Until when to look: the window ends there. What is said of the latest sample is of the latest until then, a host is
+        silent where that was old by then, and the coverage is that of then. Names, labels and intervals are those of now.
+        Now when absent; not over a minute in the future.
+        """
 
     def __init__(
         self,
@@ -2009,11 +2028,12 @@ class HostRank(_message.Message):
     """The fullest budget of ephemeral ports: used over available, from 0 to 1."""
     time_wait_overflows: _builtins.int
     """TIME_WAIT sockets that were destroyed for want of room within the window (TCPTimeWaitOverflow of
-    /proc/net/netstat); absent where that is not known.
+    /proc/net/netstat): the sum of the increases from sample to sample. A count that is less than before began anew at
+    0, by a reboot. Absent where fewer than two samples know it.
     """
     @_builtins.property
     def last_report_time(self) -> _timestamp_pb2.Timestamp:
-        """When its latest report arrived."""
+        """When its latest report arrived; with an end_time, when the latest sample until then was taken."""
 
     @_builtins.property
     def close_wait(self) -> Global___CloseWaitTrend:
@@ -2590,7 +2610,9 @@ Global___TrendPoint: _TypeAlias = TrendPoint  # noqa: Y015
 
 @_typing.final
 class FleetCoverage(_message.Message):
-    """Represents what an answer rests on."""
+    """Represents what an answer rests on. With an end_time it is as of then: of the hosts with samples within the window,
+    those are reporting that have one of the last three of their intervals, and the others are silent.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2608,7 +2630,7 @@ class FleetCoverage(_message.Message):
     HOSTS_SKEWED_FIELD_NUMBER: _builtins.int
     HOSTS_LOSING_FIELD_NUMBER: _builtins.int
     hosts: _builtins.int
-    """Hosts that ever delivered a report and match the labels."""
+    """Hosts that ever delivered a report and match the labels; with an end_time, those with samples within the window."""
     hosts_reporting: _builtins.int
     """Hosts that are reporting now."""
     hosts_silent: _builtins.int

@@ -26,19 +26,19 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16loiter/v1/socket.proto\x12\tloiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x0bSocketQuery\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12#\n\x06states\x18\x03 \x03(\x0e\x32\x13.loiter.v1.TcpState\x12\r\n\x05limit\x18\x04 \x01(\r\"\xd9\x01\n\x0cSocketAnswer\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\"\n\x07sockets\x18\x02 \x03(\x0b\x32\x11.loiter.v1.Socket\x12\x15\n\x08matching\x18\x03 \x01(\rH\x00\x88\x01\x01\x12/\n\x0bsample_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11namespaces_unread\x18\x05 \x01(\r\x12\x14\n\x0cunattributed\x18\x06 \x01(\r\x12\r\n\x05\x65rror\x18\x07 \x01(\tB\x0b\n\t_matching\"\xb8\x02\n\x06Socket\x12\"\n\x05state\x18\x01 \x01(\x0e\x32\x13.loiter.v1.TcpState\x12\r\n\x05local\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x1a\n\rreceive_queue\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsend_queue\x18\x05 \x01(\rH\x01\x88\x01\x01\x12&\n\x03\x61ge\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x03pid\x18\x07 \x01(\rH\x02\x88\x01\x01\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x0b\n\x03\x61pp\x18\t \x01(\t\x12\x11\n\tnamespace\x18\n \x01(\t\x12\'\n\x04idle\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_receive_queueB\r\n\x0b_send_queueB\x06\n\x04_pid*\xe9\x02\n\x08TcpState\x12\x19\n\x15TCP_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TCP_STATE_ESTABLISHED\x10\x01\x12\x16\n\x12TCP_STATE_SYN_SENT\x10\x02\x12\x16\n\x12TCP_STATE_SYN_RECV\x10\x03\x12\x17\n\x13TCP_STATE_FIN_WAIT1\x10\x04\x12\x17\n\x13TCP_STATE_FIN_WAIT2\x10\x05\x12\x17\n\x13TCP_STATE_TIME_WAIT\x10\x06\x12\x13\n\x0fTCP_STATE_CLOSE\x10\x07\x12\x18\n\x14TCP_STATE_CLOSE_WAIT\x10\x08\x12\x16\n\x12TCP_STATE_LAST_ACK\x10\t\x12\x14\n\x10TCP_STATE_LISTEN\x10\n\x12\x15\n\x11TCP_STATE_CLOSING\x10\x0b\x12\x1a\n\x16TCP_STATE_NEW_SYN_RECV\x10\x0c\x12\x1c\n\x18TCP_STATE_BOUND_INACTIVE\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16loiter/v1/socket.proto\x12\tloiter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x0bSocketQuery\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12#\n\x06states\x18\x03 \x03(\x0e\x32\x13.loiter.v1.TcpState\x12\r\n\x05limit\x18\x04 \x01(\r\"\xf4\x01\n\x0cSocketAnswer\x12\x10\n\x08query_id\x18\x01 \x01(\x04\x12\"\n\x07sockets\x18\x02 \x03(\x0b\x32\x11.loiter.v1.Socket\x12\x15\n\x08matching\x18\x03 \x01(\rH\x00\x88\x01\x01\x12/\n\x0bsample_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x11namespaces_unread\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x14\n\x0cunattributed\x18\x06 \x01(\r\x12\r\n\x05\x65rror\x18\x07 \x01(\tB\x0b\n\t_matchingB\x14\n\x12_namespaces_unread\"\xb8\x02\n\x06Socket\x12\"\n\x05state\x18\x01 \x01(\x0e\x32\x13.loiter.v1.TcpState\x12\r\n\x05local\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\x1a\n\rreceive_queue\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nsend_queue\x18\x05 \x01(\rH\x01\x88\x01\x01\x12&\n\x03\x61ge\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x03pid\x18\x07 \x01(\rH\x02\x88\x01\x01\x12\x0c\n\x04name\x18\x08 \x01(\t\x12\x0b\n\x03\x61pp\x18\t \x01(\t\x12\x11\n\tnamespace\x18\n \x01(\t\x12\'\n\x04idle\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_receive_queueB\r\n\x0b_send_queueB\x06\n\x04_pid*\xe9\x02\n\x08TcpState\x12\x19\n\x15TCP_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15TCP_STATE_ESTABLISHED\x10\x01\x12\x16\n\x12TCP_STATE_SYN_SENT\x10\x02\x12\x16\n\x12TCP_STATE_SYN_RECV\x10\x03\x12\x17\n\x13TCP_STATE_FIN_WAIT1\x10\x04\x12\x17\n\x13TCP_STATE_FIN_WAIT2\x10\x05\x12\x17\n\x13TCP_STATE_TIME_WAIT\x10\x06\x12\x13\n\x0fTCP_STATE_CLOSE\x10\x07\x12\x18\n\x14TCP_STATE_CLOSE_WAIT\x10\x08\x12\x16\n\x12TCP_STATE_LAST_ACK\x10\t\x12\x14\n\x10TCP_STATE_LISTEN\x10\n\x12\x15\n\x11TCP_STATE_CLOSING\x10\x0b\x12\x1a\n\x16TCP_STATE_NEW_SYN_RECV\x10\x0c\x12\x1c\n\x18TCP_STATE_BOUND_INACTIVE\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loiter.v1.socket_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TCPSTATE']._serialized_start=736
-  _globals['_TCPSTATE']._serialized_end=1097
+  _globals['_TCPSTATE']._serialized_start=763
+  _globals['_TCPSTATE']._serialized_end=1124
   _globals['_SOCKETQUERY']._serialized_start=102
   _globals['_SOCKETQUERY']._serialized_end=198
   _globals['_SOCKETANSWER']._serialized_start=201
-  _globals['_SOCKETANSWER']._serialized_end=418
-  _globals['_SOCKET']._serialized_start=421
-  _globals['_SOCKET']._serialized_end=733
+  _globals['_SOCKETANSWER']._serialized_end=445
+  _globals['_SOCKET']._serialized_start=448
+  _globals['_SOCKET']._serialized_end=760
 # @@protoc_insertion_point(module_scope)

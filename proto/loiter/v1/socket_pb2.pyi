@@ -143,14 +143,16 @@ class SocketAnswer(_message.Message):
     matching: _builtins.int
     """How many there are that match, those left out included; absent where that is not known."""
     namespaces_unread: _builtins.int
-    """Network namespaces whose sockets were not read."""
+    """Network namespaces whose sockets were not read; absent where most processes are hidden, and with them theirs."""
     unattributed: _builtins.int
     """Sockets among those carried whose holder could not be found or read."""
     error: _builtins.str
     """Why nothing could be read, for a person; empty where something was. Switched off is one such reason."""
     @_builtins.property
     def sockets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Socket]:
-        """The sockets: those that hold data longest first, at most `limit` of them."""
+        """The sockets, at most `limit` of them: those in CLOSE_WAIT first, the oldest of them before; then the others, by the
+        bytes in their queues; then those in TIME_WAIT, the oldest before.
+        """
 
     @_builtins.property
     def sample_time(self) -> _timestamp_pb2.Timestamp:
@@ -163,17 +165,22 @@ class SocketAnswer(_message.Message):
         sockets: _abc.Iterable[Global___Socket] | None = ...,
         matching: _builtins.int | None = ...,
         sample_time: _timestamp_pb2.Timestamp | None = ...,
-        namespaces_unread: _builtins.int = ...,
+        namespaces_unread: _builtins.int | None = ...,
         unattributed: _builtins.int = ...,
         error: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_matching", b"_matching", "matching", b"matching", "sample_time", b"sample_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_matching", b"_matching", "_namespaces_unread", b"_namespaces_unread", "matching", b"matching", "namespaces_unread", b"namespaces_unread", "sample_time", b"sample_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_matching", b"_matching", "error", b"error", "matching", b"matching", "namespaces_unread", b"namespaces_unread", "query_id", b"query_id", "sample_time", b"sample_time", "sockets", b"sockets", "unattributed", b"unattributed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_matching", b"_matching", "_namespaces_unread", b"_namespaces_unread", "error", b"error", "matching", b"matching", "namespaces_unread", b"namespaces_unread", "query_id", b"query_id", "sample_time", b"sample_time", "sockets", b"sockets", "unattributed", b"unattributed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__matching: _TypeAlias = _typing.Literal["matching"]  # noqa: Y015
     _WhichOneofArgType__matching: _TypeAlias = _typing.Literal["_matching", b"_matching"]  # noqa: Y015
+    _WhichOneofReturnType__namespaces_unread: _TypeAlias = _typing.Literal["namespaces_unread"]  # noqa: Y015
+    _WhichOneofArgType__namespaces_unread: _TypeAlias = _typing.Literal["_namespaces_unread", b"_namespaces_unread"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__matching) -> _WhichOneofReturnType__matching | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__namespaces_unread) -> _WhichOneofReturnType__namespaces_unread | None: ...
 
 Global___SocketAnswer: _TypeAlias = SocketAnswer  # noqa: Y015
 
