@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -18,9 +19,12 @@ from loiter_aggregator.commands.options import (
     limit_option,
     output_option,
     query_duration,
+    query_time,
     server_option,
+    until_option,
     watch_option,
     window_option,
+    window_text,
 )
 from loiter_aggregator.commands.watch import repeat, show
 from loiter_aggregator.output import cells
@@ -65,27 +69,43 @@ _SECTION_ROWS: Final = 10
 @click.argument("name")
 @by_option
 @window_option
+@until_option
 @limit_option
 @output_option
 @watch_option
 @server_option
-def host(name: str, by: str, window: float, limit: int, output: str, watch: bool, server: str) -> None:
-    """Show one host: sockets by state, worst processes, owners of TIME-WAIT, ports, and what that rests on."""
-    request = pb.GetHostRequest(name=name, window=query_duration(window), limit=limit, by=MEASURES[by])
+def host(
+    name: str,
+    by: str,
+    window: float,
+    until: datetime | None,
+    limit: int,
+    output: str,
+    watch: bool,
+    server: str,
+) -> None:
+    """Show one host: sockets by state, worst processes, owners of TIME-WAIT, ports, and what that rests on.
+
+    With --until, the figures over the window and the processes are those of then; the rest is of the latest sample.
+    """
+    request = pb.GetHostRequest(
+        name=name, window=query_duration(window), limit=limit, by=MEASURES[by], end_time=query_time(until)
+    )
     with connect(server) as client:
 
         def ask() -> pb.GetHostResponse:
             return client.ask(client.stub.GetHost, request)
 
         if output in ("table", "wide"):
-            show(lambda: _page(ask(), by, window, output == "wide"), output == "wide", watch)
+            show(lambda: _page(ask(), by, window, until, output == "wide"), output == "wide", watch)
         elif output == "json":
             repeat(lambda: click.echo(as_json(document(ask()), watch)), watch)
         else:
             repeat(lambda: _print_csv(ask()), watch)
 
 
-def _processes(answer: pb.GetHostResponse) -> list[Row]:
+def processes(answer: pb.GetHostResponse) -> list[Row]:
+    """The processes of a host, worst first."""
     return [process_row(rank, process) for rank, process in enumerate(answer.processes, start=1)]
 
 
@@ -118,7 +138,7 @@ def document(answer: pb.GetHostResponse) -> Row:
             {"id": one.id, "name": one.name, "read": one.read, "sampler": _SAMPLERS.get(one.sampler)}
             for one in latest.namespaces
         ],
-        "processes": _processes(answer),
+        "processes": processes(answer),
     }
 
 
@@ -134,12 +154,19 @@ def _failed(latest: sample_pb2.Sample) -> list[sample_pb2.CollectorStatus]:
 
 
 def _print_csv(answer: pb.GetHostResponse) -> None:
-    click.echo(as_csv(_processes(answer), csv_columns(process_row(0, pb.ProcessRank()))), nl=False)
+    click.echo(as_csv(processes(answer), csv_columns(process_row(0, pb.ProcessRank()))), nl=False)
     # Not part of the data, and yet what it rests on.
     click.echo(_coverage(answer.latest), err=True)
 
 
-def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Group:
+def _page(answer: pb.GetHostResponse, by: str, window: float, until: datetime | None, wide: bool) -> Group:
+    rows = processes(answer)
+    listed = [table(by_measure(HOST_PROCESSES, by), rows, wide)] if rows else []
+    return Group(*above_processes(answer, window, until), *listed, *below_processes(answer, wide))
+
+
+def above_processes(answer: pb.GetHostResponse, window: float, until: datetime | None = None) -> list[Any]:
+    """What a page about a host begins with: who it is, its sockets by state, and how they went over a window."""
     identity, latest = answer.host, answer.latest
     parts: list[Any] = [
         Text(
@@ -156,37 +183,46 @@ def _page(answer: pb.GetHostResponse, by: str, window: float, wide: bool) -> Gro
         parts.append(Text(f"labels {cells.labels(identity.labels)}"))
     parts.append(Text())
     if not answer.HasField("latest"):
-        return Group(*parts, Text("no samples kept"), *lost_section(lost_samples(answer), _SECTION_ROWS, wide))
+        return [*parts, Text("no samples kept")]
     trend = host_figures(answer.rank)
     parts += [
         states_table(latest.tcp_states),
         Text(),
-        Text(f"over the last {format_duration(window)}:"),
+        Text(f"over the {window_text(window, until)}:"),
         Text(
             f"CLOSE-WAIT {cells.sparkline(trend['close_wait_trend'], 20)} "
             f"{cells.growth(trend['close_wait_growth_per_hour'])}/h, "
             f"r² {cells.fit(trend['close_wait_growth_fit'])}, at most {cells.count(trend['close_wait_max'])}"
         ),
-        Text(f"TIME-WAIT  mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}"),
+        Text(
+            f"TIME-WAIT  mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}, "
+            f"{cells.count(trend['time_wait_overflows'])} destroyed for want of room"
+        ),
         Text(
             f"file handles: {cells.count(trend['fd_allocated'])} of {cells.count(trend['fd_limit'])} "
             f"({cells.percent(trend['fd_share'])} %)"
         ),
         Text(),
     ]
-    rows = _processes(answer)
-    columns = by_measure(HOST_PROCESSES, by)
-    if rows and latest.degradation >= sample_pb2.DEGRADATION_COUNTS_ONLY:
+    rows = processes(answer)
+    if not rows:
+        parts.append(Text(_no_process(latest)))
+    elif latest.degradation >= sample_pb2.DEGRADATION_COUNTS_ONLY:
         parts.append(Text(f"processes as of {max(row['last_sample'] for row in rows)}; since then they are left out:"))
-    parts.append(table(columns, rows, wide) if rows else Text(_no_process(latest)))
-    parts += time_wait_section(latest.time_wait, latest.namespaces, _SECTION_ROWS, wide)
+    return parts
+
+
+def below_processes(answer: pb.GetHostResponse, wide: bool) -> list[Any]:
+    """What a page about a host ends with: owners of TIME_WAIT, ports, lost samples, and what all that rests on."""
+    latest = answer.latest
+    lost = lost_section(lost_samples(answer), _SECTION_ROWS, wide)
+    if not answer.HasField("latest"):
+        return lost
+    parts = time_wait_section(latest.time_wait, latest.namespaces, _SECTION_ROWS, wide)
     if latest.HasField("time_wait_limits"):
         parts.append(Text(limits_line(latest.time_wait_limits), style="dim"))
     parts += ports_section(latest.ports, latest.namespaces, _SECTION_ROWS, wide)
-    parts += lost_section(lost_samples(answer), _SECTION_ROWS, wide)
-    parts.append(Text())
-    parts.append(Text(_coverage(latest), style="dim"))
-    return Group(*parts)
+    return [*parts, *lost, Text(), Text(_coverage(latest), style="dim")]
 
 
 def _no_process(latest: sample_pb2.Sample) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from loiter.durations import parse_duration
-from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_WINDOW_SECONDS
+from loiter.durations import format_duration, parse_duration
+from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_STRING_CHARS, MAX_WINDOW_SECONDS
 from loiter.settings import addresses, labels
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
 from loiter_aggregator.client import SECURITY
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -34,6 +37,54 @@ class DurationType(click.ParamType[float]):
         if not 1 <= seconds <= MAX_WINDOW_SECONDS:
             self.fail(f"{value!r} is not between 1s and {MAX_WINDOW_SECONDS / 86_400:.0f}d", param, ctx)
         return seconds
+
+
+class TimeType(click.ParamType[datetime]):
+    """A time as RFC 3339 has it, or how long ago it was."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Reads it."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return _read_time(value, datetime.now(UTC))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _read_time(text: str, now: datetime) -> datetime:
+    """Raises ValueError, fit for a person, where it is no time."""
+    try:
+        return now - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        time = datetime.fromisoformat(text.strip())
+        if time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text!r} is not a time; write it as 2026-11-23T14:00:00Z, or as how long ago it was: 30m, 2h, 1d"
+        ) from None
+    raise ValueError(f"{text!r} has no time zone; write it as {time.isoformat()}Z for UTC, or with +01:00 and the like")
+
+
+class TextType(click.ParamType[str]):
+    """A text that is looked for among names, no longer than any of those."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Reads it."""
+        if not 1 <= len(value) <= MAX_STRING_CHARS:
+            self.fail(f"not between 1 and {MAX_STRING_CHARS} characters long", param, ctx)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail("not valid UTF-8", param, ctx)
+        return str(value)
 
 
 class ServerType(click.ParamType[str]):
@@ -67,6 +118,22 @@ class LabelType(click.ParamType[tuple[str, str]]):
 def query_duration(seconds: float) -> Duration:
     """A window as the questions take it."""
     return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))
+
+
+def query_time(time: datetime | None) -> Timestamp | None:
+    """The end of a window as the questions take it; None for now."""
+    if time is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+def window_text(window: float, until: datetime | None) -> str:
+    """Says which window the figures are of."""
+    if until is None:
+        return f"last {format_duration(window)}"
+    return f"{format_duration(window)} until {until.strftime('%Y-%m-%dT%H:%M:%SZ')}"
 
 
 def query_labels(wanted: tuple[tuple[str, str], ...]) -> dict[str, str]:
@@ -122,6 +189,18 @@ def server_option(command: Command) -> Command:
 window_option = click.option(
     "--window", type=DurationType(), default="1h", metavar="DURATION", show_default=True, help="How far to look back."
 )
+until_option = click.option(
+    "--until",
+    type=TimeType(),
+    metavar="TIME",
+    help="Where the window ends: a time such as 2026-11-23T14:00:00Z, or how long ago, such as 30m; now if not given.",
+)
+app_option = click.option("--app", type=TextType(), metavar="APP", help="Only this app; of hosts, those that it is on.")
+match_option = click.option(
+    "--match", type=TextType(), metavar="TEXT", help="Only rows with this in a name, in whatever case."
+)
+CAUSES: Final = {name.removeprefix("CAUSE_").lower(): cause for name, cause in sample_pb2.Cause.items() if cause}
+cause_option = click.option("--cause", type=click.Choice(tuple(CAUSES)), help="Only rows with this cause.")
 MEASURES: Final = {
     "close-wait-growth": pb.RANK_BY_CLOSE_WAIT_GROWTH,
     "close-wait": pb.RANK_BY_CLOSE_WAIT,

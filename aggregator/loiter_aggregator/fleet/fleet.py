@@ -22,6 +22,7 @@ from loiter_aggregator.fleet.messages import (
     app_rank,
     conflict,
     group_rank,
+    history_response,
     host_rank,
     lost_message,
     no_rank,
@@ -30,12 +31,20 @@ from loiter_aggregator.fleet.messages import (
     process_rank,
     unranked,
 )
-from loiter_aggregator.fleet.requests import check_host_name, check_label, read_labels, read_ranking, read_window
-from loiter_aggregator.fleet.turns import Turns
+from loiter_aggregator.fleet.requests import (
+    check_host_name,
+    check_label,
+    read_history,
+    read_labels,
+    read_ranking,
+    read_window,
+)
+from loiter_aggregator.fleet.turns import QuestionCounts, Turns
 from loiter_aggregator.host_detail import HostDetail, find_host, known_names, lost_samples
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ingest.registry import Conflict
 from loiter_aggregator.ranking.apps import app_trends, rank_apps
+from loiter_aggregator.ranking.cause_counts import CauseCount, count_causes
 from loiter_aggregator.ranking.fleet import (
     degraded_hosts,
     fleet_coverage,
@@ -45,9 +54,24 @@ from loiter_aggregator.ranking.fleet import (
     silent_hosts,
     skewed_hosts,
 )
-from loiter_aggregator.ranking.forecast import app_forecasts, group_forecasts, host_forecasts, process_forecasts
+from loiter_aggregator.ranking.forecast import (
+    Forecast,
+    app_forecasts,
+    first_to_run_out,
+    forecasts_on_host,
+    group_forecasts,
+    host_forecasts,
+    process_forecasts,
+)
 from loiter_aggregator.ranking.groups import group_trends, label_names, rank_groups
+from loiter_aggregator.ranking.history import (
+    History,
+    app_history,
+    host_history,
+    process_history,
+)
 from loiter_aggregator.ranking.hosts import HostRow, host_labels, host_trends, rank_hosts
+from loiter_aggregator.ranking.overflows import host_overflows
 from loiter_aggregator.ranking.processes import ProcessRow, process_trends, rank_processes
 from loiter_aggregator.ranking.query import Ranking
 from loiter_aggregator.store.duckdb_store import DuckDbStore
@@ -107,41 +131,70 @@ class Fleet:
         """Shows the fleet."""
         return await self._turns.answer(lambda store: self._get_fleet(store, request))
 
+    async def count_causes(self, window: float, labels: Mapping[str, str] | None = None) -> list[CauseCount]:
+        """Adds up why CLOSE_WAIT sockets stay, of hosts with the labels and a sample within so many seconds."""
+        now = self._clock()
+        since = now - round(window * 1_000)
+        return await self._turns.answer(lambda store: count_causes(store, since, now, labels or {}))
+
+    @property
+    def questions(self) -> QuestionCounts:
+        """What became of the questions so far."""
+        return self._turns.counts
+
+    async def find_host(self, name: str) -> HostDetail:
+        """Finds a host by its name or id. Raises InvalidRequest, NotFound, as the other methods do."""
+        return await self._turns.answer(lambda store: self._find_host(store, name))
+
     async def get_history(self, request: pb.GetHistoryRequest) -> pb.GetHistoryResponse:
         """Shows how figures went."""
         return await self._turns.answer(lambda store: self._get_history(store, request))
 
     def _get_history(self, store: Question, request: pb.GetHistoryRequest) -> pb.GetHistoryResponse:
-        del store, request
-        return pb.GetHistoryResponse()
+        ranking, parts = read_history(request, self._clock())
+        host = self._find_host(store, request.host) if request.host else None
+        history = History(ranking, parts, None if host is None else host.host_key)
+        on = "" if host is None else f" of {printable(host.host.hostname)}"
+        if request.pid:
+            values, what = process_history(store, history, request.pid), f"process {request.pid}"
+        elif request.app:
+            values, what = app_history(store, history, request.app), f"app {printable(request.app)!r}"
+        else:
+            values, what = host_history(store, history), "host"
+        if values is None:
+            raise NotFound(f"no {what}{on} has been reported")
+        return history_response(ranking, parts, values)
 
     def _rank_hosts(self, store: Question, request: pb.RankHostsRequest) -> pb.RankHostsResponse:
         ranking = self._ranking(request.query)
         rows = rank_hosts(store, ranking)
+        ahead = host_forecasts(store, ranking, [row.host_key for row in rows])
         return pb.RankHostsResponse(
-            hosts=self._host_ranks(store, ranking, rows),
-            coverage=self._coverage(store, ranking.labels, ranking.now),
+            hosts=self._host_ranks(store, ranking, rows, ahead), coverage=self._coverage_of(store, ranking)
         )
 
     def _rank_processes(self, store: Question, request: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
-        ranking = self._ranking(request.query)
+        ranking = _without_overflows(self._ranking(request.query))
+        rows = rank_processes(store, ranking)
+        ahead = process_forecasts(store, ranking, [row.series for row in rows])
         return pb.RankProcessesResponse(
-            processes=self._process_ranks(store, ranking, rank_processes(store, ranking)),
-            coverage=self._coverage(store, ranking.labels, ranking.now),
+            processes=self._process_ranks(store, ranking, rows, ahead), coverage=self._coverage_of(store, ranking)
         )
 
     def _rank_apps(self, store: Question, request: pb.RankAppsRequest) -> pb.RankAppsResponse:
-        ranking = self._ranking(request.query)
+        ranking = _without_overflows(self._ranking(request.query))
         rows = rank_apps(store, ranking)
         found = app_trends(store, ranking, rows)
         ahead = app_forecasts(store, ranking, [row.app for row in rows])
         return pb.RankAppsResponse(
             apps=[app_rank(row, ranking, found.get(row.app, ()), ahead.get(row.app)) for row in rows],
-            coverage=self._coverage(store, ranking.labels, ranking.now),
+            coverage=self._coverage_of(store, ranking),
         )
 
     def _rank_groups(self, store: Question, request: pb.RankGroupsRequest) -> pb.RankGroupsResponse:
-        ranking = self._ranking(request.query)
+        ranking = _without_overflows(self._ranking(request.query))
+        if ranking.app:
+            raise InvalidRequest("query.app can not be asked of groups; rank hosts, processes or apps by it")
         if not request.label:
             raise InvalidRequest(f"label is missing; {_labels_there_are(label_names(store, _MAX_NAMED_LABELS))}")
         check_label(request.label)
@@ -150,13 +203,20 @@ class Fleet:
         ahead = group_forecasts(store, ranking, request.label)
         return pb.RankGroupsResponse(
             groups=[group_rank(row, ranking, found.get(row.value, ()), ahead.get(row.value)) for row in rows],
-            coverage=self._coverage(store, ranking.labels, ranking.now),
+            coverage=self._coverage_of(store, ranking),
         )
 
     def _get_host(self, store: Question, request: pb.GetHostRequest) -> pb.GetHostResponse:
-        ranking = self._ranking(pb.RankingQuery(by=request.by, window=request.window, limit=request.limit), "")
+        query = pb.RankingQuery(by=request.by, window=request.window, limit=request.limit)
+        if request.HasField("end_time"):
+            query.end_time.CopyFrom(request.end_time)
+        ranking = _without_overflows(self._ranking(query, ""), "")
         detail = self._find_host(store, request.name)
-        ranked = self._host_ranks(store, ranking, rank_hosts(store, ranking, detail.host_key))
+        ahead = forecasts_on_host(store, ranking, detail.host_key)
+        first = first_to_run_out(ahead)
+        rows = rank_hosts(store, ranking, detail.host_key)
+        ranked = self._host_ranks(store, ranking, rows, {detail.host_key: first} if first is not None else {})
+        processes = rank_processes(store, ranking, detail.host_key)
         if detail.latest is not None:
             del detail.latest.processes[:]  # they are in the answer as what they come to over the window
         return pb.GetHostResponse(
@@ -165,11 +225,14 @@ class Fleet:
             last_report_time=to_timestamp(detail.last_seen),
             interval=to_duration(detail.interval_ms),
             latest=detail.latest,
-            processes=self._process_ranks(store, ranking, rank_processes(store, ranking, detail.host_key)),
+            processes=self._process_ranks(store, ranking, processes, ahead),
             clock_skew=None if detail.skew is None else to_duration(detail.skew),
             latest_agent_time=None if detail.latest_agent_time is None else to_timestamp(detail.latest_agent_time),
             lost_samples=[
-                lost_message(lost) for lost in lost_samples(store, detail.host_key, ranking.since, _MAX_LOST_SAMPLES)
+                lost_message(lost)
+                for lost in lost_samples(
+                    store, detail.host_key, ranking.since, _MAX_LOST_SAMPLES, ranking.now if ranking.past else None
+                )
             ],
         )
 
@@ -190,7 +253,8 @@ class Fleet:
             )
         series = (detail.host_key, process.pid, from_timestamp(process.start_time))
         rows = [row for row in rank_processes(store, ranking, detail.host_key) if row.series == series]
-        rank = self._process_ranks(store, ranking, rows)[0] if rows else unranked(detail, process, ranking)
+        ahead = forecasts_on_host(store, ranking, detail.host_key) if rows else {}
+        rank = self._process_ranks(store, ranking, rows, ahead)[0] if rows else unranked(detail, process, ranking)
         facts = facts_of(sample, process, rank)
         found = explain(facts)
         return pb.ExplainProcessResponse(
@@ -210,6 +274,8 @@ class Fleet:
         now = self._clock()
         since = now - read_window(request.window, "window")
         labels = read_labels(request.labels, "labels")
+        within = request.HasField("silent_within")
+        silent_since = now - read_window(request.silent_within, "silent_within") if within else 0
         return pb.GetFleetResponse(
             tcp_states=sample_pb2.TcpStateCounts(**present(fleet_states(store, labels, now))),
             coverage=self._coverage(store, labels, now),
@@ -217,7 +283,7 @@ class Fleet:
                 pb.SilentHost(
                     host_id=host.host_id, hostname=host.hostname, last_report_time=to_timestamp(host.last_seen)
                 )
-                for host in silent_hosts(store, labels, now, _MAX_NAMED_HOSTS)
+                for host in silent_hosts(store, labels, now, _MAX_NAMED_HOSTS, silent_since)
             ],
             close_wait_trend=points(fleet_trend(store, labels, since, now, "close_wait"), since, now),
             time_wait_trend=points(fleet_trend(store, labels, since, now, "time_wait"), since, now),
@@ -262,22 +328,41 @@ class Fleet:
             raise NotFound(_unknown_host(name, known_names(store)))
         return detail
 
-    def _host_ranks(self, store: Question, ranking: Ranking, rows: list[HostRow]) -> list[pb.HostRank]:
+    def _host_ranks(
+        self, store: Question, ranking: Ranking, rows: list[HostRow], ahead: Mapping[int, Forecast]
+    ) -> list[pb.HostRank]:
         found = host_trends(store, ranking, rows)
-        ahead = host_forecasts(store, ranking, [row.host_key for row in rows])
         labels = host_labels(store, rows)
+        overflows = host_overflows(store, ranking, [row.host_key for row in rows])
         return [
-            host_rank(row, ranking, found.get(row.host_key, ()), ahead.get(row.host_key), labels.get(row.host_key, {}))
+            host_rank(
+                row,
+                ranking,
+                found.get(row.host_key, ()),
+                ahead.get(row.host_key),
+                labels.get(row.host_key, {}),
+                overflows.get(row.host_key),
+            )
             for row in rows
         ]
 
-    def _process_ranks(self, store: Question, ranking: Ranking, rows: list[ProcessRow]) -> list[pb.ProcessRank]:
+    def _process_ranks(
+        self,
+        store: Question,
+        ranking: Ranking,
+        rows: list[ProcessRow],
+        ahead: Mapping[tuple[int, int, int], Forecast],
+    ) -> list[pb.ProcessRank]:
         found = process_trends(store, ranking, rows)
-        ahead = process_forecasts(store, ranking, [row.series for row in rows])
         return [process_rank(row, ranking, found.get(row.series, ()), ahead.get(row.series)) for row in rows]
 
-    def _coverage(self, store: Question, labels: Mapping[str, str], now: int) -> pb.FleetCoverage:
-        coverage = fleet_coverage(store, labels, now)
+    def _coverage_of(self, store: Question, ranking: Ranking) -> pb.FleetCoverage:
+        return self._coverage(store, ranking.labels, ranking.now, ranking.since if ranking.past else None)
+
+    def _coverage(
+        self, store: Question, labels: Mapping[str, str], now: int, since: int | None = None
+    ) -> pb.FleetCoverage:
+        coverage = fleet_coverage(store, labels, now, since)
         return pb.FleetCoverage(
             hosts=coverage.hosts,
             hosts_reporting=coverage.hosts_reporting,
@@ -296,6 +381,13 @@ class Fleet:
 
     def _ranking(self, query: pb.RankingQuery, prefix: str = "query.") -> Ranking:
         return read_ranking(query, self._clock(), prefix)
+
+
+def _without_overflows(ranking: Ranking, prefix: str = "query.") -> Ranking:
+    """The ranking, where it is not by what only hosts have."""
+    if ranking.by == "time_wait_overflows":
+        raise InvalidRequest(f"{prefix}by: overflows of TIME_WAIT are of hosts alone")
+    return ranking
 
 
 def _labels_there_are(names: Sequence[str]) -> str:

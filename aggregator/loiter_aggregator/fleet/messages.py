@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
 
+from google.protobuf.duration_pb2 import Duration
+
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.clock import to_timestamp
@@ -15,6 +17,7 @@ from loiter_aggregator.ranking.apps import AppRow
 from loiter_aggregator.ranking.fleet import is_silent
 from loiter_aggregator.ranking.forecast import Forecast
 from loiter_aggregator.ranking.groups import GroupRow
+from loiter_aggregator.ranking.history import Values
 from loiter_aggregator.ranking.hosts import HostRow
 from loiter_aggregator.ranking.processes import Ages, ProcessRow
 from loiter_aggregator.ranking.query import TREND_PARTS, CloseWait, Ranking, TimeWait, Trend
@@ -24,9 +27,14 @@ _OF_LATEST: Final = ("established", "fd_open", "fd_limit", "fd_limit_hard", "soc
 
 
 def host_rank(
-    row: HostRow, ranking: Ranking, trend: Trend, forecast: Forecast | None, labels: Mapping[str, str]
+    row: HostRow,
+    ranking: Ranking,
+    trend: Trend,
+    forecast: Forecast | None,
+    labels: Mapping[str, str],
+    overflows: int | None,
 ) -> pb.HostRank:
-    """A ranked host."""
+    """A ranked host. `overflows` is of its TIME_WAIT sockets within the window."""
     return pb.HostRank(
         host_id=row.host_id,
         hostname=row.hostname,
@@ -43,16 +51,21 @@ def host_rank(
         fd_forecast=_fd_forecast(forecast),
         ports_share=row.ports_share,
         labels=labels,
+        time_wait_overflows=overflows,
     )
 
 
 def no_rank(detail: HostDetail, ranking: Ranking) -> pb.HostRank:
-    """A host without a sample in the window: everything about it is unknown but that it once was there."""
+    """A host without a sample in the window: everything about it is unknown but that it once was there.
+
+    Of a window in the past, that is what is known of whether it was silent then.
+    """
+    silent = is_silent(ranking.since if ranking.past else detail.last_seen, detail.interval_ms, ranking.now)
     return pb.HostRank(
         host_id=detail.host.host_id,
         hostname=detail.host.hostname,
         last_report_time=to_timestamp(detail.last_seen),
-        silent=is_silent(detail.last_seen, detail.interval_ms, ranking.now),
+        silent=silent,
         labels=detail.host.labels,
     )
 
@@ -151,6 +164,20 @@ def lost_message(lost: LostSamples) -> pb.LostSamples:
         samples=lost.samples,
         reason=lost.reason,
         received_time=to_timestamp(lost.received),
+    )
+
+
+def history_response(ranking: Ranking, parts: int, values: Mapping[str, Values]) -> pb.GetHistoryResponse:
+    """How figures went."""
+    step = Duration()
+    step.FromNanoseconds((ranking.now - ranking.since) * 1_000_000 // parts)
+    return pb.GetHistoryResponse(
+        start_time=to_timestamp(ranking.since),
+        step=step,
+        series=[
+            pb.HistorySeries(name=name, values=[pb.HistoryValue(value=value) for value in figures])
+            for name, figures in values.items()
+        ],
     )
 
 

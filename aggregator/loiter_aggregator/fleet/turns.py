@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from loiter.durations import format_duration
@@ -21,6 +22,17 @@ _QUESTIONS_WAITING: Final = 100
 _INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 
+@dataclass(slots=True)
+class QuestionCounts:
+    """What became of the questions so far, and how many are answered or wait for that now."""
+
+    in_hand: int = 0
+    answered: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    turned_away: int = 0
+
+
 class Turns:
     """Answers questions from the store."""
 
@@ -29,7 +41,7 @@ class Turns:
         self._store = store
         self._seconds = seconds
         self._turns = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
-        self._in_hand = 0
+        self.counts = QuestionCounts()
 
     async def answer(self, work: Callable[[Question], Answer]) -> Answer:
         """Does the work when its turn comes, in a thread.
@@ -40,20 +52,27 @@ class Turns:
             StoreError: The store can not be read.
             InvalidRequest, NotFound: As the work has it.
         """
-        if self._in_hand >= _QUESTIONS_AT_ONCE + _QUESTIONS_WAITING:
+        if self.counts.in_hand >= _QUESTIONS_AT_ONCE + _QUESTIONS_WAITING:
+            self.counts.turned_away += 1
             raise Overloaded(f"{_QUESTIONS_WAITING} questions wait for an answer; ask again later")
-        self._in_hand += 1
+        self.counts.in_hand += 1
         try:
             async with asyncio.timeout(self._seconds):
                 async with self._turns:
-                    return await self._work(work)
+                    answer = await self._work(work)
+            self.counts.answered += 1
+            return answer
         except TimeoutError:
+            self.counts.timed_out += 1
             raise TookTooLong(
                 f"no answer within {format_duration(self._seconds)} (limits.query_seconds of the aggregator); "
                 "ask for a shorter window, or for fewer hosts by a label"
             ) from None
+        except Exception:
+            self.counts.failed += 1
+            raise
         finally:
-            self._in_hand -= 1
+            self.counts.in_hand -= 1
 
     async def _work(self, work: Callable[[Question], Answer]) -> Answer:
         """Does the work in a thread. Where nobody waits for it any more, its query is interrupted."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loiter.v1 import sample_pb2
-from loiter_aggregator.ranking.causes import CAUSE_COLUMNS, STUCK, cause_sums, most
+from loiter_aggregator.ranking.causes import CAUSE_COLUMNS, STUCK, cause_sums, is_most, most
+from loiter_aggregator.ranking.filters import of_app, where
 from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.processes import current_processes
 from loiter_aggregator.ranking.query import (
@@ -18,7 +19,6 @@ from loiter_aggregator.ranking.query import (
     Ranking,
     TimeWait,
     Trend,
-    label_filter,
     label_parameters,
     optional_int,
     trend_part,
@@ -59,8 +59,10 @@ def rank_apps(store: Reader, ranking: Ranking) -> list[AppRow]:
                 sum(n) AS n, sum(time_wait_now) AS time_wait_now, sum(time_wait_mean) AS time_wait_mean,
                 sum(time_wait_max) AS time_wait_max, sum(established) AS established, max(fd_share) AS fd_share,
                 {STUCK} AS stuck, max(ports_share) AS ports_share, {cause_sums("close_wait_now")}
-            FROM ({current_processes(ranking)}) AS current JOIN identity USING (identity_key)
+            FROM ({current_processes(ranking, chosen=where(of_app(ranking)))}) AS current
+                JOIN identity USING (identity_key)
             GROUP BY app) AS apps{forecast_join(ranking, "app")}
+        {where([] if ranking.cause is None else [is_most(ranking.cause)])}
         ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, app
         LIMIT $limit""",
         ranking.parameters(),
@@ -86,7 +88,7 @@ def app_trends(store: Reader, ranking: Ranking, rows: list[AppRow]) -> dict[str,
     """Reads the CLOSE_WAIT trend of ranked applications: for each part, the maxima of their processes added up."""
     if not rows:
         return {}
-    parameters = label_parameters(ranking.labels) | {"since": ranking.since}
+    parameters = label_parameters(ranking.labels)
     parameters |= {f"app{i}": row.app for i, row in enumerate(rows)}
     names = ", ".join(f"$app{i}" for i in range(len(rows)))
     read = store.read(
@@ -95,7 +97,7 @@ def app_trends(store: Reader, ranking: Ranking, rows: list[AppRow]) -> dict[str,
             SELECT app, host_key, pid, start_time, {trend_part(ranking.since, ranking.now)} AS part,
                 max(close_wait) AS close_wait
             FROM process_sample JOIN identity USING (identity_key)
-            WHERE ts >= $since AND app IN ({names}) AND close_wait IS NOT NULL{label_filter(ranking.labels)}
+            WHERE {ranking.within} AND app IN ({names}) AND close_wait IS NOT NULL
             GROUP BY app, host_key, pid, start_time, part) AS parts
         GROUP BY app, part""",
         parameters,

@@ -26,6 +26,18 @@ def cause_sums(close_wait: str) -> str:
     )
 
 
+def is_most(cause: int) -> str:
+    """A condition on the columns of `cause_sums`: `most` of them is this cause."""
+    column = CAUSE_COLUMNS[CAUSES.index(sample_pb2.Cause.ValueType(cause))]
+    before, after = CAUSE_COLUMNS[: CAUSE_COLUMNS.index(column)], CAUSE_COLUMNS[CAUSE_COLUMNS.index(column) + 1 :]
+    conditions = [
+        f"{column} > 0",
+        *(f"{column} > coalesce({other}, 0)" for other in before),
+        *(f"{column} >= coalesce({other}, 0)" for other in after),
+    ]
+    return " AND ".join(conditions)
+
+
 def most(sockets: Sequence[int | None]) -> sample_pb2.Cause.ValueType | None:
     """The cause with the most CLOSE_WAIT sockets, of the sums in the order of `CAUSES`."""
     known = {cause: count for cause, count in zip(CAUSES, sockets, strict=True) if count}

@@ -85,14 +85,18 @@ def is_silent(last_seen: int, interval_ms: int, now: int) -> bool:
     return now - last_seen > max(_SILENT_AFTER_INTERVALS * interval_ms, _SILENT_FLOOR_MS)
 
 
-def fleet_coverage(store: Reader, labels: Mapping[str, str], now: int) -> Coverage:
-    """Says what the figures of the fleet rest on. Raises StoreError."""
+def fleet_coverage(store: Reader, labels: Mapping[str, str], now: int, since: int | None = None) -> Coverage:
+    """Says what the figures of the fleet rest on. Raises StoreError.
+
+    Where `since` is given, they are those of a window that ended at `now`, and what they rest on is as of then: of the
+    hosts that sent samples within the window, those are silent that sent none in its last moments.
+    """
     parameters = label_parameters(labels) | {"now": now}
+    known = f"SELECT * FROM host WHERE last_seen IS NOT NULL{label_filter(labels)}"
+    if since is not None:
+        known = f"SELECT host_key, interval_ms, latest AS last_seen FROM ({_seen(labels, since, now)}) AS seen"
     hosts, reporting = store.read(
-        f"""
-        SELECT count(*), count(CASE WHEN last_seen >= $now - {SILENT} THEN 1 END)
-        FROM host WHERE last_seen IS NOT NULL{label_filter(labels)}""",
-        parameters,
+        f"SELECT count(*), count(CASE WHEN last_seen >= $now - {SILENT} THEN 1 END) FROM ({known}) AS known", parameters
     )[0]
     sums = ", ".join(f"sum({column})" for column in _COVERAGE)
     unknown = " OR ".join(f"{column} IS NULL" for column in _COVERAGE)
@@ -100,13 +104,14 @@ def fleet_coverage(store: Reader, labels: Mapping[str, str], now: int) -> Covera
         f"""
         SELECT {sums}, count(CASE WHEN {unknown} THEN 1 END), count(CASE WHEN degradation > 0 THEN 1 END),
             count(CASE WHEN skew <> 0 THEN 1 END)
-        FROM ({_latest(labels, (*_COVERAGE, "degradation", "skew"))}) AS latest""",
+        FROM ({_latest(labels, (*_COVERAGE, "degradation", "skew"), since, now)}) AS latest""",
         parameters,
     )[0]
     losing = store.read(
         f"""
         SELECT count(DISTINCT host_key) FROM lost_sample JOIN host USING (host_key)
-        WHERE {LOST_AT} >= $now - {LOSING_FOR_MS}{label_filter(labels)}""",
+        WHERE {LOST_AT} >= $now - {LOSING_FOR_MS}{"" if since is None else f" AND {LOST_AT} <= $now"}
+            {label_filter(labels)}""",
         parameters,
     )[0][0]
     return Coverage(
@@ -129,12 +134,12 @@ def fleet_states(store: Reader, labels: Mapping[str, str], now: int) -> dict[str
     return {state: None if value is None else int(value) for state, value in zip(TCP_STATES, row, strict=True)}
 
 
-def silent_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int) -> list[SilentHost]:
-    """Lists the hosts that stopped reporting, longest first. Raises StoreError."""
+def silent_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int, since: int = 0) -> list[SilentHost]:
+    """Lists the hosts that stopped reporting, at `since` or later, longest first. Raises StoreError."""
     rows = store.read(
         f"""
         SELECT host_id, hostname, last_seen FROM host
-        WHERE last_seen < $now - {SILENT}{label_filter(labels)}
+        WHERE last_seen < $now - {SILENT} AND last_seen >= {int(since)}{label_filter(labels)}
         ORDER BY last_seen, hostname LIMIT {int(limit)}""",
         label_parameters(labels) | {"now": now},
     )
@@ -191,14 +196,25 @@ def fleet_trend(store: Reader, labels: Mapping[str, str], since: int, now: int, 
     return trends(rows).get((), ())
 
 
-def _latest(labels: Mapping[str, str], columns: Sequence[str]) -> str:
+def _seen(labels: Mapping[str, str], since: int, until: int) -> str:
+    """The relation of the hosts that sent samples within a window, and when the latest of those was taken."""
+    return f"""
+        SELECT host_key, max(interval_ms) AS interval_ms, max(ts) AS latest FROM host_sample JOIN host USING (host_key)
+        WHERE ts >= {int(since)} AND ts <= {int(until)}{label_filter(labels)} GROUP BY host_key"""
+
+
+def _latest(labels: Mapping[str, str], columns: Sequence[str], since: int | None = None, until: int = 0) -> str:
     """The relation of columns of the latest samples of the hosts that are reporting: one row a host.
 
-    The latest sample is the one taken last. What came last may have waited on the host for long.
+    The latest sample is the one taken last. What came last may have waited on the host for long. Where `since` is
+    given, it is the latest of a window up to `until`.
     """
     values = ", ".join(f"max({column}) AS {column}" for column in columns)
+    newest = f"""
+        SELECT host_key, host_latest.ts AS latest FROM host_latest JOIN host USING (host_key)
+        WHERE last_seen >= $now - {SILENT}{label_filter(labels)}"""
+    if since is not None:
+        newest = f"SELECT host_key, latest FROM ({_seen(labels, since, until)}) AS seen WHERE latest >= $now - {SILENT}"
     return f"""
-        SELECT host_key, {values} FROM host_sample JOIN (
-            SELECT host_key, host_latest.ts AS latest FROM host_latest JOIN host USING (host_key)
-            WHERE last_seen >= $now - {SILENT}{label_filter(labels)}) AS newest USING (host_key)
+        SELECT host_key, {values} FROM host_sample JOIN ({newest}) AS newest USING (host_key)
         WHERE ts = latest GROUP BY host_key"""

@@ -15,17 +15,19 @@ A process that has as many descriptors open as its limit allows, or more, has no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loiter_aggregator.ranking.query import GROUP_OF, KNOWS_PROCESSES, Ranking, label_filter, label_parameters
+from loiter_aggregator.ranking.present import SERIES, latest_samples
+from loiter_aggregator.ranking.query import GROUP_OF, Ranking, among, label_parameters
 from loiter_aggregator.store.question import Reader
 
 # RLIM_INFINITY is 2^64 - 1 (getrlimit(2)); no kernel has room for as many descriptors as half of that.
 _UNLIMITED: Final = 2**63
 # From so many samples on, the last third of a series has to rise beyond doubt.
 _ENOUGH: Final = 10
+_FEW_HOSTS: Final = 100
 
 # From six degrees of freedom on, the quantile by its expansion around that of the normal distribution, z: Abramowitz
 # and Stegun, 26.7.5. It is off by less than 0.002 there. Below, by table.
@@ -61,26 +63,29 @@ class Forecast:
     close_wait_share: float | None
 
 
-def forecasts(ranking: Ranking, only: str = "") -> str:
+def forecasts(ranking: Ranking, host_keys: Collection[int] | None = None, processes: str = "") -> str:
     """The relation of the processes in their host's latest sample that have a forecast.
 
-    `only` is a further condition on the rows of process_sample. Columns: these three, `identity_key`, `fd_eta`,
-    and `forecast`, which holds the fields of Forecast in their order.
+    Only of some hosts where their keys are given; `processes` is a further condition on the rows of process_sample,
+    with AND before it. Columns: those of SERIES, `identity_key`, `fd_eta`, and `forecast`, which holds the fields of
+    Forecast in their order.
     """
-    hosts = f"ts >= $since{label_filter(ranking.labels)}"
-    series = "host_key, pid, start_time"
+    hosts = "" if host_keys is None else f" AND {among('host_key', host_keys)}"
+    only = f"{ranking.within}{hosts}{processes}"
+    series = SERIES
+    # The points are read twice. To keep those of many hosts for that takes more memory, and more time, than to do so.
+    kept = "MATERIALIZED" if host_keys is not None and len(host_keys) <= _FEW_HOSTS else "NOT MATERIALIZED"
     return f"""
-        WITH fd_hosts AS (
-            SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} AND {KNOWS_PROCESSES} GROUP BY host_key),
+        WITH fd_hosts AS ({latest_samples(ranking, hosts)}),
         -- A limit does not change with time, as a rule: that of the latest sample is the largest or the only one.
         fd_newest AS (
             SELECT {series}, max(identity_key) AS identity_key, max(fd_open) AS fd_open, max(fd_limit) AS fd_limit
             FROM process_sample JOIN fd_hosts USING (host_key)
-            WHERE ts = latest AND fd_open IS NOT NULL AND fd_limit < {_UNLIMITED}{only} GROUP BY {series}),
-        fd_points AS (
+            WHERE ts = latest AND fd_open IS NOT NULL AND fd_limit < {_UNLIMITED} AND {only} GROUP BY {series}),
+        fd_points AS {kept} (
             SELECT {series}, (ts - $now) / 1000.0 AS t, CAST(fd_open AS DOUBLE) AS y,
                 CAST(close_wait AS DOUBLE) AS close_wait
-            FROM process_sample WHERE {hosts} AND fd_open IS NOT NULL{only}),
+            FROM process_sample WHERE {only} AND fd_open IS NOT NULL),
         fd_sums AS (
             SELECT {series}, {_SUMS}, max(t) - (max(t) - min(t)) / 3 AS last_third,
                 count(close_wait) AS close_wait_n, sum(close_wait) AS close_wait_sy,
@@ -135,26 +140,27 @@ def process_forecasts(
     if not wanted:
         return {}
     # All processes of their hosts: to compare the whole key with each sample takes longer than what the others cost.
-    hosts = ", ".join(str(int(host_key)) for host_key in {host_key for host_key, _, _ in wanted})
-    rows = store.read(
-        f"""
-        SELECT host_key, pid, start_time, forecast
-        FROM ({forecasts(ranking, f" AND host_key IN ({hosts})")}) AS forecasts""",
-        _parameters(ranking),
-    )
-    found = {(host_key, pid, start): forecast for host_key, pid, start, forecast in rows}
-    return {key: _forecast(found[key]) for key in wanted & found.keys()}
+    found = _by_series(store, ranking, {host_key for host_key, _, _ in wanted})
+    return {key: found[key] for key in wanted & found.keys()}
+
+
+def forecasts_on_host(store: Reader, ranking: Ranking, host_key: int) -> dict[tuple[int, int, int], Forecast]:
+    """Reads the forecasts of all processes of a host, by what names them in the store. Raises StoreError."""
+    return _by_series(store, ranking, [host_key])
+
+
+def first_to_run_out(found: Mapping[tuple[int, int, int], Forecast]) -> Forecast | None:
+    """The forecast of the process that runs out first."""
+    return min(found.values(), key=lambda one: one.seconds, default=None)
 
 
 def host_forecasts(store: Reader, ranking: Ranking, host_keys: Iterable[int]) -> dict[int, Forecast]:
     """Reads the forecast of the process of each host that runs out first. Raises StoreError."""
-    keys = ", ".join(str(int(key)) for key in host_keys)
+    keys = set(host_keys)
     if not keys:
         return {}
     rows = store.read(
-        f"""
-        SELECT host_key, arg_min(forecast, fd_eta)
-        FROM ({forecasts(ranking, f" AND host_key IN ({keys})")}) AS forecasts GROUP BY host_key""",
+        f"SELECT host_key, arg_min(forecast, fd_eta) FROM ({forecasts(ranking, keys)}) AS forecasts GROUP BY host_key",
         _parameters(ranking),
     )
     return {key: _forecast(forecast) for key, forecast in rows}
@@ -170,7 +176,7 @@ def app_forecasts(store: Reader, ranking: Ranking, apps: Iterable[str]) -> dict[
     rows = store.read(
         f"""
         SELECT app, arg_min(forecast, fd_eta)
-        FROM ({forecasts(ranking, only)}) AS forecasts JOIN identity USING (identity_key) GROUP BY app""",
+        FROM ({forecasts(ranking, processes=only)}) AS forecasts JOIN identity USING (identity_key) GROUP BY app""",
         _parameters(ranking) | named,
     )
     return {app: _forecast(forecast) for app, forecast in rows}
@@ -188,8 +194,16 @@ def group_forecasts(store: Reader, ranking: Ranking, label: str) -> dict[str | N
     return {value: _forecast(forecast) for value, forecast in rows}
 
 
+def _by_series(store: Reader, ranking: Ranking, host_keys: Collection[int]) -> dict[tuple[int, int, int], Forecast]:
+    rows = store.read(
+        f"SELECT host_key, pid, start_time, forecast FROM ({forecasts(ranking, host_keys)}) AS forecasts",
+        _parameters(ranking),
+    )
+    return {(host_key, pid, start): _forecast(forecast) for host_key, pid, start, forecast in rows}
+
+
 def _parameters(ranking: Ranking) -> dict[str, Any]:
-    return {"since": ranking.since, "now": ranking.now} | label_parameters(ranking.labels)
+    return {"now": ranking.now} | label_parameters(ranking.labels)
 
 
 def _forecast(values: Any) -> Forecast:

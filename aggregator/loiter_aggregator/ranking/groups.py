@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from loiter.v1 import sample_pb2
-from loiter_aggregator.ranking.causes import CAUSE_COLUMNS, STUCK, cause_sums, most
+from loiter_aggregator.ranking.causes import CAUSE_COLUMNS, STUCK, cause_sums, is_most, most
+from loiter_aggregator.ranking.filters import holds, where
 from loiter_aggregator.ranking.fleet import SILENT
 from loiter_aggregator.ranking.forecast import forecast_join
 from loiter_aggregator.ranking.hosts import host_figures
-from loiter_aggregator.ranking.processes import SERIES
+from loiter_aggregator.ranking.present import present_processes
 from loiter_aggregator.ranking.query import (
     GROUP_OF,
-    KNOWS_PROCESSES,
     ORDER,
     CloseWait,
     Ranking,
     TimeWait,
     Trend,
-    label_filter,
     label_parameters,
     optional_int,
     trend_part,
@@ -51,6 +50,9 @@ class GroupRow:
 def rank_groups(store: Reader, ranking: Ranking, label: str) -> list[GroupRow]:
     """Ranks the groups that a label makes of the hosts that sent samples in the window. Raises StoreError."""
     by_eta = ranking.by == "fd_eta"
+    conditions = [holds("value")] if ranking.contains else []
+    if ranking.cause is not None:
+        conditions.append(is_most(ranking.cause))
     rows = store.read(
         f"""
         SELECT value, hosts, silent_hosts, close_wait_now, close_wait_max, growth,
@@ -58,7 +60,8 @@ def rank_groups(store: Reader, ranking: Ranking, label: str) -> list[GroupRow]:
             time_wait_now, time_wait_mean, time_wait_max, established, fd_share, stuck, ports_share,
             {", ".join(CAUSE_COLUMNS)}
         FROM (
-            SELECT value, count(*) AS hosts, count(CASE WHEN last_seen < $now - {SILENT} THEN 1 END) AS silent_hosts,
+            SELECT value, count(*) AS hosts,
+                count(CASE WHEN {ranking.seen} < $now - {SILENT} THEN 1 END) AS silent_hosts,
                 sum(close_wait_now) AS close_wait_now, sum(y_max) AS close_wait_max, sum(growth) AS growth,
                 sum(CASE WHEN fit IS NOT NULL THEN fit * (syy - sy * sy / n) END) AS explained,
                 sum(CASE WHEN fit IS NOT NULL THEN syy - sy * sy / n END) AS variance,
@@ -71,6 +74,7 @@ def rank_groups(store: Reader, ranking: Ranking, label: str) -> list[GroupRow]:
                 LEFT JOIN ({GROUP_OF}) AS members USING (host_key)
                 LEFT JOIN ({_held(ranking)}) AS held USING (host_key){forecast_join(ranking, "host_key")}
             GROUP BY value) AS groups
+        {where(conditions)}
         ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, value NULLS LAST
         LIMIT $limit""",
         ranking.parameters() | {"group_by": label},
@@ -95,17 +99,9 @@ def _row(row: tuple[Any, ...]) -> GroupRow:
 
 def _held(ranking: Ranking) -> str:
     """The relation of what the processes come to that are in their host's latest sample: one row a host."""
-    hosts = f"ts >= $since{label_filter(ranking.labels)}"
     return f"""
-        WITH latest_of AS (
-            SELECT host_key, max(ts) AS latest FROM host_sample WHERE {hosts} AND {KNOWS_PROCESSES} GROUP BY host_key),
-        present AS (
-            SELECT {SERIES}, max(fd_open) AS fd_open, max(fd_limit) AS fd_limit, max(cause) AS cause,
-                max(close_wait) AS close_wait
-            FROM process_sample JOIN latest_of USING (host_key) WHERE ts = latest GROUP BY {SERIES})
-        SELECT host_key, max(CASE WHEN fd_limit > 0 THEN CAST(fd_open AS DOUBLE) / fd_limit END) AS fd_share,
-            {cause_sums("close_wait")}
-        FROM present GROUP BY host_key"""
+        SELECT host_key, max(fd_share) AS fd_share, {cause_sums("close_wait_now")}
+        FROM ({present_processes(ranking)}) AS present GROUP BY host_key"""
 
 
 def group_trends(store: Reader, ranking: Ranking, label: str) -> dict[str | None, Trend]:
@@ -114,10 +110,10 @@ def group_trends(store: Reader, ranking: Ranking, label: str) -> dict[str | None
         f"""
         SELECT value, part, sum(close_wait) FROM (
             SELECT host_key, {trend_part(ranking.since, ranking.now)} AS part, max(close_wait) AS close_wait
-            FROM host_sample WHERE ts >= $since AND close_wait IS NOT NULL{label_filter(ranking.labels)}
+            FROM host_sample WHERE {ranking.within} AND close_wait IS NOT NULL
             GROUP BY host_key, part) AS parts LEFT JOIN ({GROUP_OF}) AS members USING (host_key)
         GROUP BY value, part""",
-        label_parameters(ranking.labels) | {"since": ranking.since, "group_by": label},
+        label_parameters(ranking.labels) | {"group_by": label},
     )
     return {value: trend for (value,), trend in trends(read).items()}
 

@@ -1,8 +1,7 @@
 """Ranks processes.
 
 Only processes that are in the latest sample of their host are ranked: agents report every process that has CLOSE_WAIT
-sockets, so one that is not there any more has ended, or has none left. The latest sample is that of those that have
-processes: an agent over its budget may leave them out.
+sockets, so one that is not there any more has ended, or has none left.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from loiter.v1 import sample_pb2
+from loiter_aggregator.ranking.filters import of_process, where
 from loiter_aggregator.ranking.forecast import forecast_join
+from loiter_aggregator.ranking.present import SERIES, present_processes
 from loiter_aggregator.ranking.query import (
     FIT,
     GROWTH,
@@ -23,15 +24,16 @@ from loiter_aggregator.ranking.query import (
     Ranking,
     TimeWait,
     Trend,
-    label_filter,
+    among,
     optional_int,
     trend_part,
     trends,
 )
 from loiter_aggregator.store.question import Reader
 
-# A series is a process: a restart has another start time and so starts another one.
-SERIES: Final = "host_key, pid, start_time"
+# Measures of the latest sample alone: which processes are worst by them is known before the window is read.
+_OF_LATEST: Final = ("close_wait", "fd_share", "stuck", "ports")
+_TIES: Final = "close_wait_now DESC NULLS LAST, hostname, pid, start_time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ class ProcessRow:
         return self.host_key, self.pid, self.start_time
 
 
-def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
+def current_processes(ranking: Ranking, host_key: int | None = None, chosen: str = "") -> str:
     """The relation of processes that are in their host's latest sample, with their sums over the window.
+
+    `chosen` is what is to follow a SELECT from those processes, their hosts and identities where not all are wanted:
+    then the window is only read of the hosts that they are on.
 
     A process without CLOSE_WAIT sockets need not be reported: in a sample of its host that it is not part of, it has
     none. Such samples take part in its line from its start on, so that a burst of the last moments is not taken for
@@ -86,15 +91,17 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
     are by the host's clock, as it was when the process was reported first: set right, as the times of samples are.
     """
     only = "" if host_key is None else f" AND host_key = {int(host_key)}"
-    hosts = f"ts >= $since{only}{label_filter(ranking.labels)}"
+    names = " JOIN host USING (host_key) JOIN identity USING (identity_key)" if chosen else ""
+    hosts = f"{ranking.within}{only}" + (" AND host_key IN (SELECT host_key FROM chosen)" if chosen else "")
     absent = "greatest(seen_n - all_n, 0)"
     return f"""
-        WITH host_points AS (
+        WITH newest AS ({present_processes(ranking, only)}),
+        chosen AS (SELECT newest.* FROM newest{names} {chosen}),
+        host_points AS (
             SELECT host_key, ts, (ts - $now) / 1000.0 AS t, coalesce(other_close_wait, 1) AS left_out, skew
             FROM host_sample WHERE {hosts} AND {KNOWS_PROCESSES}),
         hosts AS (
-            SELECT host_key, max(ts) AS latest, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt,
-                max(left_out) AS left_out
+            SELECT host_key, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt, max(left_out) AS left_out
             FROM host_points GROUP BY host_key),
         reported AS (
             SELECT {SERIES}, {SUMS}, min(ts) AS first_ts, count(*) AS all_n,
@@ -102,14 +109,6 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
                 avg(time_wait) AS time_wait_mean, max(time_wait) AS time_wait_max
             FROM (SELECT *, {POINTS}, (ts - $now) / 1000.0 AS point_t FROM process_sample WHERE {hosts})
             GROUP BY {SERIES}),
-        newest AS (
-            SELECT {SERIES}, max(ts) AS last_sample, max(identity_key) AS identity_key,
-                max(close_wait) AS close_wait_now, max(time_wait) AS time_wait_now, max(established) AS established,
-                max(fd_open) AS fd_open, max(fd_limit) AS fd_limit, max(fd_limit_hard) AS fd_limit_hard,
-                max(sockets) AS sockets, max(cause) AS cause, max(stuck) AS stuck, max(age_p50_seconds) AS age_p50,
-                max(age_p99_seconds) AS age_p99, max(age_max_seconds) AS age_max, max(ports_share) AS ports_share
-            FROM process_sample JOIN hosts USING (host_key)
-            WHERE ts = latest GROUP BY {SERIES}),
         skews AS (SELECT host_key, ts AS first_ts, max(skew) AS skew FROM host_points WHERE skew <> 0 GROUP BY ALL),
         started AS (
             SELECT {SERIES}, least(start_time + coalesce(skew, 0), first_ts) AS first
@@ -118,12 +117,12 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
         young AS (
             SELECT {SERIES}, count(*) AS seen_n, sum(t) AS seen_t, sum(t * t) AS seen_tt
             FROM started JOIN host_points USING (host_key)
-            WHERE first > $since AND ts >= first GROUP BY {SERIES}),
+            WHERE first > {int(ranking.since)} AND ts >= first GROUP BY {SERIES}),
         since_start AS (
             SELECT {SERIES}, coalesce(young.seen_n, hosts.seen_n) AS seen_n,
                 coalesce(young.seen_t, hosts.seen_t) AS seen_t, coalesce(young.seen_tt, hosts.seen_tt) AS seen_tt
             FROM started JOIN hosts USING (host_key) LEFT JOIN young USING ({SERIES})
-            WHERE left_out = 0 AND (first <= $since OR young.seen_n IS NOT NULL)),
+            WHERE left_out = 0 AND (first <= {int(ranking.since)} OR young.seen_n IS NOT NULL)),
         filled AS (
             SELECT {SERIES}, n + absent AS n, sy, sty, syy, y_max,
                 st + CASE WHEN absent > 0 THEN seen_t - all_t ELSE 0 END AS st,
@@ -132,26 +131,37 @@ def current_processes(ranking: Ranking, host_key: int | None = None) -> str:
             FROM (
                 SELECT *, CASE WHEN seen_n IS NULL THEN 0 ELSE {absent} END AS absent
                 FROM reported LEFT JOIN since_start USING ({SERIES})) AS counted)
-        SELECT *, {GROWTH} AS growth, {FIT} AS fit,
-            CASE WHEN fd_limit > 0 THEN CAST(fd_open AS DOUBLE) / fd_limit END AS fd_share
-        FROM newest JOIN filled USING ({SERIES})"""
+        SELECT *, {GROWTH} AS growth, {FIT} AS fit FROM chosen JOIN filled USING ({SERIES})"""
 
 
 def rank_processes(store: Reader, ranking: Ranking, host_key: int | None = None) -> list[ProcessRow]:
     """Ranks the processes of all hosts, or of one. Raises StoreError."""
+    chosen = where(of_process(ranking))
+    if ranking.by in _OF_LATEST:
+        chosen += f" ORDER BY {ORDER[ranking.by]}, {_TIES} LIMIT $limit"
     rows = store.read(
         f"""
-        SELECT host_key, host_id, hostname, last_seen, interval_ms, pid, start_time, name, app, user_name, last_sample,
-            close_wait_now, y_max, growth, fit, n, time_wait_now, time_wait_mean, time_wait_max,
+        SELECT host_key, host_id, hostname, {ranking.seen}, interval_ms, pid, start_time, name, app, user_name,
+            last_sample, close_wait_now, y_max, growth, fit, n, time_wait_now, time_wait_mean, time_wait_max,
             established, fd_open, fd_limit, fd_limit_hard, fd_share, sockets, cause, stuck,
             age_p50, age_p99, age_max, ports_share
-        FROM ({current_processes(ranking, host_key)}) AS current
-            JOIN host USING (host_key) JOIN identity USING (identity_key){forecast_join(ranking, SERIES)}
-        ORDER BY {ORDER[ranking.by]}, close_wait_now DESC NULLS LAST, hostname, pid, start_time
+        FROM ({current_processes(ranking, host_key, chosen)}) AS current
+            JOIN host USING (host_key) JOIN identity USING (identity_key){_seen_join(ranking)}
+            {forecast_join(ranking, SERIES)}
+        ORDER BY {ORDER[ranking.by]}, {_TIES}
         LIMIT $limit""",
         ranking.parameters(),
     )
     return [_row(row) for row in rows]
+
+
+def _seen_join(ranking: Ranking) -> str:
+    """Joins when the latest sample of each host was taken, where that says when it was heard of last."""
+    if not ranking.past:
+        return ""
+    return f"""
+        JOIN (SELECT host_key, max(ts) AS latest FROM host_sample WHERE {ranking.window} GROUP BY host_key) AS seen
+            USING (host_key)"""
 
 
 def _row(row: tuple[Any, ...]) -> ProcessRow:
@@ -186,12 +196,15 @@ def process_trends(store: Reader, ranking: Ranking, rows: list[ProcessRow]) -> d
     """Reads the CLOSE_WAIT trend of ranked processes, by what names them in the store. Raises StoreError."""
     if not rows:
         return {}
-    keys = ", ".join("({}, {}, {})".format(*map(int, row.series)) for row in rows)
+    # Some of other processes are among them: to compare whole keys with each sample takes longer than what those cost.
+    hosts = among("host_key", (row.host_key for row in rows))
+    pids = ", ".join(str(int(pid)) for pid in {row.pid for row in rows})
     read = store.read(
         f"""
-        SELECT {SERIES}, {trend_part(ranking.since, ranking.now)} AS part, max(close_wait)
-        FROM process_sample WHERE ts >= $since AND ({SERIES}) IN ({keys}) AND close_wait IS NOT NULL
-        GROUP BY {SERIES}, part""",
-        {"since": ranking.since},
+        SELECT {SERIES}, {trend_part(ranking.since, ranking.now)} AS part, max(close_wait) FROM (
+            SELECT {SERIES}, ts, close_wait FROM process_sample
+            WHERE {ranking.window} AND {hosts} AND close_wait IS NOT NULL) AS points
+        WHERE pid IN ({pids}) GROUP BY {SERIES}, part"""
     )
-    return {(key[0], key[1], key[2]): trend for key, trend in trends(read).items()}
+    found = {(key[0], key[1], key[2]): trend for key, trend in trends(read).items()}
+    return {row.series: found[row.series] for row in rows if row.series in found}

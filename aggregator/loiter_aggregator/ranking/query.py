@@ -1,26 +1,37 @@
 """What is asked of a ranking, and the pieces of SQL that all rankings share.
 
 Growth is the slope of an ordinary least-squares line through (t, y), y being the CLOSE_WAIT count and t seconds before
-now (t is taken relative to a recent origin because sums of squared epochs lose too many digits). With n
-points, S(xy) = n·Σxy - Σx·Σy, the slope is S(ty) / S(tt) and r² is S(ty)² / (S(tt)·S(yy)).
+the end of the window (t is taken relative to a recent origin because sums of squared epochs lose too many digits).
+With n points, S(xy) = n·Σxy - Σx·Σy, the slope is S(ty) / S(tt) and r² is S(ty)² / (S(tt)·S(yy)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsInt
 
 from loiter.v1 import sample_pb2
 
-By = Literal["close_wait_growth", "close_wait", "time_wait", "time_wait_max", "fd_share", "stuck", "fd_eta", "ports"]
+By = Literal[
+    "close_wait_growth",
+    "close_wait",
+    "time_wait",
+    "time_wait_max",
+    "time_wait_overflows",
+    "fd_share",
+    "stuck",
+    "fd_eta",
+    "ports",
+]
 
-# What each measure ranks by, worst first. Every ranking names its columns so.
+# What each measure ranks by, worst first. Every ranking names its columns so; that of hosts alone has overflows.
 ORDER: Final[Mapping[By, str]] = {
     "close_wait_growth": "growth DESC NULLS LAST",
     "close_wait": "close_wait_now DESC NULLS LAST",
     "time_wait": "time_wait_mean DESC NULLS LAST",
     "time_wait_max": "time_wait_max DESC NULLS LAST",
+    "time_wait_overflows": "time_wait_overflows DESC NULLS LAST",
     "fd_share": "fd_share DESC NULLS LAST",
     "stuck": "stuck DESC NULLS LAST",
     "fd_eta": "fd_eta ASC NULLS LAST",
@@ -59,17 +70,46 @@ FIT: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A question: by what, since when (milliseconds), how many rows, on which hosts."""
+    """A question: by what, since when (milliseconds), how many rows, on which hosts, and which rows.
+
+    `now` is the end of the window. Where that is `past`, samples after it are left out; otherwise there are none but of
+    clocks that run ahead, and those count. `app` is the whole name of an application, `contains` a part of a name in
+    whatever case; both are empty where all are wanted, as is `cause` None.
+    """
 
     by: By
     since: int
     now: int
     limit: int
     labels: Mapping[str, str]
+    past: bool = False
+    app: str = ""
+    contains: str = ""
+    cause: sample_pb2.Cause.ValueType | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The values of the placeholders that every ranking uses."""
-        return {"since": self.since, "now": self.now, "limit": self.limit} | label_parameters(self.labels)
+        texts = {"app": self.app, "contains": self.contains}
+        return (
+            {"now": self.now, "limit": self.limit}
+            | {name: text for name, text in texts.items() if text}
+            | label_parameters(self.labels)
+        )
+
+    @property
+    def within(self) -> str:
+        """A condition on the rows of a table of samples: taken within the window, on hosts that carry the labels."""
+        return f"{self.window}{label_filter(self.labels)}"
+
+    @property
+    def window(self) -> str:
+        """A condition on the rows of a table of samples: taken within the window."""
+        return f"ts >= {int(self.since)}" + (f" AND ts <= {int(self.now)}" if self.past else "")
+
+    @property
+    def seen(self) -> str:
+        """When a host was heard of last: of the past all that is kept is when its `latest` sample was taken."""
+        return "latest" if self.past else "last_seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +152,17 @@ def label_parameters(labels: Mapping[str, str]) -> dict[str, object]:
     return parameters
 
 
+def among(column: str, keys: Iterable[int]) -> str:
+    """A condition on a column of keys: it is one of these.
+
+    DuckDB is quickest with one, and with a join for several: of a list, it compares each value with every row.
+    """
+    known = sorted({int(key) for key in keys})
+    if len(known) == 1:
+        return f"{column} = {known[0]}"
+    return f"{column} IN (SELECT unnest([{', '.join(map(str, known))}]::UBIGINT[]))"
+
+
 def trends(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Trend]:
     """Lays out rows (key…, part, value) as one trend for each key, with None for a part without samples."""
     values: dict[tuple[Any, ...], list[float | None]] = {}
@@ -121,10 +172,10 @@ def trends(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Trend]:
     return {key: tuple(trend) for key, trend in values.items()}
 
 
-def trend_part(since: int, now: int) -> str:
+def trend_part(since: int, now: int, parts: int = TREND_PARTS) -> str:
     """The number of the part of the window that `ts` falls into; the last for a clock that runs ahead."""
     span = max(1, int(now - since))
-    scaled = f"least(greatest((ts - {int(since)}) * {TREND_PARTS}, 0), {TREND_PARTS * span - 1})"
+    scaled = f"least(greatest((ts - {int(since)}) * {int(parts)}, 0), {int(parts) * span - 1})"
     return f"CAST(({scaled} - {scaled} % {span}) / {span} AS INTEGER)"
 
 
