@@ -1,0 +1,176 @@
+"""Pushes alerts to one Alertmanager, by version 2 of its API (api/v2/openapi.yaml of prometheus/alertmanager)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx
+
+from loiter.logs import fields
+from loiter.text import printable
+from loiter_aggregator.alerts.outbox import Outbox
+from loiter_aggregator.alerts.secrets import read_secret, trust
+from loiter_aggregator.alerts.settings import AlertmanagerSettings, EvaluationSettings
+from loiter_aggregator.alerts.state import Alert
+from loiter_aggregator.alerts.words import cause, hosts, link, summary
+from loiter_aggregator.clock import Clock
+from loiter_aggregator.links import Links
+from loiter_aggregator.output.rows import cause_name
+
+_log = logging.getLogger(__name__)
+
+_PATH: Final = "/api/v2/alerts"
+# In one request; Prometheus sends as many.
+_BATCH: Final = 64
+_MAX_SAID_BYTES: Final = 4_096
+_MAX_SAID_CHARS: Final = 200
+
+
+class PushError(Exception):
+    """An Alertmanager did not take alerts. The message says why."""
+
+
+class Alertmanager:
+    """Keeps one Alertmanager told."""
+
+    def __init__(
+        self, settings: AlertmanagerSettings, evaluation: EvaluationSettings, links: Links, clock: Clock
+    ) -> None:
+        """Takes where it is, when alerts are resent and expire, where links lead, and the clock."""
+        self.url = settings.url
+        self.last_success: int | None = None
+        self.error = ""
+        self.pushes = 0
+        self.failures = 0
+        self._settings = settings
+        self._expires = round(1_000 * evaluation.expires)
+        self._links = links
+        self._clock = clock
+        self._outbox = Outbox(evaluation.resend)
+        self._offered = asyncio.Event()
+
+    def offer(self, alerts: Iterable[Alert]) -> None:
+        """Takes the alerts that there are now."""
+        self._outbox.offer(alerts)
+        self._offered.set()
+
+    async def run(self) -> None:
+        """Pushes what is due until it is cancelled."""
+        passed = asyncio.get_running_loop().time
+        async with self.connection() as client:
+            while True:
+                self._offered.clear()
+                pause = self._outbox.pause(passed())
+                if pause != 0.0:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._offered.wait()
+                    continue
+                await self.push_due(client)
+
+    def connection(self) -> httpx.AsyncClient:
+        """What to push by. It follows nobody elsewhere, and knows no proxies and passwords of the environment's."""
+        return httpx.AsyncClient(
+            verify=trust(self._settings.ca), timeout=self._settings.timeout, follow_redirects=False, trust_env=False
+        )
+
+    async def push_due(self, client: httpx.AsyncClient) -> None:
+        """Pushes what is due now, in bounded numbers, up to the first that is not taken."""
+        passed = asyncio.get_running_loop().time
+        due = self._outbox.due(passed())
+        for start in range(0, len(due), _BATCH):
+            batch = due[start : start + _BATCH]
+            self.pushes += 1
+            try:
+                async with asyncio.timeout(self._settings.timeout):
+                    await self._push(client, batch)
+            except (TimeoutError, httpx.TimeoutException):
+                self._note_failure("it did not answer in time", passed())
+                return
+            except (httpx.HTTPError, PushError, ValueError) as error:
+                self._note_failure(str(error) or type(error).__name__, passed())
+                return
+            self._note_success(batch, passed())
+
+    async def _push(self, client: httpx.AsyncClient, alerts: Sequence[Alert]) -> None:
+        body = [to_post(alert, self._links, self._clock(), self._expires) for alert in alerts]
+        headers, auth = self._credentials()
+        async with client.stream("POST", self.url + _PATH, json=body, headers=headers, auth=auth) as response:
+            if response.status_code != httpx.codes.OK:
+                raise PushError(f"it answers {response.status_code}{await _said(response)}")
+
+    def _credentials(self) -> tuple[dict[str, str], httpx.BasicAuth | None]:
+        """What to show, read each time as files are replaced. Raises ValueError."""
+        settings = self._settings
+        if settings.token_file is not None:
+            return {"Authorization": f"Bearer {read_secret(settings.token_file)}"}, None
+        if settings.user is not None and settings.password_file is not None:
+            return {}, httpx.BasicAuth(settings.user, read_secret(settings.password_file))
+        return {}, None
+
+    def _note_success(self, batch: Sequence[Alert], now: float) -> None:
+        self._outbox.took(batch, now)
+        self.last_success = self._clock()
+        if self.error:
+            _log.info("alerts are pushed to %s again", self.url, extra=fields(server=self.url))
+        self.error = ""
+
+    def _note_failure(self, reason: str, now: float) -> None:
+        self._outbox.failed(now)
+        self.failures += 1
+        if not self.error:  # said once, not at every try
+            _log.warning(
+                "cannot push alerts to %s: %s; they are pushed when it takes them",
+                self.url,
+                reason,
+                extra=fields(server=self.url, reason=reason),
+            )
+        self.error = reason
+
+
+def to_post(alert: Alert, links: Links, now: int, expires: int) -> dict[str, Any]:
+    """An alert as Alertmanager takes it.
+
+    Its labels name it, and never change while it fires: what changes, such as the cause, is an annotation. One that
+    fires ends by itself `expires` milliseconds from now, unless it is pushed again.
+    """
+    assert alert.firing_since is not None, "what is pending is nobody's business"
+    page = link(alert, links)
+    return {
+        "labels": _labels(alert),
+        "annotations": _annotations(alert, page),
+        "startsAt": _time(alert.firing_since),
+        "endsAt": _time(now + expires if alert.resolved_at is None else alert.resolved_at),
+        **({"generatorURL": page} if page else {}),
+    }
+
+
+def _labels(alert: Alert) -> Mapping[str, str]:
+    subject = alert.subject
+    about = {"app": printable(subject.app)} if subject.app else {"host": printable(subject.host)}
+    return {**dict(alert.add_labels), "alertname": alert.rule, "severity": alert.severity, **about}
+
+
+def _annotations(alert: Alert, page: str) -> Mapping[str, str]:
+    found = {"summary": summary(alert), "hosts": hosts(alert), "cause": cause_name(cause(alert)), "link": page}
+    return {name: content for name, content in found.items() if content}
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="milliseconds")
+
+
+async def _said(response: httpx.Response) -> str:
+    """What it says to a push that it does not take; not more than a line of it."""
+    content = b""
+    async for part in response.aiter_raw():
+        content += part
+        if len(content) >= _MAX_SAID_BYTES:
+            break
+    said = printable(content[:_MAX_SAID_BYTES].decode(errors="replace").strip())[:_MAX_SAID_CHARS]
+    return f": {said}" if said else ""

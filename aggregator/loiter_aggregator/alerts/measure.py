@@ -1,0 +1,186 @@
+"""Asks about the fleet what rules are evaluated by: each question once, however many rules need its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from loiter.limits import MAX_RANKING_ROWS
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter_aggregator.alerts.rule import Rule
+from loiter_aggregator.alerts.state import Found, Measurement, Subject
+from loiter_aggregator.clock import from_timestamp, to_duration
+from loiter_aggregator.fleet.errors import InvalidRequest, Overloaded, TookTooLong, Unavailable
+from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.output.rows import value
+from loiter_aggregator.store.duckdb_store import StoreError
+
+# Most fleets have little to alert of: more rows are asked for where all of those are bad.
+_ROWS: Final = (100, 1_000, MAX_RANKING_ROWS)
+# As many hosts as GetFleet names.
+_MAX_NAMED_HOSTS: Final = 1_000
+# The totals of a fleet are not needed: over a short window they cost least.
+_SHORT: Final = Duration(seconds=10)
+_NOT_ANSWERED: Final = (InvalidRequest, Overloaded, TookTooLong, Unavailable, StoreError)
+
+Labels = tuple[tuple[str, str], ...]
+Rank = pb.HostRank | pb.ProcessRank
+
+
+class NotMeasured(Exception):
+    """A rule could not be evaluated; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A ranking that is asked for."""
+
+    about: str
+    by: pb.RankBy.ValueType
+    window: float
+    labels: Labels
+
+    async def ask(self, fleet: Fleet, limit: int) -> Sequence[Rank]:
+        query = pb.RankingQuery(
+            by=self.by, window=to_duration(round(1_000 * self.window)), limit=limit, labels=dict(self.labels)
+        )
+        if self.about == "app":
+            return (await fleet.rank_processes(pb.RankProcessesRequest(query=query))).processes
+        return (await fleet.rank_hosts(pb.RankHostsRequest(query=query))).hosts
+
+
+async def measure(fleet: Fleet, rules: Iterable[Rule], now: int, forget: float) -> dict[str, Measurement | NotMeasured]:
+    """Measures rules, and says of each what was found, or why it is not known.
+
+    Args:
+        fleet: Whom to ask, one question after the other, so that there is room for those of people.
+        rules: The rules.
+        now: The time, in milliseconds since the epoch.
+        forget: Hosts that have been silent for so many seconds are taken for gone.
+    """
+    fleets = _Fleets(fleet, now, forget)
+    by_question: dict[_Question | None, list[Rule]] = {}
+    for rule in rules:
+        by_question.setdefault(_question(rule), []).append(rule)
+    measured: dict[str, Measurement | NotMeasured] = {}
+    for question, sharing in by_question.items():
+        try:
+            measured |= await (_rank(fleet, fleets, question, sharing) if question else _silence(fleets, sharing))
+        except _NOT_ANSWERED as error:
+            measured |= {rule.name: NotMeasured(str(error)) for rule in sharing}
+    return measured
+
+
+def _question(rule: Rule) -> _Question | None:
+    kind = rule.kind
+    return None if kind.by is None else _Question(kind.about, kind.by, rule.window, rule.labels)
+
+
+class _Fleets:
+    """What GetFleet says in one evaluation, by the labels that were asked for."""
+
+    def __init__(self, fleet: Fleet, now: int, forget: float) -> None:
+        self._fleet = fleet
+        self._now = now
+        self._forget = round(1_000 * forget)
+        self._answers: dict[Labels, pb.GetFleetResponse] = {}
+
+    async def of(self, labels: Labels) -> pb.GetFleetResponse:
+        if labels not in self._answers:
+            request = pb.GetFleetRequest(window=_SHORT, labels=dict(labels), silent_within=to_duration(self._forget))
+            self._answers[labels] = await self._fleet.get_fleet(request)
+        return self._answers[labels]
+
+    async def unheard(self, left_out: int) -> tuple[set[str], bool]:
+        """The hosts that are silent, or leave out what is left out from a step on; and whether these are all."""
+        answer = await self.of(())
+        silent = {host.host_id for host in answer.silent_hosts}
+        degraded = {host.host_id for host in answer.degraded_hosts if host.degradation >= left_out}
+        complete = max(len(answer.silent_hosts), len(answer.degraded_hosts)) < _MAX_NAMED_HOSTS
+        return silent | degraded, complete
+
+    def seconds_silent(self, host: pb.SilentHost, aggregator: pb.AggregatorStatus) -> float:
+        """For how long a host has been silent. While there was no aggregator, it could not be heard."""
+        heard = max(from_timestamp(host.last_report_time), from_timestamp(aggregator.start_time))
+        return max(0, self._now - heard) / 1_000
+
+
+async def _silence(fleets: _Fleets, rules: Iterable[Rule]) -> dict[str, Measurement]:
+    measured = {}
+    for rule in rules:
+        answer = await fleets.of(rule.labels)
+        found: dict[Subject, dict[str, Found]] = {}
+        for host in answer.silent_hosts:
+            seconds = fleets.seconds_silent(host, answer.aggregator)
+            one = Found(host.hostname, seconds, rule.breaks(seconds, None), holds=True)
+            found.setdefault(Subject(host=host.hostname), {})[host.host_id] = one
+        measured[rule.name] = Measurement(found, complete=len(answer.silent_hosts) < _MAX_NAMED_HOSTS)
+    return measured
+
+
+async def _rank(fleet: Fleet, fleets: _Fleets, question: _Question, rules: Sequence[Rule]) -> dict[str, Measurement]:
+    unheard, all_unheard = await fleets.unheard(rules[0].kind.left_out)
+    rows, all_rows = await _rows(fleet, question, rules)
+    complete = all_unheard and all_rows
+
+    def look() -> dict[str, Measurement]:
+        return {rule.name: Measurement(_found(rule, rows, unheard), unheard, complete) for rule in rules}
+
+    return await asyncio.to_thread(look)  # through ten thousand rows, at worst
+
+
+async def _rows(fleet: Fleet, question: _Question, rules: Sequence[Rule]) -> tuple[Sequence[Rank], bool]:
+    """The rows of a ranking down to where no rule can be broken any more; and whether these are all."""
+    rows: Sequence[Rank] = ()
+    for limit in _ROWS:
+        rows = await question.ask(fleet, limit)
+        if len(rows) < limit:
+            return rows, True
+        last = rules[0].kind.figure(rows[-1])
+        if last is None or not any(rule.reaches(last) for rule in rules):
+            return rows, True
+    return rows, False
+
+
+def _found(rule: Rule, rows: Iterable[Rank], unheard: set[str]) -> Mapping[Subject, Mapping[str, Found]]:
+    found: dict[Subject, dict[str, Found]] = {}
+    for row in rows:
+        if row.silent or row.host_id in unheard:  # its figures are old
+            continue
+        subject = _subject(row)
+        if not rule.is_about(subject.app):
+            continue
+        one = _look_at(rule, row)
+        if one is None:
+            continue
+        hosts = found.setdefault(subject, {})
+        other = hosts.get(row.host_id)
+        if other is None or _rank_of(rule, one) > _rank_of(rule, other):
+            hosts[row.host_id] = one
+    return found
+
+
+def _subject(row: Rank) -> Subject:
+    return Subject(host=row.hostname) if isinstance(row, pb.HostRank) else Subject(app=row.app or row.name)
+
+
+def _look_at(rule: Rule, row: Rank) -> Found | None:
+    """What a row says; None where it says that nothing is wrong."""
+    figure = rule.kind.figure(row)
+    if figure is None:
+        return None if rule.kind.absent_is_none else Found(row.hostname, None)
+    fit = value(row.close_wait, "growth_fit") if rule.kind.fits else None
+    if not rule.holds(figure, fit):
+        return None
+    cause = row.cause if rule.kind.about == "app" else sample_pb2.CAUSE_UNSPECIFIED
+    return Found(row.hostname, figure, rule.breaks(figure, fit), holds=True, cause=cause)
+
+
+def _rank_of(rule: Rule, one: Found) -> tuple[bool, bool, float]:
+    """Of several processes of an application on one host, that which matters: known, broken, and the worst."""
+    return one.figure is not None, one.breaks, rule.badness(one.figure or 0.0)

@@ -1,0 +1,191 @@
+"""What goes to an Alertmanager, and what becomes of it where one does not take it; the other end is a web server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loiter.v1 import sample_pb2
+from loiter_aggregator.alerts.alertmanager import Alertmanager, to_post
+from loiter_aggregator.alerts.settings import AlertmanagerSettings, EvaluationSettings
+from loiter_aggregator.alerts.state import Alert, Member, Subject
+from loiter_aggregator.links import Links
+from support.aggregators import FakeClock
+from support.certificates import Pki
+from support.reports import MINUTE, NOW
+
+HOSTILE = "<script>alert(1)</script>\x1b[2J=cmd()"
+FIRING = Alert(
+    "leak",
+    "close-wait-growth",
+    "critical",
+    Subject(app=HOSTILE),
+    NOW - 20 * MINUTE,
+    NOW - 10 * MINUTE,
+    members={f"{number:032x}": Member(f"web-{number}", 100.0 + number, sample_pb2.CAUSE_LEAK) for number in range(12)},
+    add_labels=(("team", "payments"),),
+)
+
+
+def test_an_alert_is_named_by_what_never_changes() -> None:
+    """What does, the cause and the hosts, is an annotation; it ends by itself unless it is pushed again."""
+    assert to_post(FIRING, Links("https://loiter.example"), NOW, 5 * MINUTE) == {
+        "labels": {
+            "team": "payments",
+            "alertname": "leak",
+            "severity": "critical",
+            "app": "<script>alert(1)</script>\\x1b[2J=cmd()",
+        },
+        "annotations": {
+            "summary": "<script>alert(1)</script>\\x1b[2J=cmd(): CLOSE-WAIT grows by 111 sockets an hour on web-11 "
+            "and 11 more (leak)",
+            "hosts": ", ".join(f"web-{number}" for number in range(11, 1, -1)) + " and 2 more",
+            "cause": "leak",
+            "link": "https://loiter.example/app?name=%3Cscript%3Ealert%281%29%3C%2Fscript%3E%1B%5B2J%3Dcmd%28%29",
+        },
+        "startsAt": "2027-01-15T07:50:00.000+00:00",
+        "endsAt": "2027-01-15T08:05:00.000+00:00",
+        "generatorURL": "https://loiter.example/app?name=%3Cscript%3Ealert%281%29%3C%2Fscript%3E%1B%5B2J%3Dcmd%28%29",
+    }
+
+
+def test_one_that_is_resolved_says_since_when() -> None:
+    """Under the same name. Where nobody knows where the page is, there is no link."""
+    resolved = replace(FIRING, resolved_at=NOW - MINUTE, members={})
+    posted = to_post(resolved, Links(), NOW, 5 * MINUTE)
+    assert posted["labels"] == to_post(FIRING, Links(), NOW, 0)["labels"]
+    assert (posted["startsAt"], posted["endsAt"]) == ("2027-01-15T07:50:00.000+00:00", "2027-01-15T07:59:00.000+00:00")
+    assert "generatorURL" not in posted
+    assert "link" not in posted["annotations"]
+
+
+@dataclass
+class OtherEnd:
+    """A web server that answers each push the same, and keeps what came."""
+
+    url: str = ""
+    status: int = 200
+    answer: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+    credentials: list[str | None] = field(default_factory=list)
+    pushed: list[list[Any]] = field(default_factory=list)
+
+
+@contextmanager
+def _answering(end: OtherEnd, tls: ssl.SSLContext | None = None) -> Iterator[OtherEnd]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            end.paths.append(self.path)
+            end.credentials.append(self.headers["Authorization"])
+            end.pushed.append(json.loads(body))
+            self.send_response(end.status)
+            for name, value in end.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            with suppress(OSError):  # nobody reads all of a long answer
+                self.wfile.write(end.answer)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    end.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield end
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _push(settings: AlertmanagerSettings, *alerts: Alert) -> Alertmanager:
+    """Pushes once."""
+    receiver = Alertmanager(settings, EvaluationSettings(), Links(), FakeClock())
+
+    async def push() -> None:
+        receiver.offer(alerts)
+        async with receiver.connection() as client:
+            await receiver.push_due(client)
+
+    asyncio.run(push())
+    return receiver
+
+
+def test_alerts_are_pushed_in_bounded_numbers() -> None:
+    """To the path of the API, beneath the address."""
+    alerts = [replace(FIRING, subject=Subject(host=f"web-{number}")) for number in range(130)]
+    with _answering(OtherEnd()) as end:
+        receiver = _push(AlertmanagerSettings(url=f"{end.url}/am"), *alerts)
+        assert [len(one) for one in end.pushed] == [64, 64, 2]
+        assert set(end.paths) == {"/am/api/v2/alerts"}
+        assert end.credentials == [None] * 3
+        assert (receiver.error, receiver.last_success, receiver.failures) == ("", NOW, 0)
+
+
+def test_a_token_or_a_password_is_shown_as_the_file_has_it(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    with _answering(OtherEnd()) as end:
+        _push(AlertmanagerSettings(url=end.url, token_file=secret), FIRING)
+        _push(AlertmanagerSettings(url=end.url, user="loiter", password_file=secret), FIRING)
+    basic = base64.b64encode(b"loiter:s3cret").decode()
+    assert end.credentials == ["Bearer s3cret", f"Basic {basic}"]
+
+
+def test_what_is_not_taken_is_said_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With what the other end says, of which not more is read than a line, and that made safe to show."""
+    with _answering(OtherEnd(status=400, answer=b'"bad \x1b[2J label"' + b"x" * 5_000_000)) as end:
+        receiver = _push(AlertmanagerSettings(url=end.url), FIRING)
+    assert receiver.error.startswith('it answers 400: "bad \\x1b[2J label"xxx')
+    assert len(receiver.error) < 250
+    assert (receiver.failures, receiver.last_success) == (1, None)
+    assert caplog.text.count("cannot push alerts to") == 1
+
+
+def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
+    """A token is for whom it is for."""
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    with (
+        _answering(OtherEnd()) as elsewhere,
+        _answering(OtherEnd(status=307, headers={"Location": f"{elsewhere.url}/api/v2/alerts"})) as end,
+    ):
+        receiver = _push(AlertmanagerSettings(url=end.url, token_file=secret), FIRING)
+    assert receiver.error == "it answers 307"
+    assert elsewhere.pushed == []
+
+
+def test_an_authority_that_is_not_trusted_is_told_nothing(tmp_path: Path) -> None:
+    """One that the settings name is."""
+    pki, other = Pki(tmp_path / "pki"), Pki(tmp_path / "other")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pki.server.certificate, pki.server.key)
+    with _answering(OtherEnd(), tls) as end:
+        for ca in (None, other.ca):
+            assert "CERTIFICATE_VERIFY_FAILED" in _push(AlertmanagerSettings(url=end.url, ca=ca), FIRING).error
+        assert end.pushed == []
+        assert _push(AlertmanagerSettings(url=end.url, ca=pki.ca), FIRING).error == ""
+        assert len(end.pushed) == 1
+
+
+def test_a_secret_that_is_gone_is_said(tmp_path: Path) -> None:
+    """The alerts wait until it is back."""
+    settings = AlertmanagerSettings(url="http://127.0.0.1:9", token_file=tmp_path / "gone")
+    assert _push(settings, FIRING).error == f"cannot read {tmp_path / 'gone'}: No such file or directory"
