@@ -2,16 +2,248 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import os
+import ssl
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Final, Protocol
+from zoneinfo import ZoneInfo
+
+from loiter.limits import MAX_WINDOW_SECONDS
+from loiter.settings import REQUIRED, SettingsError, duration, integer, labels, load_tables, one_of, path, setting, text
+from loiter_aggregator.reports import readers
+from loiter_aggregator.reports.cron import Cron
+from loiter_aggregator.reports.due import Timing
+
+_DAY: Final = 86_400.0
+_MAX_SECRET_BYTES: Final = 4_096
+_STANDARD_WEBHOOKS_PREFIX: Final = "whsec_"
+_MIN_KEY_BYTES: Final = 16
+_UTC: Final = ZoneInfo("UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A table `[[report]]`: a report that is built when it is due, and sent to its targets."""
+
+    name: str = setting(REQUIRED, readers.name, "what it is called, in lists and in names of files")
+    cron: Cron = setting(REQUIRED, readers.cron, "when it is due")
+    time_zone: ZoneInfo = setting(_UTC, readers.time_zone, "the zone of the clock that `cron` goes by")
+    period: float | None = setting(
+        None, duration(60, MAX_WINDOW_SECONDS), "what it is about; the time since the last one if not set"
+    )
+    labels: tuple[tuple[str, str], ...] = setting((), labels, "only hosts that carry all of these labels")
+    title: str = setting("Fleet report", readers.title, "its heading")
+    formats: tuple[str, ...] = setting(("html",), readers.formats, "the files in the folder, and attached to e-mails")
+    limit: int = setting(10, integer(1, 100), "how many hosts, processes and apps it names, and findings of a kind")
+    misfire_grace: float = setting(
+        _DAY, duration(60, 31 * _DAY), "how late it may still be built, as after the aggregator was down"
+    )
+    folder: Path | None = setting(None, readers.folder, "the folder that it is written to")
+    mail_to: tuple[str, ...] = setting((), readers.mail_addresses, "whom it is sent to by e-mail, each on their own")
+    webhooks: tuple[str, ...] = setting((), readers.names, "the names of the `[[webhook]]` tables it is sent to")
+
+    @property
+    def timing(self) -> Timing:
+        """When it is due."""
+        return Timing(self.cron, self.time_zone)
+
+
+@dataclass(frozen=True, slots=True)
+class Smtp:
+    """The table `[smtp]`: the server that takes e-mails."""
+
+    host: str = setting(REQUIRED, readers.host, "the server")
+    from_: str = setting(REQUIRED, readers.mail_address, "the address that e-mails are from")
+    port: int | None = setting(
+        None, integer(1, 65_535), "its port; 587 with `starttls`, 465 with `tls` and 25 with `none` if not set"
+    )
+    security: str = setting("starttls", one_of("starttls", "tls", "none"), "how the connection is encrypted")
+    user: str | None = setting(None, text, "the name to log in with; without, nobody logs in")
+    password_file: Path | None = setting(None, path, "file with the password of `user`")
+    ca: Path | None = setting(None, path, "authorities to trust the server by (PEM); those of the system if not set")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The server and its port."""
+        return self.host, self.port or {"starttls": 587, "tls": 465, "none": 25}[self.security]
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A table `[[webhook]]`: a program that takes reports by HTTP."""
+
+    name: str = setting(REQUIRED, readers.name, "what it is called in `webhooks` of a report")
+    url: str | None = setting(None, readers.web_address, "its address")
+    url_file: Path | None = setting(None, path, "file with its address, for one that is a secret, as those of Slack")
+    kind: str = setting("json", one_of("json", "slack"), "what it takes: the report as JSON, or a message of Slack's")
+    secret_file: Path | None = setting(None, path, "of `json`: file with the secret to sign with (whsec_…, base64)")
+    ca: Path | None = setting(None, path, "authorities to trust it by (PEM); those of the system if not set")
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFile:
     """What a file says; without one, no report is scheduled."""
 
+    reports: tuple[Schedule, ...] = ()
+    smtp: Smtp | None = None
+    webhooks: tuple[Webhook, ...] = ()
+
+    def schedule(self, name: str) -> Schedule | None:
+        """The schedule of a name."""
+        return next((one for one in self.reports if one.name == name), None)
+
+    def webhook(self, name: str) -> Webhook | None:
+        """The webhook of a name."""
+        return next((one for one in self.webhooks if one.name == name), None)
+
 
 def load_reports(file: Path | None) -> ReportFile:
     """Reads a file of reports. Raises SettingsError, whose message says where in the file and what would be right."""
-    del file
-    return ReportFile()
+    if file is None:
+        return ReportFile()
+    tables = load_tables(file, {"report": Schedule, "smtp": Smtp, "webhook": Webhook})
+    found = ReportFile(tuple(tables["report"]), next(iter(tables["smtp"]), None), tuple(tables["webhook"]))
+    try:
+        if len(tables["smtp"]) > 1:
+            raise ValueError("[smtp] is there more than once; all e-mails go through one server")
+        _check_names("report", found.reports)
+        _check_names("webhook", found.webhooks)
+        for schedule in found.reports:
+            _check_schedule(schedule, found)
+        if found.smtp is not None:
+            _check_smtp(found.smtp)
+        for webhook in found.webhooks:
+            _check_webhook(webhook)
+    except ValueError as error:
+        raise SettingsError(f"{file}: {error}") from None
+    return found
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def _check_names(kind: str, tables: Iterable[_Named]) -> None:
+    seen: set[str] = set()
+    for table in tables:
+        if table.name in seen:
+            raise ValueError(f"two tables [[{kind}]] are called {table.name}; give each a name of its own")
+        seen.add(table.name)
+
+
+def _check_schedule(schedule: Schedule, file: ReportFile) -> None:
+    where = f"report {schedule.name}"
+    if not (schedule.folder or schedule.mail_to or schedule.webhooks):
+        raise ValueError(f"{where} goes nowhere; set folder, mail_to or webhooks")
+    if schedule.mail_to and file.smtp is None:
+        raise ValueError(f"{where}: mail_to needs a table [smtp] that names the server")
+    for name in schedule.webhooks:
+        if file.webhook(name) is None:
+            raise ValueError(f"{where}: no webhook is called {name}{_there_are([one.name for one in file.webhooks])}")
+    if schedule.folder is not None:
+        _check_folder(where, schedule.folder)
+
+
+def _there_are(names: Sequence[str]) -> str:
+    return f"; there are {', '.join(names)}" if names else "; there is no table [[webhook]]"
+
+
+def _check_folder(where: str, folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{where}: {folder} is not a folder")
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{where}: cannot write to {there}; give it to the aggregator's user, or choose another folder"
+        )
+
+
+def _check_smtp(smtp: Smtp) -> None:
+    if (smtp.user is None) != (smtp.password_file is None):
+        raise ValueError("[smtp]: user and password_file go together")
+    if smtp.user is not None and smtp.security == "none" and not _is_loopback(smtp.host):
+        raise ValueError('[smtp]: a password goes over the network in the clear; set security = "starttls" or "tls"')
+    if smtp.password_file is not None:
+        read_secret(smtp.password_file)
+    _check_ca(smtp.ca)
+
+
+def _check_webhook(webhook: Webhook) -> None:
+    where = f"webhook {webhook.name}"
+    if (webhook.url is None) == (webhook.url_file is None):
+        raise ValueError(f"{where}: set one of url and url_file")
+    if webhook.kind == "slack" and webhook.secret_file is not None:
+        raise ValueError(f"{where}: Slack takes no signature, its address is the secret; leave secret_file out")
+    try:
+        webhook_url(webhook)
+        signing_key(webhook)
+        _check_ca(webhook.ca)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def webhook_url(webhook: Webhook) -> str:
+    """The address of a webhook. Raises ValueError where its file does not hold one, without quoting it."""
+    if webhook.url is not None:
+        return webhook.url
+    assert webhook.url_file is not None, "one of the two is set"
+    written = read_secret(webhook.url_file)
+    try:
+        return readers.checked_address(written)
+    except ValueError as error:
+        raise ValueError(f"{webhook.url_file}: {error}") from None
+
+
+def signing_key(webhook: Webhook) -> bytes | None:
+    """The key that a webhook's messages are signed with. Raises ValueError, without quoting what the file holds."""
+    if webhook.secret_file is None:
+        return None
+    written = read_secret(webhook.secret_file).removeprefix(_STANDARD_WEBHOOKS_PREFIX)
+    try:
+        key = base64.b64decode(written, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) < _MIN_KEY_BYTES:
+        raise ValueError(
+            f"{webhook.secret_file} holds no secret: write whsec_ and at least {_MIN_KEY_BYTES} random bytes in "
+            "base64, as by: echo whsec_$(openssl rand -base64 32)"
+        )
+    return key
+
+
+def read_secret(file: Path) -> str:
+    """Reads a file with one secret in it. Raises ValueError where it can not be read or holds none."""
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_SECRET_BYTES).decode().strip()
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is no text") from None
+    if not content:
+        raise ValueError(f"{file} is empty")
+    return content
+
+
+def _check_ca(file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise ValueError(f"{file} holds no certificates (PEM)") from None
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,105 @@
+"""Schedules of reports and their runs, as tables and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Group
+from rich.text import Text
+
+from loiter.text import printable
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.output import cells
+from loiter_aggregator.output.rows import Row, optional_time
+from loiter_aggregator.output.tables import Column, table
+
+_STATES: Final = {state: name.removeprefix("DELIVERY_STATE_").lower() for name, state in pb.DeliveryState.items()}
+
+
+def _minute(time: str | None) -> str:
+    return cells.UNKNOWN if time is None else f"{time[:10]} {time[11:16]}"
+
+
+_SCHEDULES: Final = (
+    Column("REPORT", "name", cells.text, right=False, min_width=6),
+    Column("CRON", "cron", cells.text, right=False, fixed=True),
+    Column("TIME ZONE", "time_zone", cells.text, right=False, min_width=3),
+    Column("NEXT (UTC)", "next_time", _minute, right=False, fixed=True),
+    Column("TO", "to", cells.text, right=False, min_width=8),
+)
+_DELIVERIES: Final = (
+    Column("REPORT", "schedule", cells.text, right=False, min_width=6),
+    Column("DUE (UTC)", "due_time", _minute, right=False, fixed=True),
+    Column("TO", "target", cells.text, right=False, min_width=8),
+    Column("STATE", "state", cells.text, right=False, fixed=True),
+    Column("TRIES", "attempts", cells.count),
+    Column("NEXT TRY", "next_attempt_time", _minute, right=False, fixed=True),
+)
+
+
+def schedules_document(answer: pb.ListReportsResponse) -> Row:
+    """The answer with the keys that scripts rely on."""
+    return {
+        "schedules": [
+            {
+                "name": one.name,
+                "cron": one.cron,
+                "time_zone": one.time_zone,
+                "next_time": optional_time(one, "next_time"),
+                "targets": list(one.targets),
+            }
+            for one in answer.schedules
+        ],
+        "runs": [
+            {
+                "schedule": one.schedule,
+                "due_time": optional_time(one, "due_time"),
+                "built_time": optional_time(one, "built_time"),
+                "error": one.error or None,
+                "title": one.title or None,
+                "deliveries": [_delivery(each) for each in one.deliveries],
+            }
+            for one in answer.runs
+        ],
+    }
+
+
+def _delivery(delivery: pb.ReportDelivery) -> Row:
+    return {
+        "target": delivery.target,
+        "state": _STATES[delivery.state],
+        "attempts": delivery.attempts,
+        "delivered_time": optional_time(delivery, "delivered_time"),
+        "next_attempt_time": optional_time(delivery, "next_attempt_time"),
+        "error": delivery.error or None,
+    }
+
+
+def schedules_page(answer: pb.ListReportsResponse) -> Group:
+    """The answer for a person: the schedules, their runs, and what went wrong."""
+    said = schedules_document(answer)
+    if not said["schedules"]:
+        return Group(Text("no report is scheduled; the aggregator's setting reports.file names the file of schedules"))
+    schedules = [{**one, "to": ", ".join(one["targets"])} for one in said["schedules"]]
+    rows = [row for run in said["runs"] for row in _rows(run)]
+    troubles = [line for run in said["runs"] for line in _troubles(run)]
+    parts: list[Any] = [table(_SCHEDULES, schedules, wide=False), Text()]
+    parts.append(table(_DELIVERIES, rows, wide=False) if rows else Text("none was due yet"))
+    parts += [Text(), *(Text(line) for line in troubles)] if troubles else []
+    return Group(*parts)
+
+
+def _rows(run: Row) -> Sequence[Row]:
+    """A row for each delivery; one for a run that has none."""
+    nothing = {"target": None, "attempts": None, "next_attempt_time": None}
+    state = "not built" if run["error"] else "due"
+    return [{**run, **one} for one in run["deliveries"]] or [{**run, **nothing, "state": state}]
+
+
+def _troubles(run: Row) -> list[str]:
+    about = f"{printable(run['schedule'])} {_minute(run['due_time'])}"
+    found = [f"{about}: {printable(run['error'])}"] if run["error"] else []
+    return found + [
+        f"{about}, {printable(one['target'])}: {printable(one['error'])}" for one in run["deliveries"] if one["error"]
+    ]

@@ -1,0 +1,1 @@
+"""The ways on which reports are delivered: folders, e-mail, webhooks."""

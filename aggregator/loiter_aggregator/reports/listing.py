@@ -1,0 +1,63 @@
+"""Lists schedules and their runs, as messages. Nothing in them is secret."""
+
+from __future__ import annotations
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.clock import to_timestamp
+from loiter_aggregator.reports.delivery.targets import targets_of
+from loiter_aggregator.reports.due import next_due
+from loiter_aggregator.reports.file import ReportFile
+from loiter_aggregator.reports.state import Delivery, ReportState, Run
+
+_STATES = {
+    "waiting": pb.DELIVERY_STATE_WAITING,
+    "sending": pb.DELIVERY_STATE_WAITING,
+    "delivered": pb.DELIVERY_STATE_DELIVERED,
+    "failed": pb.DELIVERY_STATE_FAILED,
+}
+MISSED = "missed: the aggregator was down when it was due, or a later one was due when it came back"
+
+
+def list_schedules(file: ReportFile, now: int) -> list[pb.ReportSchedule]:
+    """What is scheduled."""
+    listed = []
+    for schedule in file.reports:
+        due = next_due(schedule.timing, now)
+        listed.append(
+            pb.ReportSchedule(
+                name=schedule.name,
+                cron=schedule.cron.text,
+                time_zone=schedule.time_zone.key,
+                next_time=None if due is None else to_timestamp(due),
+                targets=targets_of(schedule),
+            )
+        )
+    return listed
+
+
+def list_runs(state: ReportState, limit: int) -> list[pb.ReportRun]:
+    """The latest runs, latest first. Blocks; raises sqlite3.Error."""
+    return [_run(run, state.deliveries(run.id)) for run in state.latest_runs(limit)]
+
+
+def _run(run: Run, deliveries: list[Delivery]) -> pb.ReportRun:
+    return pb.ReportRun(
+        schedule=run.schedule,
+        due_time=to_timestamp(run.due),
+        built_time=None if run.built is None else to_timestamp(run.built),
+        error=MISSED if run.state == "missed" else run.error,
+        deliveries=[_delivery(one) for one in deliveries],
+        title=run.title,
+    )
+
+
+def _delivery(delivery: Delivery) -> pb.ReportDelivery:
+    waits = delivery.state == "waiting" and delivery.next_try > 0
+    return pb.ReportDelivery(
+        target=delivery.target,
+        state=_STATES[delivery.state],
+        attempts=delivery.attempts,
+        delivered_time=None if delivery.delivered is None else to_timestamp(delivery.delivered),
+        next_attempt_time=to_timestamp(delivery.next_try) if waits else None,
+        error=delivery.error,
+    )

@@ -1,0 +1,75 @@
+"""`loiter report`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from loiter_aggregator.commands import loiter
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+from support.aggregators import FakeClock, serving_in_background, store_samples
+from support.reports import NOW, sample
+
+
+@pytest.fixture
+def server(store: DuckDbStore, clock: FakeClock) -> Iterator[str]:
+    """An aggregator that knows one host."""
+    store_samples(store, "web-1", [sample(NOW, 3)])
+    with serving_in_background(store, clock) as address:
+        yield address
+
+
+def _loiter(*arguments: str) -> Result:
+    return CliRunner().invoke(loiter, ["report", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--list", "--preview"], "--list goes with --format json alone"),
+        (["--list", "--format", "csv"], "--list goes with --format json alone"),
+        (["--schedule", "daily", "--period", "1d"], "--schedule has a period and labels of its own"),
+        (["--schedule", "daily", "--label", "role=web"], "--schedule has a period and labels of its own"),
+        (["--preview", "--format", "md"], "--preview is HTML"),
+        (["--preview", "--output", "x.html"], "--preview is HTML"),
+        (["--period", "soon"], "is not a duration"),
+        (["--format", "pdf"], "'pdf' is not one of"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anybody_is_asked(arguments: list[str], said: str) -> None:
+    """With exit status 2."""
+    done = _loiter(*arguments, "--server", "127.0.0.1:1")
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_the_form_is_that_of_the_file_unless_it_is_said(server: str, tmp_path: Path) -> None:
+    """Markdown on standard output; what was written where is said on standard error."""
+    assert _loiter("--server", server).stdout.startswith("# Fleet report\n")
+    assert json.loads(_loiter("--server", server, "--format", "json").stdout)["coverage"]["hosts"] == 1
+    for name, first in (("r.json", b"{"), ("r.csv", b"kind,change"), ("r.md", b"# Fleet"), ("r.txt", b"# Fleet")):
+        done = _loiter("--server", server, "--output", str(tmp_path / name))
+        assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"written to {tmp_path / name}\n")
+        assert (tmp_path / name).read_bytes().startswith(first)
+
+
+def test_what_goes_wrong_is_said(server: str, tmp_path: Path) -> None:
+    """A file that can not be written, a schedule that is not there; with exit status 1."""
+    nowhere = _loiter("--server", server, "--output", str(tmp_path / "missing" / "r.md"))
+    assert (nowhere.exit_code, nowhere.stderr) == (
+        1,
+        f"Error: cannot write {tmp_path}/missing/r.md: No such file or directory\n",
+    )
+    unknown = _loiter("--server", server, "--schedule", "daily")
+    assert unknown.exit_code == 1
+    assert "no report is called 'daily'; none is scheduled (reports.file of the aggregator)" in unknown.stderr
+
+
+def test_the_list_says_where_nothing_is_scheduled(server: str) -> None:
+    """What to do about it; for programs it is empty."""
+    assert _loiter("--server", server, "--list").stdout.startswith("no report is scheduled; the aggregator's setting")
+    assert json.loads(_loiter("--server", server, "--list", "--format", "json").stdout) == {"schedules": [], "runs": []}

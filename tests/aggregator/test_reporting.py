@@ -1,0 +1,275 @@
+"""Reports of a real store, built when they are due and asked for, and delivered to a folder and a web server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.fleet.errors import InvalidRequest, NotFound
+from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.ingest.counters import Counters
+from loiter_aggregator.links import Links
+from loiter_aggregator.reports.file import load_reports
+from loiter_aggregator.reports.reporting import Reporting
+from loiter_aggregator.reports.runs import Runs
+from loiter_aggregator.reports.state import ReportState
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+from support.aggregators import FakeClock, store_samples
+from support.fleet_reports import HOSTILE
+from support.reports import HOUR, MINUTE, NOW, SECOND, explained, lasting, process, sample
+from support.webhooks import receiver
+
+STEP = 60 * SECOND
+
+
+def _store_leak(store: DuckDbStore, host: str, app: str, since: int, until: int, per_step: int) -> None:
+    """A process that leaks so many sockets in each step, and has descriptors for some more hours."""
+    steps = range(since, until + 1, STEP)
+    counts = [per_step * number for number in range(1, len(steps) + 1)]
+    store_samples(
+        store,
+        host,
+        [
+            sample(
+                at,
+                count,
+                processes=[explained(process(100, count, app=app, fd_open=500 + count, fd_limit=4_000))],
+            )
+            for at, count in zip(steps, counts, strict=True)
+        ],
+        interval_ms=STEP,
+    )
+
+
+def _fleet(store: DuckDbStore, clock: FakeClock) -> Fleet:
+    return Fleet(store, clock, Counters(started=NOW))
+
+
+def _reporting(store: DuckDbStore, clock: FakeClock, folder: Path, text: str = "") -> Reporting:
+    file = folder / "reports.toml"
+    file.write_text(text)
+    return Reporting(load_reports(file), _fleet(store, clock), Links("https://loiter.example"), folder, clock)
+
+
+def _unscheduled(reporting: Reporting, period: int = HOUR) -> pb.FleetReport:
+    request = pb.GetReportRequest(period=lasting(period))
+    return asyncio.run(reporting.get_report(request)).report
+
+
+def _said(report: pb.FleetReport) -> set[tuple[str, str, str]]:
+    return {
+        (
+            pb.FindingKind.Name(one.kind).removeprefix("FINDING_KIND_"),
+            pb.FindingChange.Name(one.change).removeprefix("FINDING_CHANGE_"),
+            one.app or one.hostnames[0],
+        )
+        for one in report.findings
+    }
+
+
+def test_a_report_names_what_leaks_and_what_runs_out(store: DuckDbStore, clock: FakeClock, tmp_path: Path) -> None:
+    """With the worst, why, and a link to each; by its name, whatever that is."""
+    _store_leak(store, "web-1", HOSTILE, NOW - HOUR, NOW, 10)
+    store_samples(store, "gone", [sample(NOW - 30 * MINUTE, 3)])
+    report = _unscheduled(_reporting(store, clock, tmp_path))
+    assert _said(report) == {
+        ("CLOSE_WAIT_GROWTH", "UNSPECIFIED", HOSTILE),
+        ("STUCK", "UNSPECIFIED", HOSTILE),
+        ("FD_ETA", "UNSPECIFIED", HOSTILE),
+        ("SILENT", "UNSPECIFIED", "gone"),
+    }
+    growth = next(one for one in report.findings if one.kind == pb.FINDING_KIND_CLOSE_WAIT_GROWTH)
+    assert round(growth.figure) == 600
+    assert list(growth.hostnames) == ["web-1"]
+    assert growth.url.startswith("https://loiter.example/app?name=%3Cscript%3E")
+    assert "window=1h" in growth.url
+    assert not report.HasField("compared_time")
+    assert report.apps[0].app == HOSTILE
+    assert [one.hostname for one in report.hosts][:1] == ["web-1"]
+    assert [(one.close_wait, one.processes) for one in report.causes] == [(610, 1)]
+    assert (report.coverage.hosts, report.coverage.hosts_silent) == (2, 1)
+
+
+def test_an_empty_fleet_has_an_empty_report(store: DuckDbStore, clock: FakeClock, tmp_path: Path) -> None:
+    """That is no error."""
+    report = _unscheduled(_reporting(store, clock, tmp_path))
+    assert not report.findings
+    assert report.coverage.hosts == 0
+
+
+def test_a_report_compares_with_the_period_before(store: DuckDbStore, clock: FakeClock, tmp_path: Path) -> None:
+    """Where the store reaches back so far."""
+    _store_leak(store, "web-1", "old.service", NOW - 2 * HOUR, NOW - HOUR - STEP, 10)
+    store_samples(
+        store,
+        "web-1",
+        [sample(at, 0, processes=[process(100, 0, app="old.service")]) for at in _hour()],
+        interval_ms=STEP,
+    )
+    _store_leak(store, "web-2", "new.service", NOW - HOUR, NOW, 10)
+    report = _unscheduled(_reporting(store, clock, tmp_path))
+    assert report.HasField("compared_time")
+    assert ("CLOSE_WAIT_GROWTH", "NEW", "new.service") in _said(report)
+    assert ("CLOSE_WAIT_GROWTH", "RESOLVED", "old.service") in _said(report)
+
+
+def _hour() -> range:
+    return range(NOW - HOUR, NOW + 1, STEP)
+
+
+def test_what_can_not_be_reported_is_said(store: DuckDbStore, clock: FakeClock, tmp_path: Path) -> None:
+    """A schedule that is not there, a period that is too short, a limit that is too high."""
+    reporting = _reporting(store, clock, tmp_path, DAILY.replace("FOLDER", str(tmp_path)))
+    with pytest.raises(NotFound, match="no report is called 'weekly'; there are daily"):
+        asyncio.run(reporting.get_report(pb.GetReportRequest(schedule="weekly")))
+    with pytest.raises(InvalidRequest, match="period is not between 1m and 366d"):
+        asyncio.run(reporting.get_report(pb.GetReportRequest(period=lasting(SECOND))))
+    with pytest.raises(InvalidRequest, match="limit is over"):
+        asyncio.run(reporting.list_reports(pb.ListReportsRequest(limit=5_000)))
+
+
+DAILY = """
+[[report]]
+name = "daily"
+cron = "0 8 * * *"
+period = "1h"
+formats = ["json"]
+folder = "FOLDER/out"
+"""
+
+
+async def _round(runs: Runs) -> float:
+    """Does what is due, to its end."""
+    await runs.note_due()
+    await runs.build_due()
+    ended = asyncio.Event()
+    seconds = await runs.deliver_due(ended.set)
+    while runs._in_hand:
+        ended.clear()
+        await ended.wait()
+    return seconds
+
+
+def test_a_scheduled_report_is_built_once_and_compares_with_the_last(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path
+) -> None:
+    """It lies in the folder under its due time; the next names what became of it."""
+    file = tmp_path / "reports.toml"
+    file.write_text(DAILY.replace("FOLDER", str(tmp_path)))
+    _store_leak(store, "web-1", "api", NOW - HOUR, NOW, 10)
+
+    async def days() -> None:
+        runs = Runs(load_reports(file), ReportState(tmp_path), _fleet(store, clock), Links(), tmp_path, clock)
+        clock.now = NOW - MINUTE
+        await _round(runs)
+        clock.now = NOW
+        await _round(runs)
+        await _round(runs)
+        clock.now = NOW + 24 * HOUR
+        await _round(runs)
+        await runs.stop()
+
+    asyncio.run(days())
+    files = sorted((tmp_path / "out").iterdir())
+    assert [one.name for one in files] == ["daily-20270115T080000Z.json", "daily-20270116T080000Z.json"]
+    first, second = (json.loads(one.read_text()) for one in files)
+    assert {one["change"] for one in first["findings"]} == {None}
+    assert first["next_time"] == "2027-01-16T08:00:00.000Z"
+    assert second["compared_time"] == first["end_time"]
+    # The host has been silent since: whether it leaks is not known.
+    assert {(one["kind"], one["change"]) for one in second["findings"]} == {
+        ("silent", "new"),
+        ("close_wait_growth", "not_known"),
+        ("stuck", "not_known"),
+        ("fd_eta", "not_known"),
+    }
+
+
+def test_what_was_due_while_the_aggregator_was_down_waits_for_the_agents(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Or every host would be silent in it."""
+    file = tmp_path / "reports.toml"
+    file.write_text(DAILY.replace("FOLDER", str(tmp_path)))
+
+    async def starts() -> list[str]:
+        states = []
+        for now, settle in ((NOW - MINUTE, 120.0), (NOW + HOUR, 120.0), (NOW + HOUR, 0.0)):
+            clock.now = now
+            state = ReportState(tmp_path)
+            runs = Runs(load_reports(file), state, _fleet(store, clock), Links(), tmp_path, clock)
+            runs.settle_seconds = settle
+            await _round(runs)
+            states.append(",".join(run.state for run in state.latest_runs(9)))
+            await runs.stop()
+        return states
+
+    assert asyncio.run(starts()) == ["", "due", "built"]
+
+
+def test_a_delivery_that_fails_is_tried_again_and_shown(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the other end wants it, under the same id; and it is said once, without the address."""
+    caplog.set_level("DEBUG")
+    busy = (503, {"retry-after": "7"})
+    with receiver([busy, busy]) as hook:
+        text = DAILY.replace('folder = "FOLDER/out"', 'webhooks = ["hook"]')
+        file = tmp_path / "reports.toml"
+        file.write_text(f'{text}\n[[webhook]]\nname = "hook"\nurl = "{hook.url}/hook/s3cret"\n')
+        reporting = _reporting(store, clock, tmp_path, file.read_text())
+
+        async def tries() -> list[pb.ReportRun]:
+            clock.now = NOW - MINUTE
+            runs = await reporting._opened()
+            await _round(runs)
+            shown = []
+            for seconds in (0, 6, 7, 14):
+                clock.now = NOW + seconds * SECOND
+                await _round(runs)
+                shown.append((await reporting.list_reports(pb.ListReportsRequest())).runs[0])
+            await runs.stop()
+            return shown
+
+        first, same, second, last = asyncio.run(tries())
+    assert first == same
+    assert first.title == "Fleet report: nothing found"
+    (delivery,) = first.deliveries
+    assert (delivery.target, delivery.state, delivery.attempts) == ("webhook hook", pb.DELIVERY_STATE_WAITING, 1)
+    assert delivery.error == "answered 503 Service Unavailable"
+    assert delivery.next_attempt_time.ToMilliseconds() == NOW + 7 * SECOND
+    assert second.deliveries[0].attempts == 2
+    assert (last.deliveries[0].state, last.deliveries[0].error) == (pb.DELIVERY_STATE_DELIVERED, "")
+    assert last.deliveries[0].delivered_time.ToMilliseconds() == NOW + 14 * SECOND
+    assert len(hook.came) == 3
+    assert len({one.headers["webhook-id"] for one in hook.came}) == 1
+    assert caplog.text.count("is not delivered") == 1
+    assert "s3cret" not in caplog.text
+
+
+def test_a_redirect_is_not_followed_and_what_is_refused_is_given_up(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path
+) -> None:
+    """At once, and said."""
+    with receiver() as elsewhere, receiver([(307, {"location": elsewhere.url})]) as hook:
+        text = DAILY.replace('folder = "FOLDER/out"', 'webhooks = ["hook"]')
+        reporting = _reporting(store, clock, tmp_path, f'{text}\n[[webhook]]\nname = "hook"\nurl = "{hook.url}"\n')
+
+        async def tries() -> pb.ReportDelivery:
+            clock.now = NOW - MINUTE
+            runs = await reporting._opened()
+            await _round(runs)
+            clock.now = NOW
+            await _round(runs)
+            listed = await reporting.list_reports(pb.ListReportsRequest())
+            await runs.stop()
+            return listed.runs[0].deliveries[0]
+
+        delivery = asyncio.run(tries())
+    assert delivery.state == pb.DELIVERY_STATE_FAILED
+    assert delivery.error.startswith("answered 307 Temporary Redirect; it is not followed")
+    assert (len(hook.came), len(elsewhere.came)) == (1, 0)
