@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import grpc
@@ -24,6 +24,7 @@ from loiter.transport import (
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub
 from loiter.version import version
+from loiter_aggregator.output.progress import progress
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -36,6 +37,8 @@ _TIMEOUT_SECONDS: Final = 35.0
 _NO_WORDS: Final = "Deadline Exceeded"
 # A fleet's answer can be larger than a report.
 _MAX_ANSWER_BYTES: Final = 64 << 20
+# gRPC would wait for up to two minutes before it tries again to reach one that was away.
+_RECONNECT_MS: Final = 2_000
 
 
 class FleetClient:
@@ -53,13 +56,30 @@ class FleetClient:
         self.stub = FleetServiceStub(channel)
         self._security = security or Security()
         self._metadata = metadata
+        self._pending: grpc.Future[Any] | None = None
 
-    def ask(self, method: Callable[..., Answer], request: object) -> Answer:
+    def ask(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Answer],
+        request: Request,
+        timeout_seconds: float = _TIMEOUT_SECONDS,
+    ) -> Answer:
         """Calls a method of `stub`. Raises ClickException, which the command line shows, where it fails."""
-        try:
-            return method(request, timeout=_TIMEOUT_SECONDS, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise click.ClickException(self._explain(error)) from None
+        with progress(f"asking {self.server}"):
+            self._pending = call = method.future(request, timeout=timeout_seconds, metadata=self._metadata)
+            try:
+                return call.result()
+            except grpc.RpcError as error:
+                raise click.ClickException(self._explain(error)) from None
+            except grpc.FutureCancelledError:
+                raise click.ClickException("the question was given up") from None
+            finally:
+                call.cancel()  # on Ctrl-C; one that was answered is not touched
+
+    def give_up(self) -> None:
+        """Has the question that another thread is asking fail, if there is one. The aggregator hears of it, too."""
+        if self._pending is not None:
+            self._pending.cancel()
 
     def _explain(self, error: grpc.RpcError) -> str:
         if not isinstance(error, grpc.Call):  # every error of a call in progress is one
@@ -77,7 +97,7 @@ class FleetClient:
             return f"the aggregator at {self.server} lets nobody in without a good token: {details} (--token-file)"
         if code == grpc.StatusCode.PERMISSION_DENIED:
             return f"the aggregator at {self.server} does not allow this: {details}"
-        if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+        if code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
             return details
         return f"the aggregator at {self.server} failed: {code.name}: {details}"
 
@@ -109,7 +129,11 @@ def connect(server: str) -> Iterator[FleetClient]:
         ClickException: A file can not be used. The message says which.
     """
     security = _security()
-    options = (("grpc.max_receive_message_length", _MAX_ANSWER_BYTES), ("grpc.enable_retries", 0))
+    options = (
+        ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+        ("grpc.enable_retries", 0),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
+    )
     try:
         metadata = _metadata(security)
         if wants_tls(server, security):

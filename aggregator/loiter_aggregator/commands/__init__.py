@@ -10,7 +10,20 @@ import click
 from loiter.version import version
 
 # Verb → module of this package, which holds a command of the verb's name.
-VERBS: Final = ("serve", "top", "host", "explain", "fleet", "ca", "token", "service", "completion")
+VERBS: Final = (
+    "serve",
+    "top",
+    "host",
+    "explain",
+    "sockets",
+    "fleet",
+    "report",
+    "alerts",
+    "ca",
+    "token",
+    "service",
+    "completion",
+)
 
 
 class _Verbs(click.Group):

@@ -54,7 +54,7 @@ def explain(host: str, pid: int, window: float, output: str, server: str) -> Non
         click.echo(as_json(document(answer)))
     else:
         # Not cropped: commands are there to be copied, however long they are.
-        console(wide=False).print(_page(answer, window), crop=False)
+        console(wide=False).print(page(answer, window), crop=False)
 
 
 def document(answer: pb.ExplainProcessResponse) -> Row:
@@ -81,7 +81,8 @@ def document(answer: pb.ExplainProcessResponse) -> Row:
     }
 
 
-def _page(answer: pb.ExplainProcessResponse, window: float) -> Group:
+def page(answer: pb.ExplainProcessResponse, window: float) -> Group:
+    """The explanation for people."""
     rank, latest = answer.rank, answer.latest
     parts: list[Any] = [
         Text(

@@ -61,6 +61,7 @@ def serve(config: Path | None, log_format: str | None, **flags: str | bool | Non
         _end(click.UsageError(str(error), click.get_current_context()))
     logs.configure("loiter", settings.log_format, settings.log_level)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each push, with the address
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_cancellation)
     # The store says who talks to whom: what is made from here on is for its owner alone.
     os.umask(0o077)

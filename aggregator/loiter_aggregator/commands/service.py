@@ -26,6 +26,14 @@ class _AddressType(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
+class _HttpType(_AddressType):
+    """HOST:PORT or off."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Reads it."""
+        return value if value == "off" else super().convert(value, param, ctx)
+
+
 @click.group()
 def service() -> None:
     """Install the aggregator as a service of systemd, or remove it."""
@@ -34,6 +42,7 @@ def service() -> None:
 @service.command()
 @click.option("--listen", type=_AddressType(), metavar="HOST:PORT", help="Where agents and readers connect.")
 @click.option("--listen-readers", type=_AddressType(), metavar="HOST:PORT", help="Where readers connect besides.")
+@click.option("--http", type=_HttpType(), metavar="HOST:PORT", help="Where the web page is served, or off.")
 @click.option(
     "--name",
     "names",
@@ -57,6 +66,7 @@ def service() -> None:
 def install(
     listen: str | None,
     listen_readers: str | None,
+    http: str | None,
     names: tuple[str, ...],
     certificate: Path | None,
     key: Path | None,
@@ -83,7 +93,7 @@ def install(
         raise click.UsageError("--client-ca goes with --certificate and --key")
     files = {"certificate.pem": certificate, "key.pem": key, "client-ca.pem": client_ca}
     try:
-        run(Flags(listen, listen_readers, names, files, data_dir, dry_run, not no_start, timeout, force))
+        run(Flags(listen, listen_readers, http, names, files, data_dir, dry_run, not no_start, timeout, force))
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
 

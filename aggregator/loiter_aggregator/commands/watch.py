@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -20,14 +21,19 @@ from loiter_aggregator.output.tables import console
 REFRESH_SECONDS: Final = 2.0
 
 
+def is_live() -> bool:
+    """Whether there is a terminal to show a live view on, and to press keys at."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
 def show(ask: Callable[[], RenderableType], wide: bool, watch: bool) -> None:
     """Prints what `ask` yields: once, or with `watch` every two seconds until Ctrl-C.
 
-    On a terminal the answer is refreshed in place. An aggregator that goes away is said beneath the last answer, and
-    asked again.
+    On a terminal that can be drawn on, the answer is refreshed in place. An aggregator that goes away is said beneath
+    the last answer, and asked again.
     """
     out = console(wide, live=watch)
-    if watch and out.is_terminal:
+    if watch and out.is_terminal and not out.is_dumb_terminal:
         with _until_left(), Live(console=out, screen=True, auto_refresh=False) as live:
             shown: RenderableType = Text("waiting for the first answer")
             while True:

@@ -45,6 +45,7 @@ def host_figures(host: pb.HostRank) -> Row:
         "host_id": host.host_id,
         **_close_wait(host.close_wait),
         **_time_wait(host),
+        "time_wait_overflows": value(host, "time_wait_overflows"),
         "established": value(host, "established"),
         "fd_allocated": value(host, "fd_allocated"),
         "fd_limit": value(host, "fd_limit"),
