@@ -75,7 +75,7 @@ class WebSettings:
     url: str = setting(
         "",
         matching(
-            r"|https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?", "an address such as https://loiter.example.net"
+            r"|https?://[A-Za-z0-9.:\[\]-]+/?", "an address such as https://loiter.example.net, without a path"
         ),
         "where people reach the web page, for the links in reports and alerts",
     )
@@ -96,6 +96,14 @@ class AlertSettings:
     file: Path | None = setting(
         None, path, "file of rules, and of where alerts are pushed to; without, loiter's own rules, pushed nowhere"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Table `metrics`: figures for Prometheus, which scrapes them from the web page's address."""
+
+    top: int = setting(20, integer(1, 1_000), "how many of the worst hosts and applications by each measure to name")
+    window: float = setting(600.0, duration(60, 86_400), "how far back their growth and forecasts look")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +130,4 @@ class AggregatorSettings:
     web: WebSettings = field(default_factory=WebSettings)
     reports: ReportSettings = field(default_factory=ReportSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)

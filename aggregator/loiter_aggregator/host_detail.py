@@ -70,12 +70,13 @@ def find_host(store: Reader, name: str) -> HostDetail | None:
     )
 
 
-def lost_samples(store: Reader, host_key: int, since: int, limit: int) -> list[LostSamples]:
-    """Lists the lost samples of a host, latest first. Raises StoreError."""
+def lost_samples(store: Reader, host_key: int, since: int, limit: int, until: int | None = None) -> list[LostSamples]:
+    """Lists the lost samples of a host, latest first; up to a time where one is given. Raises StoreError."""
+    upper = "" if until is None else f" AND {LOST_AT} <= {int(until)}"
     rows = store.read(
         f"""
         SELECT first_ts, last_ts, last_sequence - first_sequence + 1, reason, received FROM lost_sample
-        WHERE host_key = $key AND {LOST_AT} >= $since
+        WHERE host_key = $key AND {LOST_AT} >= $since{upper}
         ORDER BY {LOST_AT} DESC, received DESC, last_sequence DESC LIMIT {int(limit)}""",
         {"key": host_key, "since": since},
     )

@@ -8,7 +8,8 @@ import os
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -38,11 +39,13 @@ from loiter_aggregator.ingest.service import SERVICE as INGEST_SERVICE
 from loiter_aggregator.ingest.service import IngestService
 from loiter_aggregator.links import Links
 from loiter_aggregator.metrics.metrics import Metrics
+from loiter_aggregator.metrics.of_aggregator import Inside
 from loiter_aggregator.reports.file import ReportFile
 from loiter_aggregator.reports.reporting import Reporting
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
-from loiter_aggregator.web.server import WebServer
-from loiter_aggregator.web.site import make_site
+
+if TYPE_CHECKING:
+    from loiter_aggregator.web.server import WebServer
 
 _log = logging.getLogger(__name__)
 
@@ -96,19 +99,18 @@ async def _serve(
     links = Links(settings.web.url)
     reports = Reporting(report_file, fleet, links, settings.data_dir, clock)
     alerts = Alerting(alert_file, fleet, links, settings.data_dir, clock)
-    reading = Reading(fleet, Sockets(), reports, alerts)
-    metrics = Metrics(fleet, batcher.counters)
+    reading = Reading(fleet, Sockets(fleet, ingest.socket_queries), reports, alerts)
+    inside = Inside(lambda: batcher.waiting, lambda: batcher.room.rows, store.file)
+    metrics = Metrics(fleet, batcher.counters, settings.metrics, reading, inside, clock)
     health_service = health.aio.HealthServicer()
-    doors = await _open_doors(settings, batcher.counters, ingest, reading, health_service)
-    web = None
-    if settings.http is not None:
-        web = WebServer(make_site(reading, metrics, reader_authenticator(settings), settings, clock), settings)
-        await web.start()
+    # Before gRPC's: servers of gRPC that have started can not be let go of by an error.
+    web = await _open_page(settings, store, batcher, reading, metrics, clock)
+    doors = await _open_doors(settings, batcher.counters, ingest, reading, health_service, metrics)
     heartbeat = Heartbeat(notifier, batcher, store.file)
     batcher.on_round = store.on_wait = heartbeat.beat
     committing = asyncio.create_task(batcher.run())
     guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
-    guarding += [asyncio.create_task(reports.run()), asyncio.create_task(alerts.run())]
+    guarding += [asyncio.create_task(part.run()) for part in (reports, alerts, metrics)]
     scheduler = _schedule(store, settings, clock)
     for door in doors:
         _log.info("%s", door, extra=fields(address=door.address))
@@ -144,17 +146,42 @@ async def _open_doors(
     ingest: IngestService,
     reading: Reading,
     health_service: health.aio.HealthServicer,
+    metrics: Metrics,
 ) -> Sequence[Door]:
-    def count_refused() -> None:
-        counters.calls_refused += 1
-
-    doors = make_doors(settings, count_refused)
+    doors = make_doors(settings, partial(_count_refused, counters), metrics.observe_call)
     for door in doors:
         _furnish(door.server, ingest.handler() if door.ingest else no_ingest_handler(), reading, health_service)
         await door.server.start()
     for name in ("", INGEST_SERVICE, _FLEET_SERVICE):
         await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
     return doors
+
+
+async def _open_page(
+    settings: AggregatorSettings,
+    store: DuckDbStore,
+    batcher: Batcher,
+    reading: Reading,
+    metrics: Metrics,
+    clock: Clock,
+) -> WebServer | None:
+    if settings.http is None:
+        return None
+    # Late: who serves no page need not wait until all that makes one is imported.
+    from loiter_aggregator.web.health import Readiness
+    from loiter_aggregator.web.server import WebServer
+    from loiter_aggregator.web.site import make_site
+
+    readiness = Readiness(store, lambda: batcher.failure)
+    refuse = partial(_count_refused, batcher.counters)
+    authenticator = reader_authenticator(settings)
+    web = WebServer(make_site(reading, metrics, authenticator, settings, clock, readiness, refuse), settings)
+    await web.start()
+    return web
+
+
+def _count_refused(counters: Counters) -> None:
+    counters.calls_refused += 1
 
 
 def _say_the_end(counters: Counters) -> None:

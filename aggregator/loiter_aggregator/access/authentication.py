@@ -77,6 +77,14 @@ class Authenticator:
             self._authorities.generation if self._authorities is not None else 0,
         )
 
+    def resume(self, token_id: str) -> Credentials:
+        """Finds out who it is that has shown a token before, by its id. Raises Refused where it is not in force."""
+        try:
+            token = self._tokens.find(token_id)
+        except TokenRefused as error:
+            raise Refused(grpc.StatusCode.UNAUTHENTICATED, str(error)) from None
+        return Credentials(Principal(f"token {token.name}", frozenset({token.right})), token=token)
+
     def authorize(self, credentials: Credentials, right: Right) -> None:
         """Checks that a caller has a right. Raises Refused."""
         principal = credentials.principal

@@ -18,6 +18,7 @@ from loiter_aggregator.access.listening import server_credentials
 from loiter_aggregator.access.requirements import token_file
 from loiter_aggregator.access.tokens import TokenStore
 from loiter_aggregator.config import AggregatorSettings
+from loiter_aggregator.metrics.calls import CallInterceptor, Observe
 
 _INGEST_SERVICE: Final = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 
@@ -58,8 +59,10 @@ class Door:
         )
 
 
-def make_doors(settings: AggregatorSettings, on_refused: Callable[[], None]) -> tuple[Door, ...]:
-    """Makes a server for each address, bound but not started.
+def make_doors(
+    settings: AggregatorSettings, on_refused: Callable[[], None], observe: Observe = lambda *_: None
+) -> tuple[Door, ...]:
+    """Makes a server for each address, bound but not started. `observe` is told of each call that has ended.
 
     gRPC for Python can require a certificate of all clients of an address or of none. So where agents have
     certificates, people need either one as well, or an address of their own.
@@ -73,9 +76,10 @@ def make_doors(settings: AggregatorSettings, on_refused: Callable[[], None]) -> 
     certificates = None if tls.client_ca is None else ClientCertificates(tls.revoked)
     authorities = None if tls.client_ca is None else Authorities(tls.client_ca)
     asking = Authenticator(tokens, certificates, authorities)
-    doors = [_door(settings, settings.listen, asking, on_refused, ingest=True)]
+    doors = [_door(settings, settings.listen, asking, on_refused, observe, ingest=True)]
     if settings.listen_readers is not None:
-        doors.append(_door(settings, settings.listen_readers, Authenticator(tokens, None), on_refused, ingest=False))
+        readers = Authenticator(tokens, None)
+        doors.append(_door(settings, settings.listen_readers, readers, on_refused, observe, ingest=False))
     return tuple(doors)
 
 
@@ -89,12 +93,13 @@ def _door(
     address: str,
     authenticator: Authenticator,
     on_refused: Callable[[], None],
+    observe: Observe,
     *,
     ingest: bool,
 ) -> Door:
     credentials = server_credentials(settings.tls, address, ask_clients=ingest)
     interceptor = AccessInterceptor(authenticator, on_refused)
-    server = grpc.aio.server(interceptors=(interceptor,), options=_SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=(CallInterceptor(observe), interceptor), options=_SERVER_OPTIONS)
     try:
         if credentials is None:
             server.add_insecure_port(address)

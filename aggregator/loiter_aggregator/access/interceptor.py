@@ -14,7 +14,7 @@ import grpc
 from loiter.text import printable
 from loiter_aggregator.access.authentication import Authenticator, Credentials, Refused
 from loiter_aggregator.access.peers import peer_host
-from loiter_aggregator.access.principal import Right, caller
+from loiter_aggregator.access.principal import Right, caller, caller_address
 from loiter_aggregator.access.refusals import RefusalLog
 
 _log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             await self._turn_away(context, method, refused)
             raise AssertionError("unreachable: abort raises") from None
         caller.set(credentials.principal)
+        caller_address.set(peer_host(context.peer()))
         task = asyncio.current_task()
         assert task is not None, "gRPC runs each call in a task"
         call = _OpenCall(credentials, task)

@@ -34,3 +34,5 @@ ANYONE: Final = Principal("anyone", frozenset(Right))
 
 # The caller of the call that is being served.
 caller: ContextVar[Principal] = ContextVar("caller", default=ANYONE)
+# Its address, without a port; empty where there is none.
+caller_address: ContextVar[str] = ContextVar("caller_address", default="")

@@ -23,6 +23,8 @@ def token_file(settings: AggregatorSettings) -> Path:
 
 def check(settings: AggregatorSettings) -> None:
     """Raises SettingsError where a file can not be used, or strangers could get in. The message says what to do."""
+    if settings.http is not None and settings.http in (settings.listen, settings.listen_readers):
+        raise SettingsError(f"{settings.http} is taken twice: the web page (http) needs an address of its own, or off")
     tls = settings.tls
     if (tls.certificate is None) != (tls.key is None):
         raise SettingsError("a certificate and its key come together: --certificate and --key")
@@ -66,11 +68,11 @@ def _check_doors(settings: AggregatorSettings, tokens: bool) -> None:
     """Off this machine, nobody gets in who shows nothing, and nobody listens in."""
     tls = settings.tls
     missing = []
-    listen_off = not is_loopback(settings.listen)
-    off = listen_off or (settings.listen_readers is not None and not is_loopback(settings.listen_readers))
+    doors = (settings.listen, settings.listen_readers, settings.http)
+    off = [address for address in doors if address is not None and not is_loopback(address)]
     if not off:
         return
-    address = settings.listen if listen_off else settings.listen_readers
+    listen_off = settings.listen in off
     if tls.certificate is None:
         missing.append(
             "traffic is not encrypted. Give --certificate and --key; to make them:\n"
@@ -89,6 +91,6 @@ def _check_doors(settings: AggregatorSettings, tokens: bool) -> None:
     if missing:
         reasons = "\n".join(f"- {reason}" for reason in missing)
         raise SettingsError(
-            f"{address} is off this machine, and it is not safe to listen there:\n{reasons}\n"
+            f"{off[0]} is off this machine, and it is not safe to listen there:\n{reasons}\n"
             "Or listen on 127.0.0.1, or give --insecure if the network is yours alone"
         )

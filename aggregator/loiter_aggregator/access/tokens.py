@@ -172,6 +172,14 @@ class TokenStore:
             raise TokenRefused(f"token {token.name} was removed")
         self._in_force(now)
 
+    def find(self, identity: str) -> Token:
+        """Finds a token by its id, for somebody who has shown it before. Raises TokenRefused."""
+        self._refresh()
+        token = self._tokens.get(identity)
+        if token is None:
+            raise TokenRefused("the token was removed")
+        return self._in_force(token)
+
     def _in_force(self, token: Token) -> Token:
         refusal = token.refusal(datetime.fromtimestamp(self._clock(), UTC))
         if refusal is not None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from loiter.progress import waiting
 from loiter.service_install.errors import InstallError
 from loiter.service_install.look import found_files, found_folders, found_paths
 from loiter.service_install.plan import Found, Wanted, apply, describe, log_of_start, plan
@@ -71,6 +72,7 @@ class Flags:
 
     listen: str | None
     listen_readers: str | None
+    http: str | None
     names: Sequence[str]
     files: Mapping[str, Path | None]
     data_dir: Path | None
@@ -103,7 +105,8 @@ def install(flags: Flags) -> None:
         click.echo(f"installed; it starts with the next boot, or by: systemctl start {UNIT}")
         return
     door = _door(request)
-    problem = wait_until_serving(door, flags.timeout)
+    with waiting(f"waiting until it serves at {door.address}"):
+        problem = wait_until_serving(door, flags.timeout)
     if problem is not None:
         raise click.ClickException(_not_serving(problem, flags.timeout))
     click.echo(f"{UNIT} is running, and serves at {request.settings.listen}{' by TLS' if door.certificate else ''}")
@@ -117,8 +120,11 @@ def install(flags: Flags) -> None:
 def _request(flags: Flags) -> Request:
     before = DEFAULT_FILE if DEFAULT_FILE.exists() else None
     present = load(AggregatorSettings, before, {}, {})
-    listens = before is not None and present.listen != AggregatorSettings().listen
-    values = asked_values(flags.listen, flags.listen_readers, flags.data_dir, flags.names, listens)
+    usual = AggregatorSettings()
+    set_before = [name for name in ("listen", "http") if getattr(present, name) != getattr(usual, name)]
+    values = asked_values(
+        flags.listen, flags.listen_readers, flags.http, flags.data_dir, flags.names, set_before if before else ()
+    )
     settings = load(AggregatorSettings, before, {}, {name[0]: value for name, value in values.items()})
     package = packaged(_ROOT, UNIT)
     command = own_command("loiter_aggregator", sys.argv[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from loiter.addresses import is_loopback
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.install.places import FLEET_TOKEN, INGEST_TOKEN, OPERATOR_TOKEN, READ_TOKEN, TRUST
 
@@ -44,8 +45,20 @@ def next_steps(settings: AggregatorSettings, name: str | None, ingest: bool, rea
             f"    {' '.join(agent)}",
             "To look, here as root:" if name is not None and read else "To look:",
             f"    {' '.join(look)}",
+            *_page(settings, name, read),
         )
     )
+
+
+def _page(settings: AggregatorSettings, name: str | None, read: bool) -> list[str]:
+    """Where the web page is, if it is served."""
+    if settings.http is None:
+        return []
+    here = is_loopback(settings.http)
+    address = settings.http if here or name is None else _reached(settings.http, name)
+    scheme = "http" if name is None else "https"
+    token = f", with the token in {READ_TOKEN}" if name is not None and read else ""
+    return [f"Or in a browser{' on this machine' if here else ''}{token}:", f"    {scheme}://{address}/"]
 
 
 def _reached(listen: str, name: str | None) -> str:

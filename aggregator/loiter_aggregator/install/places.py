@@ -19,6 +19,7 @@ DATA_DIR_DROP_IN: Final = DROP_INS / "data-dir.conf"
 DEFAULT_DATA_DIR: Final = Path("/var/lib/loiter")
 # All that loiter and its database make in the folder of the store; that by which it is known comes last.
 STORE_FILES: Final = (
+    "web.key",
     "tokens.json",
     ".tokens.json.lock",
     "loiter.duckdb.wal",

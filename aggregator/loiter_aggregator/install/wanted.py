@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -85,17 +85,26 @@ class Present:
 
 
 def asked_values(
-    listen: str | None, listen_readers: str | None, data_dir: Path | None, names: Sequence[str], listens: bool
+    listen: str | None,
+    listen_readers: str | None,
+    http: str | None,
+    data_dir: Path | None,
+    names: Sequence[str],
+    set_before: Collection[str] = (),
 ) -> dict[Name, Value]:
     """The settings that flags ask for, as they stand in the file.
 
-    With a name it is to be reached from elsewhere: so it listens everywhere, unless `listens` says where.
+    With a name it is to be reached from elsewhere: so it listens everywhere, unless where is `set_before`.
     """
     values: dict[Name, Value] = {}
     if listen is not None:
         values["listen",] = listen
-    elif names and not listens:
+    elif names and "listen" not in set_before:
         values["listen",] = "0.0.0.0:7433"
+    if http is not None:
+        values["http",] = http
+    elif names and "http" not in set_before:
+        values["http",] = "0.0.0.0:7434"
     if listen_readers is not None:
         values["listen_readers",] = listen_readers
     if data_dir is not None:
@@ -147,7 +156,8 @@ def wanted(request: Request, present: Present, now: datetime) -> Wanted:
 
 def is_open(settings: AggregatorSettings) -> bool:
     """Whether others than this machine can connect."""
-    return any(not is_loopback(one) for one in (settings.listen, settings.listen_readers) if one is not None)
+    doors = (settings.listen, settings.listen_readers, settings.http)
+    return any(not is_loopback(one) for one in doors if one is not None)
 
 
 def _user(request: Request, present: Present) -> list[Step]:

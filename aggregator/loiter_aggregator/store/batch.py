@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -180,6 +180,10 @@ class Batch:
             self.latest[host_key] = (ts, sample)
             if sample.HasField("interval"):
                 self.intervals[host_key] = from_duration(sample.interval)
+
+    def times(self) -> Iterator[int]:
+        """When its samples were taken, set right, in milliseconds."""
+        return (row[0] for row in self.host_rows)
 
     def host_columns(self) -> dict[str, Column]:
         """The rows of host_sample as columns."""

@@ -1,0 +1,183 @@
+"""Remembers answers for a short while, so that many who look at one page cost one question."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar, cast
+
+from google.protobuf.message import Message
+
+from loiter_aggregator.clock import Clock
+from loiter_aggregator.fleet.errors import InvalidRequest, NotFound, Overloaded, TookTooLong, Unavailable
+from loiter_aggregator.store.duckdb_store import StoreError
+
+_log = logging.getLogger(__name__)
+
+Request = TypeVar("Request", bound=Message)
+Answer = TypeVar("Answer", bound=Message)
+
+_FRESH_SECONDS: Final = 5.0
+_STALE_SECONDS: Final = 15.0
+# Most first answers take less; who waits longer would rather see the page come.
+_WAIT_SECONDS: Final = 0.15
+# Where there is an older answer to show, waiting for the new one is worth even less.
+_RENEWAL_WAIT_SECONDS: Final = 0.05
+_FORGET_SECONDS: Final = 300.0
+_MAX_ENTRIES: Final = 500
+_MAX_BYTES: Final = 32_000_000
+_MAX_UNDER_WAY: Final = 64
+
+_ANSWERED_WITH: Final = (InvalidRequest, NotFound, Unavailable, Overloaded, TookTooLong)
+
+
+class Mistake(Exception):
+    """The aggregator made a mistake that nobody expected. What it was is in the log, and nobody else's affair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen(Generic[Answer]):
+    """What there is to show at present. The answer is shared by all who look: nobody may change it.
+
+    `at` is when the answer was asked for, in milliseconds of the aggregator's clock; `age` the seconds since. `error`
+    is what the latest attempt failed with: there may be an answer of before all the same.
+    """
+
+    answer: Answer | None
+    at: int | None
+    age: float | None
+    error: Exception | None
+
+    @property
+    def loading(self) -> bool:
+        """Whether the first answer is still waited for."""
+        return self.answer is None and self.error is None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the answer is so old that whoever sees it has to be told."""
+        return self.age is not None and self.age > _STALE_SECONDS
+
+    def need(self) -> Answer:
+        """The answer. Raises what it failed with where there is none, and Overloaded where it has not come yet."""
+        if self.answer is not None:
+            return self.answer
+        raise self.error or Overloaded("the answer is not there yet; ask again in a moment")
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One question. `tried` and `answered` are seconds of the monotonic clock, None where that has not happened."""
+
+    looked_at: float
+    tried: float | None = None
+    task: asyncio.Task[None] | None = None
+    answer: Message | None = None
+    size: int = 0
+    at: int | None = None
+    answered: float | None = None
+    error: Exception | None = field(default=None)
+
+
+class Board:
+    """Answers of late, by question. Belongs to one event loop."""
+
+    def __init__(self, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Takes the aggregator's clock, and one in seconds that never steps."""
+        self._clock = clock
+        self._monotonic = monotonic
+        # The question that nobody has looked at for longest comes first.
+        self._entries: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """How many answers are kept, or waited for."""
+        return len(self._entries)
+
+    async def ask(
+        self,
+        method: Callable[[Request], Awaitable[Answer]],
+        request: Request,
+        *,
+        wait: float | None = _WAIT_SECONDS,
+        fresh: float = _FRESH_SECONDS,
+    ) -> Seen[Answer]:
+        """Asks, or shows what was answered before.
+
+        An answer younger than `fresh` seconds is shown as it is. An older one is asked for anew, once for all who look,
+        and shown meanwhile. The first answer is waited for, up to `wait` seconds. Where `wait` is None, a fresh answer
+        is waited for as long as it takes: for a download, which has nobody to fill it in later.
+
+        Never raises what a question fails with: that is in what is returned.
+        """
+        key = (f"{method.__module__}.{method.__qualname__}", request.SerializeToString(deterministic=True))
+        entry = self._entry(key)
+        if entry.task is None and (entry.tried is None or self._monotonic() - entry.tried >= fresh):
+            self._start(entry, method, request)
+        if entry.task is not None:
+            seconds = wait
+            if wait is not None and (entry.answer is not None or entry.error is not None):
+                seconds = min(wait, _RENEWAL_WAIT_SECONDS)
+            await asyncio.wait({entry.task}, timeout=seconds)
+        return self._seen(entry)
+
+    async def close(self) -> None:
+        """Lets go of the questions under way."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    def _entry(self, key: tuple[str, bytes]) -> _Entry:
+        now = self._monotonic()
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry(now)
+        entry.looked_at = now
+        self._entries.move_to_end(key)
+        self._forget(now)
+        return entry
+
+    def _forget(self, now: float) -> None:
+        """Drops what nobody has looked at for long, and what is too much."""
+        size = sum(entry.size for entry in self._entries.values())
+        while len(self._entries) > 1:
+            key, oldest = next(iter(self._entries.items()))
+            if now - oldest.looked_at < _FORGET_SECONDS and size <= _MAX_BYTES and len(self._entries) <= _MAX_ENTRIES:
+                return
+            size -= oldest.size
+            del self._entries[key]
+
+    def _start(self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request) -> None:
+        if len(self._under_way) >= _MAX_UNDER_WAY:
+            entry.error = Overloaded(f"{_MAX_UNDER_WAY} questions wait for an answer; ask again later")
+            return
+        entry.tried = self._monotonic()
+        entry.task = asyncio.create_task(self._answer(entry, method, request))
+        self._under_way.add(entry.task)
+        entry.task.add_done_callback(self._under_way.discard)
+
+    async def _answer(self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request) -> None:
+        asked, asked_at = self._monotonic(), self._clock()
+        try:
+            answer = await method(request)
+        except _ANSWERED_WITH as error:
+            entry.error = error
+        except StoreError as error:
+            _log.error("%s", error)
+            entry.error = StoreError("the store can not be read; see the aggregator's log")
+        except Exception:
+            _log.exception("a question was not answered by a mistake in the program")
+            entry.error = Mistake("the aggregator made a mistake; its log says which")
+        else:
+            entry.answer, entry.size, entry.error = answer, answer.ByteSize(), None
+            entry.at, entry.answered = asked_at, asked
+        finally:
+            entry.task = None
+
+    def _seen(self, entry: _Entry) -> Seen[Any]:
+        age = None if entry.answered is None else max(0.0, self._monotonic() - entry.answered)
+        return Seen(cast("Any", entry.answer), entry.at, age, entry.error)

@@ -1,0 +1,237 @@
+"""The rankings: the worst hosts, processes, applications and groups of hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loiter.limits import MAX_RANKING_ROWS
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter_aggregator.commands.options import MEASURES
+from loiter_aggregator.fleet.errors import InvalidRequest
+from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.output.data import as_csv, as_json, csv_columns
+from loiter_aggregator.output.rows import Row, app_row, group_row, host_row, process_row
+from loiter_aggregator.output.tables import coverage_line
+from loiter_aggregator.web.address import (
+    WINDOWS,
+    Address,
+    Span,
+    address_of,
+    fixed_to_now,
+    read_labels,
+    read_number,
+    read_span,
+)
+from loiter_aggregator.web.board import Seen
+from loiter_aggregator.web.templating import render
+from loiter_aggregator.web.views.pulse import pulse_of
+from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
+from loiter_aggregator.web.views.tags import CAUSE_MEANS, CAUSES
+
+DEFAULT_BY: Final = "close-wait-growth"
+_DEFAULT_LIMIT: Final = 20
+_LIMITS: Final = (20, 50, 100, 500)
+_PARAMETERS: Final = (
+    "by",
+    "window",
+    "until",
+    "label",
+    "app",
+    "match",
+    "cause",
+    "limit",
+    "group_by",
+    "wide",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What can be ranked: how it is asked for, where its rows are in the answer, and what a row of nothing is."""
+
+    title: str
+    ask: Callable[[Fleet, pb.RankingQuery, str], tuple[Callable[[Any], Awaitable[Any]], Any]]
+    rows: Callable[[Any], list[Row]]
+    empty: Row
+
+
+def _rows(field: str, row: Callable[[int, Any], Row]) -> Callable[[Any], list[Row]]:
+    return lambda answer: [row(rank, one) for rank, one in enumerate(getattr(answer, field), start=1)]
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "hosts": Kind(
+        "Hosts",
+        lambda fleet, query, _: (fleet.rank_hosts, pb.RankHostsRequest(query=query)),
+        _rows("hosts", host_row),
+        host_row(0, pb.HostRank()),
+    ),
+    "processes": Kind(
+        "Processes",
+        lambda fleet, query, _: (fleet.rank_processes, pb.RankProcessesRequest(query=query)),
+        _rows("processes", process_row),
+        process_row(0, pb.ProcessRank()),
+    ),
+    "apps": Kind(
+        "Apps",
+        lambda fleet, query, _: (fleet.rank_apps, pb.RankAppsRequest(query=query)),
+        _rows("apps", app_row),
+        app_row(0, pb.AppRank()),
+    ),
+    "groups": Kind(
+        "Groups",
+        lambda fleet, query, label: (fleet.rank_groups, pb.RankGroupsRequest(query=query, label=label)),
+        _rows("groups", group_row),
+        group_row(0, pb.GroupRank()),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the address of a ranking asks for."""
+
+    what: str
+    span: Span
+    by: str
+    labels: dict[str, str]
+    app: str
+    match: str
+    cause: str
+    limit: int
+    group_by: str
+    wide: bool
+
+    @property
+    def query(self) -> pb.RankingQuery:
+        """The same as a question."""
+        return pb.RankingQuery(
+            by=MEASURES[self.by],
+            window=self.span.window,
+            limit=self.limit,
+            labels=self.labels,
+            end_time=self.span.end_time,
+            app=self.app,
+            contains=self.match,
+            cause=CAUSES.get(self.cause, sample_pb2.CAUSE_UNSPECIFIED),
+        )
+
+    @property
+    def filtered(self) -> bool:
+        """Whether there may be more without what is asked for."""
+        return bool(self.labels or self.app or self.match or self.cause)
+
+
+def read_asked(request: Request) -> Asked:
+    """Reads the address of a ranking. Raises InvalidRequest, HTTPException."""
+    what, query = request.path_params["what"], request.query_params
+    if what not in KINDS:
+        raise HTTPException(404)
+    by, cause = query.get("by") or DEFAULT_BY, query.get("cause", "")
+    if by not in MEASURES:
+        raise InvalidRequest(f"by: {by!r} is no measure; there are {', '.join(MEASURES)}")
+    if cause and cause not in CAUSES:
+        raise InvalidRequest(f"cause: {cause!r} is no cause; there are {', '.join(CAUSES)}")
+    return Asked(
+        what,
+        read_span(query),
+        by,
+        read_labels(query),
+        query.get("app", ""),
+        query.get("match", ""),
+        cause,
+        read_number(query, "limit", 1, MAX_RANKING_ROWS, _DEFAULT_LIMIT),
+        query.get("group_by", ""),
+        query.get("wide") == "1",
+    )
+
+
+async def ranking(request: Request) -> Response:
+    """Shows a ranking."""
+    asked = read_asked(request)
+    address = address_of(request, _PARAMETERS)
+    if asked.what == "groups" and not asked.group_by:
+        return await _choose_label(request, asked, address)
+    seen = await _ask(request, asked)
+    answer = seen.answer if seen.loading else seen.need()
+    rows = [] if answer is None else KINDS[asked.what].rows(answer)
+    return render(
+        request,
+        "ranking.html",
+        _frame(asked, address)
+        | {
+            "pulse": pulse_of(seen),
+            "table": ranking_table(asked.what, rows, asked.by, asked.span, wide=asked.wide, here=asked.group_by),
+            "coverage": None if answer is None else coverage_line(answer.coverage),
+            "hosts": None if answer is None else answer.coverage.hosts,
+            "fixed": fixed_to_now(request, address, asked.span),
+            "nobody_owns": _nobody_owns(rows, asked.by),
+        },
+    )
+
+
+def _nobody_owns(rows: Sequence[Row], by: str) -> bool:
+    """The kernel keeps no owner of TIME_WAIT sockets: a ranking of anything but hosts by them may be of nothing."""
+    return by.startswith("time-wait") and bool(rows) and all(row["time_wait"] is None for row in rows)
+
+
+def _frame(asked: Asked, address: Address) -> dict[str, Any]:
+    return {
+        "asked": asked,
+        "address": address,
+        "kinds": {name: kind.title for name, kind in KINDS.items()},
+        "sorts": SORTS,
+        "means": MEANS,
+        "measures": tuple(MEASURES),
+        "causes": CAUSE_MEANS,
+        "windows": WINDOWS if asked.span.text in WINDOWS else (asked.span.text, *WINDOWS),
+        "limits": _LIMITS if asked.limit in _LIMITS else (asked.limit, *_LIMITS),
+        "span": asked.span,
+    }
+
+
+async def _choose_label(request: Request, asked: Asked, address: Address) -> Response:
+    """Groups are of a label: asks which. What there are stands in the aggregator's own words."""
+    seen = await _ask(request, asked)
+    return render(
+        request,
+        "groups.html",
+        _frame(asked, address)
+        | {"pulse": pulse_of(seen), "told": str(seen.error or "").removeprefix("label is missing; "), "fixed": ""},
+    )
+
+
+async def _ask(request: Request, asked: Asked, wait: float | None = 0.15) -> Seen[Any]:
+    state = request.app.state
+    method, question = KINDS[asked.what].ask(state.reading.fleet, asked.query, asked.group_by)
+    seen: Seen[Any] = await state.board.ask(method, question, wait=wait)
+    return seen
+
+
+async def download(request: Request) -> Response:
+    """Sends a ranking as a file, as `loiter top` writes it with `-o csv` and `-o json`."""
+    form = request.path_params["form"]
+    if form not in ("csv", "json"):
+        raise HTTPException(404)
+    asked = read_asked(request)
+    answer = (await _ask(request, asked, wait=None)).need()
+    kind = KINDS[asked.what]
+    rows = kind.rows(answer)
+    # Thousands of rows take a while to write.
+    if form == "json":
+        content = await asyncio.to_thread(as_json, rows)
+    else:
+        content = await asyncio.to_thread(as_csv, rows, csv_columns(kind.empty))
+    return Response(
+        content,
+        media_type="application/json" if form == "json" else "text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="loiter-{asked.what}.{form}"'},
+    )

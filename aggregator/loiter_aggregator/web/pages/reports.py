@@ -1,0 +1,39 @@
+"""The scheduled reports: when each is due, which were built, and whether they arrived."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.web.address import Address
+from loiter_aggregator.web.templating import render
+from loiter_aggregator.web.views.pulse import pulse_of
+from loiter_aggregator.web.views.tags import DELIVERY_STATES, row_id
+
+
+async def reports(request: Request) -> Response:
+    """Shows the reports."""
+    state = request.app.state
+    seen = await state.board.ask(state.reading.reports.list_reports, pb.ListReportsRequest())
+    answer = seen.answer if seen.loading else seen.need()
+    return render(
+        request,
+        "reports.html",
+        {
+            "address": Address("/reports", ()),
+            "pulse": pulse_of(seen),
+            "answer": answer,
+            "runs": [] if answer is None else [_run(one) for one in answer.runs],
+        },
+    )
+
+
+def _run(one: pb.ReportRun) -> dict[str, object]:
+    deliveries = [(DELIVERY_STATES.get(delivery.state, "unknown"), delivery) for delivery in one.deliveries]
+    return {
+        "id": row_id(one.schedule, one.due_time.seconds),
+        "run": one,
+        "deliveries": deliveries,
+        "failed": bool(one.error) or any(state == "failed" or delivery.error for state, delivery in deliveries),
+    }

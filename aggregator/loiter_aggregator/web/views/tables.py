@@ -1,0 +1,165 @@
+"""Rankings as tables of a page: the columns of the command line, so that both say the same, and where each leads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loiter_aggregator import links
+from loiter_aggregator.output.rows import Row
+from loiter_aggregator.output.tables import APPS, GROUPS, HOST_PROCESSES, HOSTS, PROCESSES, Column
+from loiter_aggregator.web.address import Span
+from loiter_aggregator.web.views.tags import row_id
+
+# What a page has room for besides what the command line shows in 80 columns.
+_ROOM_FOR: Final = frozenset({"STUCK", "FD-ETA", "LABELS"})
+# Whose TIME_WAIT sockets were is seldom known, and ports are of hosts.
+_ROOM_FOR_OF_HOSTS: Final = _ROOM_FOR | {"TW-MEAN", "PORTS%"}
+# What explains a measure, and is shown in a ranking by it.
+_BESIDE: Final[Mapping[str, Sequence[str]]] = {
+    "time-wait": ("TIME-WAIT", "TW-MAX"),
+    "time-wait-max": ("TIME-WAIT", "TW-MEAN"),
+    "stuck": ("AGE-P50", "AGE-P99"),
+    "fd-eta": ("ETA-MIN", "ETA-MAX", "FDS", "LIMIT"),
+    "ports": ("TIME-WAIT",),
+}
+_NOT_SHOWN: Final = frozenset({"TW-MAX"})
+# The measure that each heading ranks by.
+SORTS: Final[Mapping[str, str]] = {
+    "CLOSE-WAIT": "close-wait",
+    "GROWTH/h": "close-wait-growth",
+    "STUCK": "stuck",
+    "TW-MEAN": "time-wait",
+    "TW-MAX": "time-wait-max",
+    "FD%": "fd-share",
+    "FD-ETA": "fd-eta",
+    "PORTS%": "ports",
+}
+MEANS: Final[Mapping[str, str]] = {
+    "#": "Place",
+    "CLOSE-WAIT": "Sockets in CLOSE-WAIT at the latest sample: closed by the other side, and not by the program here",
+    "GROWTH/h": "Slope of a least-squares line through the CLOSE-WAIT counts of the window, in sockets per hour",
+    "R²": "How well that line fits, from 0 to 1",
+    "TREND": "CLOSE-WAIT over the window, from 0 to its maximum",
+    "MAX": "The most in CLOSE-WAIT in any sample of the window",
+    "CAUSE": "Why the sockets stay in CLOSE-WAIT",
+    "STUCK": "Sockets in CLOSE-WAIT for longer than a minute",
+    "TIME-WAIT": "Sockets in TIME-WAIT at the latest sample",
+    "TW-MEAN": "Sockets in TIME-WAIT, mean over the window",
+    "TW-MAX": "Sockets in TIME-WAIT, the most in any sample of the window",
+    "ESTAB": "Sockets in ESTABLISHED at the latest sample",
+    "FDS": "Open file descriptors at the latest sample",
+    "LIMIT": "The limit on them",
+    "HARD": "The hard limit on file descriptors",
+    "FD%": "Open file descriptors over their limit, in percent",
+    "FD-ETA": "Time until the file descriptors run out, at their present growth",
+    "ETA-MIN": "The earliest of that, with 95 % confidence",
+    "ETA-MAX": "The latest of that, with 95 % confidence",
+    "FDS+/h": "Growth of the open file descriptors, per hour",
+    "PORTS%": "The fullest budget of ephemeral ports: used over available, in percent",
+    "AGE-P50": "Median of how long sockets have been in CLOSE-WAIT",
+    "AGE-P99": "99th percentile of how long sockets have been in CLOSE-WAIT",
+    "PROCS": "Processes",
+    "ESTABLISHED": "Sockets in ESTABLISHED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell: how it is to be drawn, its text or value, where it leads, and whether it is what the row is about."""
+
+    kind: str
+    text: str
+    value: Any = None
+    href: str = ""
+    main: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row: its name in the page, its cells, and whether its figures are old."""
+
+    id: str
+    cells: tuple[Cell, ...]
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A ranking: `by` is the measure that it is by."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    by: str
+
+
+def ranking_table(
+    what: str, rows: Sequence[Row], by: str, span: Span, *, wide: bool = False, here: str = "", less: Sequence[str] = ()
+) -> Table:
+    """Lays out a ranking of `hosts`, `processes`, `apps` or `groups`, or of the processes of one host: `of-host`.
+
+    `here` is the label whose values the groups are, `less` the columns that there is no room for.
+    """
+    columns = tuple(
+        column for column in _COLUMNS[what] if wide or (_is_shown(column, what, by) and column.title not in less)
+    )
+    lines = tuple(
+        Line(_id_of(what, row), tuple(_cell(column, row, span, here) for column in columns), _is_old(row))
+        for row in rows
+    )
+    return Table(columns, lines, by)
+
+
+_COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
+    "hosts": HOSTS,
+    "processes": PROCESSES,
+    "of-host": HOST_PROCESSES,
+    "apps": APPS,
+    "groups": GROUPS,
+}
+
+
+def _is_shown(column: Column, what: str, by: str) -> bool:
+    if SORTS.get(column.title) == by or column.title in _BESIDE.get(by, ()):
+        return True
+    of_hosts = what in ("hosts", "groups")
+    if column.title in _NOT_SHOWN or (column.title == "TW-MEAN" and not of_hosts):
+        return False
+    return not column.wide_only or column.title in (_ROOM_FOR_OF_HOSTS if of_hosts else _ROOM_FOR)
+
+
+def _is_old(row: Row) -> bool:
+    return bool(row.get("silent"))
+
+
+def _id_of(what: str, row: Row) -> str:
+    names = ("host_id", "pid", "start_time", "app") if "pid" in row else ("host_id", "app", "group")
+    return row_id(what, *(row.get(name) for name in names))
+
+
+def _cell(column: Column, row: Row, span: Span, here: str) -> Cell:
+    found = row[column.key]
+    text = column.write(found)
+    match column.title:
+        case "HOST":
+            return Cell("name", text, href=links.host_page(row["host"], **span.parameters), main="pid" not in row)
+        case "PID":
+            return Cell("name", text, href=links.process_page(row["host"], row["pid"], **span.parameters), main=True)
+        case "APP":
+            return Cell(
+                "name", text, href=links.app_page(found, **span.parameters) if found else "", main="pid" not in row
+            )
+        case "GROUP":
+            of = {"label": f"{here}={found}"} if found is not None else {}
+            return Cell("name", text, href=links.top_page("hosts", **of, **span.parameters) if of else "", main=True)
+        case "TREND":
+            return Cell("trend", "", found)
+        case "CAUSE":
+            return Cell("cause", text, found)
+        case "LABELS":
+            return Cell("labels", text)
+        case "FD%" | "PORTS%":
+            return Cell("share", text, found)
+        case _:
+            return Cell("figure" if column.right else "text", text)

@@ -1,0 +1,43 @@
+"""Words that stand for kinds of things, and names for parts of a page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
+from loiter_aggregator.output.rows import cause_name
+
+# What a cause means, in a line: the words of docs/explanation/causes.md.
+CAUSE_MEANS: Final[Mapping[str, str]] = {
+    "leak": "The program has read the end of the stream and forgot to close",
+    "idle_pool": "Pooled connections that the other side closed while nobody used them",
+    "stalled_reader": "The program does not read: it is asleep on a lock or on I/O",
+    "cpu_starved": "The program gets too little processor time",
+    "never_accepted": "The program does not accept",
+    "unknown": "They stay, and what could be read does not tell why",
+}
+CAUSES: Final[Mapping[str, sample_pb2.Cause.ValueType]] = {
+    name: cause for cause in sample_pb2.Cause.values() if (name := cause_name(cause)) is not None
+}
+CHANGES: Final[Mapping[int, str]] = {
+    change: name.removeprefix("FINDING_CHANGE_").lower() for name, change in pb.FindingChange.items() if change
+}
+ALERT_STATES: Final[Mapping[int, str]] = {
+    state: name.removeprefix("ALERT_STATE_").lower() for name, state in pb.AlertState.items() if state
+}
+DELIVERY_STATES: Final[Mapping[int, str]] = {
+    state: name.removeprefix("DELIVERY_STATE_").lower() for name, state in pb.DeliveryState.items() if state
+}
+
+
+def cause_words(name: str) -> str:
+    """A cause in words."""
+    return name.replace("_", " ")
+
+
+def row_id(*parts: object) -> str:
+    """A name of a row that stays with what it is about, whatever its place: of characters that no host chose."""
+    return "r" + hashlib.blake2s("\0".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).hexdigest()

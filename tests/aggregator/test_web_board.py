@@ -1,0 +1,223 @@
+"""The page's memory of answers: many who look at one page cost one question."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.fleet.errors import NotFound, Overloaded
+from loiter_aggregator.store.duckdb_store import StoreError
+from loiter_aggregator.web.board import Board, Mistake, Seen
+
+
+@dataclass
+class Fleet:
+    """Answers when it is let, with how often it was asked; and can fail."""
+
+    asked: int = 0
+    failure: Exception | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def get_fleet(self, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
+        del request
+        self.asked += 1
+        number = self.asked
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return pb.GetFleetResponse(aggregator=pb.AggregatorStatus(reports_stored=number))
+
+
+@dataclass
+class Time:
+    seconds: float = 1_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def board_at(time: Time) -> Board:
+    return Board(lambda: round(time.seconds * 1_000), time)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 10))
+
+
+def number(seen: Seen[pb.GetFleetResponse]) -> int:
+    return seen.need().aggregator.reports_stored
+
+
+ASK = pb.GetFleetRequest()
+
+
+def test_many_who_ask_at_once_cost_one_question() -> None:
+    """And a fresh answer none; another question is another answer."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        board = board_at(time)
+        fleet.gate.set()
+        seen = await asyncio.gather(*(board.ask(fleet.get_fleet, ASK) for _ in range(50)))
+        time.seconds += 4
+        seen.append(await board.ask(fleet.get_fleet, ASK))
+        assert {number(one) for one in seen} == {1}
+        assert (seen[-1].at, seen[-1].age, seen[-1].stale) == (1_000_000, 4.0, False)
+        assert number(await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"role": "web"}))) == 2
+
+    run(scenario())
+
+
+def test_a_slow_first_answer_is_not_waited_for_long() -> None:
+    """The page is sent without; the answer is there when it is looked for again."""
+
+    async def scenario() -> None:
+        fleet, board = Fleet(), board_at(Time())
+        first = await board.ask(fleet.get_fleet, ASK, wait=0.01)
+        assert (first.loading, first.answer, first.at, first.age) == (True, None, None, None)
+        with pytest.raises(Overloaded):
+            first.need()
+        fleet.gate.set()
+        assert number(await board.ask(fleet.get_fleet, ASK)) == 1
+        assert fleet.asked == 1
+
+    run(scenario())
+
+
+def test_an_old_answer_is_shown_while_a_new_one_is_on_its_way() -> None:
+    """With its age, so that who looks is told."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        board = board_at(time)
+        fleet.gate.set()
+        await board.ask(fleet.get_fleet, ASK)
+        time.seconds += 60
+        fleet.gate.clear()
+        old = await board.ask(fleet.get_fleet, ASK, wait=0.01)
+        assert (number(old), old.age, old.stale) == (1, 60.0, True)
+        fleet.gate.set()
+        renewed = await board.ask(fleet.get_fleet, ASK)
+        assert (number(renewed), renewed.age, renewed.stale) == (2, 0.0, False)
+
+    run(scenario())
+
+
+def test_who_downloads_waits_for_a_fresh_answer() -> None:
+    """However long it takes."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        board = board_at(time)
+        fleet.gate.set()
+        await board.ask(fleet.get_fleet, ASK)
+        time.seconds += 60
+        fleet.gate.clear()
+        asyncio.get_running_loop().call_later(0.1, fleet.gate.set)
+        assert number(await board.ask(fleet.get_fleet, ASK, wait=None)) == 2
+
+    run(scenario())
+
+
+def test_a_failure_keeps_the_last_answer_and_says_what_went_wrong() -> None:
+    """Until the next attempt; without an answer of before, needing one raises it."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        board = board_at(time)
+        fleet.gate.set()
+        fleet.failure = NotFound("no such host")
+        missing = await board.ask(fleet.get_fleet, ASK)
+        assert not missing.loading
+        with pytest.raises(NotFound, match="no such host"):
+            missing.need()
+        time.seconds += 6
+        fleet.failure = None
+        assert number(await board.ask(fleet.get_fleet, ASK)) == 2
+        time.seconds += 6
+        fleet.failure = Overloaded("too many")
+        kept = await board.ask(fleet.get_fleet, ASK)
+        assert (number(kept), str(kept.error), kept.age) == (2, "too many", 6.0)
+        assert fleet.asked == 3
+        assert (await board.ask(fleet.get_fleet, ASK)).error is not None
+        assert fleet.asked == 3, "a failure is not asked for again at once"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("failure", [StoreError("secret path"), ZeroDivisionError("secret path")])
+def test_what_is_for_the_log_alone_goes_there_and_nowhere_else(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the store says of its files, and mistakes of the program."""
+
+    async def scenario() -> None:
+        fleet, board = Fleet(failure=failure), board_at(Time())
+        fleet.gate.set()
+        seen = await board.ask(fleet.get_fleet, ASK)
+        assert isinstance(seen.error, StoreError | Mistake)
+        assert "secret" not in str(seen.error)
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario())
+    assert "secret path" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_answers_that_nobody_looks_at_are_let_go_and_never_too_many_kept() -> None:
+    """By age, by number and by size."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        board = board_at(time)
+        fleet.gate.set()
+        for at in range(700):
+            await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"n": str(at)}))
+        assert len(board) == 500
+        time.seconds += 301
+        await board.ask(fleet.get_fleet, ASK)
+        assert len(board) == 1
+
+        async def large(request: pb.GetFleetRequest) -> pb.GetFleetResponse:
+            del request
+            return pb.GetFleetResponse(aggregator=pb.AggregatorStatus(version="x" * 10_000_000))
+
+        for at in range(6):
+            await board.ask(large, pb.GetFleetRequest(labels={"n": str(at)}))
+        assert len(board) <= 4
+
+    run(scenario())
+
+
+def test_closing_lets_go_of_what_is_under_way() -> None:
+    """Nothing goes on running."""
+
+    async def scenario() -> None:
+        fleet, board = Fleet(), board_at(Time())
+        before = asyncio.all_tasks()
+        await board.ask(fleet.get_fleet, ASK, wait=0.01)
+        assert asyncio.all_tasks() != before
+        await board.close()
+        assert asyncio.all_tasks() == before
+
+    run(scenario())
+
+
+def test_no_more_questions_are_under_way_than_the_fleet_takes() -> None:
+    """The rest are told so at once."""
+
+    async def scenario() -> None:
+        fleet, board = Fleet(), board_at(Time())
+        for at in range(64):
+            await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"n": str(at)}), wait=0)
+        refused = await board.ask(fleet.get_fleet, ASK, wait=0)
+        assert isinstance(refused.error, Overloaded)
+        await board.close()
+
+    run(scenario())
