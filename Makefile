@@ -5,17 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEPLOY_READY := $(VENV)/.deploy-ready
+PEERS_READY := $(VENV)/.peers-ready
 SOURCES := agent aggregator proto deploy docs tests
 
-.PHONY: help setup run demo test check lint types proto proto-lint proto-current docs docs-current bench leaklab lab images \
-        soak deb wheelhouse rpm system-packages clean
+.PHONY: help setup run demo test check lint types proto proto-lint proto-current docs docs-current bench leaklab lab \
+        images peers soak deb wheelhouse rpm system-packages clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with everything
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml deploy/web_assets/assets.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "loiter needs Python 3.11 or later; \
 	give one by make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' || { echo "python3-venv is missing; on Debian: apt-get install python3-venv" >&2; \
@@ -28,6 +29,11 @@ $(READY): pyproject.toml
 # Ansible, which only the lab needs.
 $(DEPLOY_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --group deploy
+	@touch $@
+
+# What drives the browser, and the like, which only the tests of the other ends need.
+$(PEERS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --group peers
 	@touch $@
 
 run: $(READY) ## Start an aggregator and an agent of this machine, and show the live ranking until Ctrl-C
@@ -85,6 +91,10 @@ images: $(READY) system-packages ## Build the container images, and run them as 
 	cd tests && $(abspath $(BIN))/python -m systemd.lab
 	$(BIN)/python -m pytest tests/systemd/images
 
+peers: $(PEERS_READY) system-packages ## Test with a browser, a mail server, Prometheus and Alertmanager
+	tests/peers/packages.sh
+	$(BIN)/python -m pytest tests/peers
+
 soak: $(READY) system-packages ## Fuzz with a million inputs, then kill, cut and restart: about 45 minutes
 	PYTHONPATH=tests $(BIN)/python -m fuzz.soak
 	SOAK=1 $(BIN)/python -m pytest -s tests/e2e/test_delivery.py tests/e2e/test_network_cut.py tests/e2e/test_reconnect.py
@@ -102,4 +112,4 @@ system-packages:
 	@tests/system-packages.sh
 
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis aggregator/loiter_aggregator/web/static/vendor

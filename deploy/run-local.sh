@@ -1,9 +1,10 @@
 #!/bin/bash
-# Starts an aggregator and an agent of this machine, and shows the live ranking until Ctrl-C. Leaves nothing behind:
-# neither a process nor a file. Expects loiter and loiter-agent on the PATH.
+# Starts an aggregator and an agent of this machine, and shows the live ranking until Ctrl-C; the web page meanwhile is at
+# LOITER_HTTP. Leaves nothing behind: neither a process nor a file. Expects loiter and loiter-agent on the PATH.
 set -euo pipefail
 # Neither the settings of an agent that is installed here nor the environment are to send this anywhere else.
 address=${LOITER_LISTEN:-127.0.0.1:7433}
+page=${LOITER_HTTP:-127.0.0.1:7434}
 for setting in "${!LOITER_@}"; do unset "$setting"; done
 data=$(mktemp -d -t loiter-run.XXXXXX)
 pids=()
@@ -26,7 +27,8 @@ fail() {
 }
 
 # Ctrl-C goes to every process of the terminal's session: in one of their own, these two are ended in order by `finish`.
-setsid loiter serve --config /dev/null --listen "$address" --data-dir "$data/store" >"$data/aggregator.log" 2>&1 &
+setsid loiter serve --config /dev/null --listen "$address" --http "$page" --data-dir "$data/store" \
+  >"$data/aggregator.log" 2>&1 &
 pids+=($!)
 aggregator=$!
 for _ in $(seq 100); do
@@ -34,6 +36,7 @@ for _ in $(seq 100); do
   kill -0 "$aggregator" 2>/dev/null || fail "the aggregator did not start:" "$data/aggregator.log"
   sleep 0.1
 done
+[ "$page" = off ] || echo "web page: http://$page/"
 setsid loiter-agent run --config /dev/null --server "$address" --interval 2s --cpu-budget 10% --state-dir "$data/agent" >"$data/agent.log" 2>&1 &
 pids=($! "${pids[@]}") # the agent is to end first
 

@@ -16,7 +16,7 @@ from generator.cli import agent_commands, loiter_commands
 from generator.documents import DOCUMENTS
 from generator.limits import limits
 from generator.protocol import enums, messages, services
-from generator.settings import agent_settings, aggregator_settings
+from generator.settings import agent_settings, aggregator_settings, alert_file, report_file
 from generator.words import causes, columns, degradations, losses, measures, owners, samplers
 
 DOCS: Final = Path(__file__).parent
@@ -26,6 +26,8 @@ BLOCKS: Final[Blocks] = {
     "loiter-commands": loiter_commands,
     "agent-settings": agent_settings,
     "aggregator-settings": aggregator_settings,
+    "alert-file": alert_file,
+    "report-file": report_file,
     "services": services,
     "messages": messages,
     "enums": enums,

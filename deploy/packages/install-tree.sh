@@ -21,9 +21,10 @@ mkdir -p "$library"
 $pip --python "$python" --quiet install --no-index --find-links "$wheels" --constraint "$here/constraints.txt" \
   --target "$library" --no-compile --root-user-action ignore "$requirement"
 
-# What nothing here imports: the other program, commands of libraries, their tests, what C and Fortran are compiled
-# against, stubs of types. RECORD would name what is gone.
-rm -rf "$library/bin" "$library/$other" "$library/numpy/f2py" "$library"/*-stubs "$library"/*.dist-info/RECORD \
+# What nothing here imports: the other program, commands of libraries, their manual pages, tests and sample data, what C
+# and Fortran are compiled against, stubs of types. RECORD would name what is gone.
+rm -rf "$library/bin" "$library/share" "$library/$other" "$library/numpy/f2py" \
+  "$library/matplotlib/mpl-data/sample_data" "$library"/*-stubs "$library"/*.dist-info/RECORD \
   "$library"/*.dist-info/direct_url.json "$library"/*.dist-info/REQUESTED "$library"/*.dist-info/INSTALLER
 find "$library" -depth -type d \( -name tests -o -name include \) -exec rm -rf {} +
 find "$library" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.[acfh]' -o -name '*.lib' \) -delete

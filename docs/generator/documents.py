@@ -19,10 +19,14 @@ from loiter_agent.sample import HostIdentity, Sample
 from loiter_agent.show import as_json
 from loiter_agent.status import Status
 from loiter_aggregator.commands import loiter
+from loiter_aggregator.commands.alerts import document as alerts_document
 from loiter_aggregator.commands.explain import document as explain_document
 from loiter_aggregator.commands.fleet import document as fleet_document
 from loiter_aggregator.commands.host import document as host_document
+from loiter_aggregator.output.reports import schedules_document
 from loiter_aggregator.output.rows import app_row, group_row, host_row, process_row
+from loiter_aggregator.output.sockets import document as sockets_document
+from loiter_aggregator.reports.rendering.document import document as report_document
 
 # Figures that rankings flatten out of the messages within a row.
 _FIGURES: Final = {
@@ -203,6 +207,18 @@ DOCUMENTS: Final = {
             "ports": _of_sample("ports", "budgets of ephemeral ports of which this process uses the most"),
         },
     ),
+    "json-sockets": Document(
+        lambda: sockets_document(filled_message(pb.ListSocketsResponse)),
+        {"": "SocketAnswer", "sockets[]": "Socket"},
+        {
+            "host": "Host.hostname",
+            "host_id": "Host.host_id",
+            "time": "SocketAnswer.sample_time",
+            "sockets[].state": "its state, such as `close_wait`: a key of [`tcp_states`](#loiter-agent-sample)",
+            "sockets[].age_seconds": "Socket.age",
+            "sockets[].idle_seconds": "Socket.idle",
+        },
+    ),
     "json-fleet": Document(
         lambda: fleet_document(filled_message(pb.GetFleetResponse)),
         {
@@ -249,6 +265,51 @@ DOCUMENTS: Final = {
             "needed and does not work",
             "checks[].finding": "what was found",
             "checks[].remedy": "what to do; `null` where nothing need or can be done",
+        },
+    ),
+    "json-report": Document(
+        lambda: report_document(filled_message(pb.FleetReport)),
+        {
+            "": "FleetReport",
+            "findings[]": "Finding",
+            "causes[]": "CauseCount",
+            "history": "GetHistoryResponse",
+            "history.series[]": "HistorySeries",
+            "coverage": "FleetCoverage",
+        },
+        {
+            "findings[].kind": "`close_wait_growth`, `stuck`, `fd_eta`, `ports`, `time_wait_overflow` or `silent`",
+            "findings[].change": "`new`, `worse`, `unchanged`, `better` or `resolved`; `not_known` of what was there "
+            "before, on hosts that are silent now; `null` where there is nothing to compare with",
+            "findings[].hosts": "Finding.hostnames",
+            "findings[].host_count": "Finding.hosts",
+            "findings[].breach_seconds": "in how many seconds it has run out, where that is before the next report",
+            "history.step_seconds": "GetHistoryResponse.step",
+            "history.series[].values": "a value for each part; `null` for one that nothing is known of",
+            "silent_hosts[].host": "SilentHost.hostname",
+            "silent_hosts[].host_id": "SilentHost.host_id",
+            "silent_hosts[].last_report": "SilentHost.last_report_time",
+        },
+        elsewhere={
+            "apps": Elsewhere("the worst apps; keys as of [`loiter top apps`](#loiter-top-apps)", "json-top-apps"),
+            "processes": Elsewhere(
+                "the worst processes; keys as of [`loiter top processes`](#loiter-top-processes)", "json-top-processes"
+            ),
+            "hosts": Elsewhere("the worst hosts; keys as of [`loiter top hosts`](#loiter-top-hosts)", "json-top-hosts"),
+        },
+    ),
+    "json-alerts": Document(
+        lambda: alerts_document(filled_message(pb.ListAlertsResponse)),
+        {"": "ListAlertsResponse", "alerts[]": "Alert", "rules[]": "AlertRule", "receivers[]": "AlertReceiver"},
+        {"alerts[].state": "`pending`, `firing` or `resolved`", "alerts[].cause": _CAUSE},
+    ),
+    "json-reports": Document(
+        lambda: schedules_document(filled_message(pb.ListReportsResponse)),
+        {"schedules[]": "ReportSchedule", "runs[]": "ReportRun", "runs[].deliveries[]": "ReportDelivery"},
+        {
+            "schedules": "ListReportsResponse.schedules",
+            "runs": "ListReportsResponse.runs",
+            "runs[].deliveries[].state": "`waiting`, `delivered` or `failed`",
         },
     ),
     "json-status": Document(

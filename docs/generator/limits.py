@@ -26,6 +26,8 @@ _MEANINGS: Final = {
     "TOLERATED_SKEW_SECONDS": "seconds that a clock may be off before it is said and set right",
     "MAX_WINDOW_SECONDS": "seconds of a window",
     "MAX_RANKING_ROWS": "rows of a ranking",
+    "MAX_HISTORY_POINTS": "parts of a window in a history",
+    "MAX_LISTED_SOCKETS": "sockets in one answer of an agent",
 }
 
 

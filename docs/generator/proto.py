@@ -22,7 +22,7 @@ from grpc_tools import protoc
 
 _PROTO: Final = Path(__file__).parents[2] / "proto"
 # In the order in which people want to read them.
-_FILES: Final = ("loiter/v1/fleet_service.proto", "loiter/v1/ingest_service.proto", "loiter/v1/sample.proto")
+_FILES: Final = tuple(f"loiter/v1/{name}.proto" for name in ("fleet_service", "ingest_service", "sample", "socket"))
 
 # Field numbers of descriptor.proto, which paths of SourceCodeInfo are made of.
 _FILE_MESSAGES: Final = 4

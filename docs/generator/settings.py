@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Collection, Iterator
+import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
 
 from generator.markdown import clause, code, table
 from loiter.durations import format_duration
-from loiter.settings import Entry, entries
+from loiter.settings import REQUIRED, Entry, entries
 from loiter_agent.__main__ import build_parser
 from loiter_agent.config import AgentSettings
+from loiter_aggregator.alerts.settings import AlertmanagerSettings, DefaultSettings, EvaluationSettings, RuleSettings
 from loiter_aggregator.commands.serve import serve
 from loiter_aggregator.config import AggregatorSettings
+from loiter_aggregator.reports.file import Schedule, Smtp, Webhook
 
 _TITLES = ("setting", "takes", "default", "meaning", "also set by")
 
@@ -30,6 +35,32 @@ def aggregator_settings() -> str:
     """Those of `loiter serve`."""
     flags = serve_flags()
     return table(_TITLES, (_row(entry, flags) for entry in entries(AggregatorSettings)))
+
+
+def tables(kinds: Mapping[str, type[Any]]) -> str:
+    """Those of a file of tables, such as `[[rule]]`, table by table."""
+    parts = []
+    for header, kind in kinds.items():
+        rows = ((code(one.name), takes(one), default(one), clause(one.help)) for one in entries(kind))
+        parts.append(f"`{header}`\n\n{table(_TITLES[:4], rows)}")
+    return "\n\n".join(parts)
+
+
+def alert_file() -> str:
+    """Those of the file that `alerts.file` names."""
+    return tables(
+        {
+            "[[rule]]": RuleSettings,
+            "[[alertmanager]]": AlertmanagerSettings,
+            "[settings]": EvaluationSettings,
+            "[defaults]": DefaultSettings,
+        }
+    )
+
+
+def report_file() -> str:
+    """Those of the file that `reports.file` names."""
+    return tables({"[[report]]": Schedule, "[smtp]": Smtp, "[[webhook]]": Webhook})
 
 
 def agent_flags() -> frozenset[str]:
@@ -58,7 +89,9 @@ def takes(entry: Entry) -> str:
 
 def default(entry: Entry) -> str:
     """The default as people would write it: what the reader reads as it."""
-    if entry.default in (None, ()):
+    if entry.default is REQUIRED:
+        return "has to be set"
+    if entry.default in (None, (), ""):
         return "none"
     for text in _spellings(entry.default):
         try:
@@ -66,6 +99,8 @@ def default(entry: Entry) -> str:
                 return code(text)
         except ValueError:
             continue
+    if isinstance(entry.default, tuple):
+        return code(json.dumps(entry.default))
     raise ValueError(f"nobody knows how to write the default of {entry.name}, {entry.default!r}")
 
 
@@ -74,7 +109,7 @@ def _spellings(value: object) -> Iterator[str]:
         yield str(value).lower()
     elif isinstance(value, tuple):
         yield ",".join(map(str, value))
-    elif isinstance(value, str | Path):
+    elif isinstance(value, str | Path | ZoneInfo):
         yield str(value)
     elif isinstance(value, int | float):
         yield str(value)

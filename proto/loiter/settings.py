@@ -57,6 +57,8 @@ class Entry:
 def setting(default: Any, read: Reader, help: str, flag: str | None = None, credential: str | None = None) -> Any:
     """Declares a field of a settings dataclass. Where its default is REQUIRED, `load_tables` alone can read it.
 
+    A setting whose name is a word of Python's, such as `from`, is a field with an underscore behind it, `from_`.
+
     `read` takes the TOML value or, from elsewhere, a string. `flag` is needed where it is not the setting's name.
     `credential` is the name of the systemd credential that is used where nothing names a file.
     """
@@ -68,7 +70,7 @@ def entries(settings: type[Any], prefix: str = "") -> Iterator[Entry]:
     """Lists the settings of a dataclass, those of nested tables included."""
     for field in dataclasses.fields(settings):
         if "read" in field.metadata:
-            name = prefix + field.name
+            name = prefix + field.name.rstrip("_")
             flag = field.metadata["flag"] or "--" + name.replace(".", "-").replace("_", "-")
             yield Entry(
                 name, field.metadata["read"], field.default, field.metadata["help"], flag, field.metadata["credential"]
@@ -113,7 +115,8 @@ def load_tables(file: Path, kinds: Mapping[str, type[Any]]) -> dict[str, list[An
         kinds: By the name of a table, the settings dataclass that declares what is in one.
 
     Returns:
-        By the name of a table, what is in each of that name, in order. `[rule]` counts as one `[[rule]]`.
+        By the name of a table, what is in each of that name, in order. `[rule]` counts as one `[[rule]]`. A field
+        `where` that is no setting is told the file and the line of the table, for messages.
 
     Raises:
         SettingsError: A file that can not be read or parsed, a table or a setting that is not known, a value that a
@@ -136,6 +139,8 @@ def load_tables(file: Path, kinds: Mapping[str, type[Any]]) -> dict[str, list[An
 def _build_table(settings: type[Any], table: Mapping[str, object], text: str, file: str, line: int) -> Any:
     known = {entry.name: entry for entry in entries(settings)}
     values: dict[str, object] = {}
+    if "where" in {field.name for field in dataclasses.fields(settings)} - known.keys():
+        values["where"] = f"{file}{line}"
     for name, value in _flatten(table, known):
         where = f"{file}{_line_within(text, name, line)}: {printable(name)}"
         if name not in known:
@@ -150,7 +155,7 @@ def _build_table(settings: type[Any], table: Mapping[str, object], text: str, fi
 def _build(settings: type[Settings], values: Mapping[str, object], prefix: str = "") -> Settings:
     arguments: dict[str, object] = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]  # a TypeVar can not be bound to "a dataclass"
-        name = prefix + field.name
+        name = prefix + field.name.rstrip("_")
         if isinstance(field.default_factory, type) and "read" not in field.metadata:
             arguments[field.name] = _build(field.default_factory, values, f"{name}.")
         elif name in values:

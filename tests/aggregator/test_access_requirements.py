@@ -38,7 +38,7 @@ def test_on_this_machine_nothing_is_needed(tmp_path: Path) -> None:
     """Nor with --insecure."""
     check(AggregatorSettings(data_dir=tmp_path))
     check(AggregatorSettings(listen="[::1]:7433", listen_readers="localhost:7434", data_dir=tmp_path))
-    check(AggregatorSettings(listen="0.0.0.0:7433", data_dir=tmp_path, insecure=True))
+    check(AggregatorSettings(listen="0.0.0.0:7433", http="0.0.0.0:7434", data_dir=tmp_path, insecure=True))
 
 
 def test_off_this_machine_tls_and_both_rights_are_needed(off: AggregatorSettings, pki: Pki) -> None:
@@ -65,6 +65,20 @@ def test_the_address_of_readers_is_looked_at_as_well(tmp_path: Path, pki: Pki) -
     assert text.startswith("0.0.0.0:7434 is off this machine")
     assert "anyone could read" in text
     assert "anyone could report" not in text
+
+
+def test_the_web_page_is_looked_at_as_well(tmp_path: Path, pki: Pki) -> None:
+    """It takes a certificate and a token off this machine, and an address that nothing else has."""
+    page = AggregatorSettings(http="[::]:7434", data_dir=tmp_path)
+    text = refusal(page)
+    assert text.startswith("[::]:7434 is off this machine")
+    assert "not encrypted" in text
+    assert "anyone could read" in text
+    assert "anyone could report" not in text
+    add(tmp_path / "tokens.json", "alice", Right.READ, None, datetime.now(UTC))
+    check(replace(page, tls=TlsSettings(pki.server.certificate, pki.server.key)))
+    check(AggregatorSettings(http=None, data_dir=tmp_path))
+    assert "taken twice" in refusal(AggregatorSettings(http="127.0.0.1:7433", data_dir=tmp_path))
 
 
 def test_files_that_can_not_be_used_are_named(tmp_path: Path, pki: Pki) -> None:

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("verb", ["top", "host", "fleet", "completion", "ca", "token"])
-def test_a_verb_that_asks_imports_neither_duckdb_nor_numpy(verb: str) -> None:
+@pytest.mark.parametrize("verb", ["top", "host", "sockets", "fleet", "report", "completion", "ca", "token"])
+def test_a_verb_that_asks_imports_neither_the_store_nor_the_live_view(verb: str) -> None:
     """They take longer to import than a question takes to answer."""
     program = (
         f"import sys, loiter_aggregator.commands.{verb}\n"
-        "print(*sorted(name for name in ('duckdb', 'numpy', 'apscheduler', 'loiter_aggregator.store')"
+        "print(*sorted(name for name in ('duckdb', 'numpy', 'apscheduler', 'textual', 'loiter_aggregator.store')"
         " if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -406,6 +406,7 @@ def test_the_keys_of_a_host_are_those_that_scripts_rely_on() -> None:
         "time_wait",
         "time_wait_mean",
         "time_wait_max",
+        "time_wait_overflows",
         "established",
         "fd_allocated",
         "fd_limit",

@@ -85,8 +85,12 @@ def test_for_this_machine_alone_no_secrets_are_made() -> None:
 
 
 def test_with_a_name_it_is_open_to_others_and_everything_to_get_in_is_made() -> None:
-    assert asked_values(None, None, None, ["a.example"], listens=False) == {("listen",): "0.0.0.0:7433"}
-    assert asked_values(None, None, None, ["a.example"], listens=True) == {}
+    assert asked_values(None, None, None, None, ["a.example"]) == {
+        ("listen",): "0.0.0.0:7433",
+        ("http",): "0.0.0.0:7434",
+    }
+    assert asked_values(None, None, None, None, ["a.example"], ["listen", "http"]) == {}
+    assert asked_values(None, None, "off", None, ["a.example"], ["listen"]) == {("http",): "off"}
     goal = wanted(replace(OPEN, names=["a.example", "10.0.0.1"]), NOTHING, NOW)
     assert titles(goal.prepare)[2:] == [
         "make a private authority in /etc/loiter/ca",
@@ -306,13 +310,15 @@ def test_whether_it_serves_is_asked_where_no_certificate_has_to_be_shown() -> No
 
 
 def test_the_next_commands_are_said() -> None:
-    settings = AggregatorSettings(listen="0.0.0.0:7433")
+    settings = AggregatorSettings(listen="0.0.0.0:7433", http="0.0.0.0:7434")
     assert next_steps(settings, "a.example", ingest=True, read=True, trust=True).splitlines() == [
         "",
         "On every host, as root, with copies of /etc/loiter/ca.pem and /etc/loiter/ingest.token:",
         "    loiter-agent install --server a.example:7433 --ca ca.pem --token-file ingest.token",
         "To look, here as root:",
         "    loiter top apps --server a.example:7433 --ca /etc/loiter/ca.pem --token-file /etc/loiter/read.token",
+        "Or in a browser, with the token in /etc/loiter/read.token:",
+        "    https://a.example:7434/",
     ]
     apart = replace(settings, listen_readers="0.0.0.0:7435")
     said = next_steps(apart, "a.example", ingest=True, read=True, trust=True)
@@ -322,6 +328,8 @@ def test_the_next_commands_are_said() -> None:
     assert foreign.count("--ca AUTHORITY.pem") == 2
     local = next_steps(AggregatorSettings(), None, ingest=False, read=False, trust=False)
     assert "    loiter-agent install --server 127.0.0.1:7433\n" in local
+    assert local.endswith("Or in a browser on this machine:\n    http://127.0.0.1:7434/")
+    assert "browser" not in next_steps(replace(settings, http=None), "a.example", ingest=True, read=True, trust=True)
 
 
 @pytest.mark.parametrize(

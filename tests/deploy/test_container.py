@@ -19,8 +19,12 @@ HEALTH: Final = FOLDER / "health.py"
 
 
 def pinned(file: Path) -> dict[str, str]:
-    """The versions in a file of requirements, by name. A package may have one for each of several Pythons."""
-    found = re.findall(r"(?m)^([a-z0-9-]+)==(\S+)(?: ;.*python_full_version >= .*)?", file.read_text())
+    """The versions in a file of requirements, by name. A package may have one for each of several Pythons.
+
+    What is for Windows alone does not get into an image.
+    """
+    lines = [line for line in file.read_text().splitlines() if "sys_platform == 'win32'" not in line]
+    found = re.findall(r"(?m)^([a-z0-9-]+)==(\S+)(?: ;.*python_full_version >= .*)?", "\n".join(lines))
     return dict(reversed(found))
 
 

@@ -13,13 +13,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from loiter.limits import DEFAULT_SERVER
+from loiter.limits import DEFAULT_HTTP, DEFAULT_SERVER
 from loiter.settings import entries, load
 from loiter.version import version
 from loiter_agent.config import AgentSettings
 from loiter_agent.status import timestamp
 from loiter_aggregator.access.requirements import token_file
 from loiter_aggregator.config import AggregatorSettings
+from loiter_aggregator.web.health import PATHS as HEALTH_PATHS
 from support.programs import ROOT, run
 from support.statuses import STATUS
 
@@ -27,6 +28,7 @@ FOLDER: Final = ROOT / "deploy" / "kubernetes"
 # The first release that knows securityContext.appArmorProfile, and the newest that there are schemas of.
 RELEASES: Final = ("1.30", kubernetes_validate.latest_version())
 PORT: Final = int(DEFAULT_SERVER.rpartition(":")[2])
+HTTP_PORT: Final = int(DEFAULT_HTTP.rpartition(":")[2])
 
 Manifest = dict[str, Any]
 
@@ -132,22 +134,36 @@ def test_the_aggregator_is_what_its_service_and_policy_select(where: str) -> Non
 
 def test_agents_find_the_aggregator_at_its_service() -> None:
     service = MANIFESTS["Service/loiter-aggregator"]
-    (port,) = service["spec"]["ports"]
+    (port,) = [one for one in service["spec"]["ports"] if one["name"] == "grpc"]
     settings = load(AgentSettings, None, of_loiter(environment(AGENT), AgentSettings), {})
     assert settings.server == (f"{service['metadata']['name']}.{KUSTOMIZATION['namespace']}.svc:{port['port']}",)
     assert AGGREGATOR["spec"]["serviceName"] == service["metadata"]["name"]
 
 
-def test_one_port_is_the_same_everywhere() -> None:
-    """Of the service, the container, its probes, the policy and what the aggregator listens on."""
-    (port,) = container(AGGREGATOR)["ports"]
-    (of_service,) = MANIFESTS["Service/loiter-aggregator"]["spec"]["ports"]
-    (of_policy,) = MANIFESTS["NetworkPolicy/loiter-aggregator"]["spec"]["ingress"][0]["ports"]
-    assert port["containerPort"] == of_service["port"] == PORT
-    assert {of_service["targetPort"], of_policy["port"]} == {port["name"]}
-    assert environment(AGGREGATOR)["LOITER_LISTEN"] == f"0.0.0.0:{PORT}"
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+@pytest.mark.parametrize(
+    ("name", "port", "setting"), [("grpc", PORT, "LOITER_LISTEN"), ("https", HTTP_PORT, "LOITER_HTTP")]
+)
+def test_a_port_is_the_same_everywhere(name: str, port: int, setting: str) -> None:
+    """Of the service, the container, the policy and what the aggregator listens on."""
+
+    def called(ports: list[Manifest], key: str) -> Manifest:
+        (one,) = [one for one in ports if one[key] == name]
+        return one
+
+    of_service = called(MANIFESTS["Service/loiter-aggregator"]["spec"]["ports"], "name")
+    assert called(MANIFESTS["NetworkPolicy/loiter-aggregator"]["spec"]["ingress"][0]["ports"], "port")
+    assert called(container(AGGREGATOR)["ports"], "name")["containerPort"] == of_service["port"] == port
+    assert of_service["targetPort"] == name
+    assert environment(AGGREGATOR)[setting] == f"0.0.0.0:{port}"
+
+
+def test_the_probes_ask_what_the_aggregator_answers() -> None:
+    """By TLS, as its secret has a certificate."""
+    for probe in ("startupProbe", "livenessProbe"):
         assert container(AGGREGATOR)[probe]["exec"]["command"] == ["loiter-health", f"127.0.0.1:{PORT}"]
+    asked = container(AGGREGATOR)["readinessProbe"]["httpGet"]
+    assert asked["path"] in HEALTH_PATHS
+    assert (asked["port"], asked["scheme"]) == ("https", "HTTPS")
 
 
 def test_the_agent_keeps_its_spool_on_the_node() -> None:

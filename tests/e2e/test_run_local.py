@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_it_shows_this_machine_and_leaves_nothing_behind(tmp_path: Path, number:
         "TMPDIR": str(tmp_path),
         "LOITER_LISTEN": (address := f"127.0.0.1:{free_port()}"),
         "LOITER_SERVER": address,
+        "LOITER_HTTP": (page := f"127.0.0.1:{free_port()}"),
     }
     with output.open("wb") as out:
         script = subprocess.Popen(
@@ -49,10 +51,13 @@ def test_it_shows_this_machine_and_leaves_nothing_behind(tmp_path: Path, number:
         started = _started_with(tmp_path)
         for command in ("run-local.sh", "loiter serve", "loiter-agent run", "loiter top"):
             assert any(command in line for line in started), started
+        with urllib.request.urlopen(f"http://{page}/readyz", timeout=10) as answer:
+            assert answer.status == 200
     finally:
         os.killpg(script.pid, number)
         script.wait(30)
     assert os.uname().nodename.split(".")[0] in output.read_text()
+    assert f"web page: http://{page}/" in output.read_text()
     assert "Traceback" not in output.read_text()
     assert _started_with(tmp_path) == []
     assert [entry.name for entry in tmp_path.iterdir()] == ["output"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,17 @@ def test_its_top_level_packages_are_exactly_three(environment: Path) -> None:
         "loiter_agent",
         "loiter_aggregator",
     ], done.stderr
+
+
+def test_it_holds_what_the_web_page_takes_from_others_with_the_licences(wheel: Path) -> None:
+    """Every file that is declared, as it was declared."""
+    declared = tomllib.loads((ROOT / "deploy/web_assets/assets.toml").read_text())["package"]
+    with zipfile.ZipFile(wheel) as archive:
+        for package in declared:
+            assert any("LICENSE" in path for path in package["files"]), package["name"]
+            for file in package["files"].values():
+                content = archive.read(f"loiter_aggregator/web/static/vendor/{file['to']}")
+                assert hashlib.sha256(content).hexdigest() == file["sha256"], file["to"]
 
 
 def test_the_base_install_runs_the_agent(environment: Path, tmp_path: Path) -> None:

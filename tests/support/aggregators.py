@@ -22,8 +22,10 @@ from loiter_aggregator.fleet.reading import Reading
 from loiter_aggregator.fleet.sockets import Sockets
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
+from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.ingest.registry import Conflict
 from loiter_aggregator.ingest.service import IngestService
+from loiter_aggregator.ingest.socket_queries import SocketQueries
 from loiter_aggregator.links import Links
 from loiter_aggregator.ranking.query import By, Ranking
 from loiter_aggregator.reports.file import load_reports
@@ -114,12 +116,15 @@ def put_host(store: DuckDbStore, said: HostRecord, seen: int) -> None:
     store.write(batch)
 
 
-def read_by(fleet: Fleet, clock: Clock) -> Reading:
-    """What answers readers, with neither rules nor schedules of anybody's making."""
+def read_by(fleet: Fleet, clock: Clock, queries: SocketQueries | None = None) -> Reading:
+    """What answers readers, with neither rules nor schedules of anybody's making.
+
+    `queries` asks the agents that are connected; without, none is.
+    """
     nowhere = Path("/nonexistent")
     return Reading(
         fleet,
-        Sockets(),
+        Sockets(fleet, queries or SocketQueries(Counters(clock()))),
         Reporting(load_reports(None), fleet, Links(), nowhere, clock),
         Alerting(load_alerts(None), fleet, Links(), nowhere, clock),
     )
@@ -135,10 +140,10 @@ async def serving(
 ) -> AsyncIterator[str]:
     """Serves both services on a free port of the loopback address, and yields the address."""
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((IngestService(batcher, clock).handler(),))
-    add_FleetServiceServicer_to_server(
-        FleetService(read_by(Fleet(store, clock, batcher.counters, lambda: conflicts, query_seconds), clock)), server
-    )
+    ingest = IngestService(batcher, clock)
+    server.add_generic_rpc_handlers((ingest.handler(),))
+    fleet = Fleet(store, clock, batcher.counters, lambda: conflicts, query_seconds)
+    add_FleetServiceServicer_to_server(FleetService(read_by(fleet, clock, ingest.socket_queries)), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loiter_agent.status import Status, timestamp
 
 STATUS = Status(
-    version="0.2.0",
+    version="0.3.0",
     pid=42,
     updated_at=timestamp(1_000.0),
     interval_seconds=10.0,

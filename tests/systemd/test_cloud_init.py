@@ -55,7 +55,7 @@ def filled_in(aggregator: Aggregator, package: Path) -> str:
     answers = {
         "aggregator.example:7433": "agg:7433",
         "loiter_TOKEN": aggregator.host.run("cat", "/etc/loiter/ingest.token").stdout.strip(),
-        "https://artefacts.example/loiter-agent_0.2.0-1_amd64.deb": f"http://agg:8000/{package.name}",
+        "https://artefacts.example/loiter-agent_0.3.0-1_amd64.deb": f"http://agg:8000/{package.name}",
         "0" * 64: hashlib.sha256(package.read_bytes()).hexdigest(),
     }
     for placeholder, answer in answers.items():

@@ -19,7 +19,7 @@ from systemd.lab import Fleet, Host
 from systemd.lab.tools import here
 from systemd.services import EVERY_SECOND, Aggregator, install, introduce, pid, serve, show, status
 
-PREVIOUS: Final = ROOT / "tests/fixtures/releases/loiter-0.1.0-py3-none-any.whl"
+(PREVIOUS,) = (ROOT / "tests/fixtures/releases").glob("loiter-*-py3-none-any.whl")
 UNIT: Final = ROOT / "deploy/systemd/loiter-agent.service"
 SECONDS_TO_APPEAR: Final = 30
 
@@ -276,7 +276,7 @@ def test_an_upgrade_loses_no_sample_and_keeps_settings(
 
 
 def test_the_spool_and_the_store_of_the_release_before_are_taken_over(fleet: Fleet, debs: Debs, tmp_path: Path) -> None:
-    """0.1.0 was run by hand as root; what its agent had not delivered yet is delivered by the new one."""
+    """It was run by hand as root; what its agent had not delivered yet is delivered by the new one."""
     host = fleet.host("old")
     old = "/opt/old/usr/lib/loiter-aggregator"
     host.push(debs.aggregator, "/root")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loiter.progress import waiting
 from loiter.service_install.steps import (
     FoundFile,
     LetStart,
@@ -141,7 +142,8 @@ def apply(steps: Sequence[Step], root: Path, say: Callable[[str], None]) -> None
         if title := step.describe().partition("\n")[0]:
             say(title)
         try:
-            step.do(root)
+            with waiting(title):
+                step.do(root)
         except BaseException as error:
             left = _undo(steps[: index + 1], root)
             if not isinstance(error, StepFailed):  # Ctrl-C, say
@@ -159,7 +161,8 @@ def apply_forward(steps: Sequence[Step], root: Path, say: Callable[[str], None])
     for step in steps:
         if title := step.describe().partition("\n")[0]:
             say(title)
-        step.do(root)
+        with waiting(title):
+            step.do(root)
 
 
 def describe(steps: Sequence[Step]) -> str:
