@@ -42,8 +42,13 @@ run: $(READY) ## Start an aggregator and an agent of this machine, and show the 
 demo: $(READY) ## The same, with programs that misbehave, so that there is something to see
 	@PATH="$(abspath $(BIN)):$$PATH" exec deploy/demo.sh
 
+# Two programs of pytest, for two cores; what has to have the machine to itself comes after them, alone.
 test: $(READY) system-packages ## Run the tests
-	$(BIN)/python -m pytest
+	@beside=passed; alone=passed; \
+	$(BIN)/python -m pytest -m 'not whole_machine' --numprocesses 2 --dist loadfile || beside=failed; \
+	$(BIN)/python -m pytest -m whole_machine || alone=failed; \
+	echo "side by side: $$beside; alone: $$alone"; \
+	test "$$beside $$alone" = 'passed passed'
 
 check: lint types proto-lint proto-current docs-current ## Check style, types, the wire contract and the reference
 

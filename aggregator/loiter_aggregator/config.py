@@ -74,9 +74,7 @@ class WebSettings:
 
     url: str = setting(
         "",
-        matching(
-            r"|https?://[A-Za-z0-9.:\[\]-]+/?", "an address such as https://loiter.example.net, without a path"
-        ),
+        matching(r"|https?://[A-Za-z0-9.:\[\]-]+/?", "an address such as https://loiter.example.net, without a path"),
         "where people reach the web page, for the links in reports and alerts",
     )
     session: float = setting(12 * 3_600.0, duration(60, 31 * 86_400), "how long a login with a token lasts")
@@ -87,6 +85,9 @@ class ReportSettings:
     """Table `reports`: reports that are sent on a schedule."""
 
     file: Path | None = setting(None, path, "file that says when which report goes where; without, none is sent")
+    settle: float = setting(
+        120.0, duration(0, 3_600), "after the aggregator's start, how long reports wait for the agents to report again"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
-"""What can be ranked: how an aggregator is asked for it, and which columns show it."""
+"""What can be ranked: how it is asked for, and how its rows are shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from google.protobuf.message import Message
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import FleetClient
@@ -16,49 +18,62 @@ Ranked = tuple[list[Row], pb.FleetCoverage]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What can be ranked: how it is asked for, and which columns show it."""
+    """What can be ranked: its name, which answers have for their rows, the question, and its rows and columns."""
 
-    ask: Callable[[FleetClient, pb.RankingQuery], Ranked]
+    name: str
+    question: Callable[[pb.RankingQuery], Message]
+    row: Callable[[int, Any], Row]
     columns: Sequence[Column]
     empty: Row
 
+    @property
+    def title(self) -> str:
+        """What people read."""
+        return self.name.capitalize()
 
-def _hosts(client: FleetClient, query: pb.RankingQuery) -> Ranked:
-    answer = client.ask(client.stub.RankHosts, pb.RankHostsRequest(query=query))
-    return [host_row(rank, host) for rank, host in enumerate(answer.hosts, start=1)], answer.coverage
+    def ask(self, client: FleetClient, query: pb.RankingQuery) -> Ranked:
+        """Asks an aggregator: its method is called RankHosts, RankProcesses and so on."""
+        answer = client.ask(getattr(client.stub, f"Rank{self.title}"), self.question(query))
+        return self.rows(answer), answer.coverage
+
+    def rows(self, answer: Any) -> list[Row]:
+        """The rows of an answer, worst first."""
+        return [self.row(rank, one) for rank, one in enumerate(getattr(answer, self.name), start=1)]
 
 
-def _processes(client: FleetClient, query: pb.RankingQuery) -> Ranked:
-    answer = client.ask(client.stub.RankProcesses, pb.RankProcessesRequest(query=query))
-    return [process_row(rank, process) for rank, process in enumerate(answer.processes, start=1)], answer.coverage
-
-
-def _apps(client: FleetClient, query: pb.RankingQuery) -> Ranked:
-    answer = client.ask(client.stub.RankApps, pb.RankAppsRequest(query=query))
-    return [app_row(rank, app) for rank, app in enumerate(answer.apps, start=1)], answer.coverage
+GROUPED: Final = "groups"
 
 
 def groups_by(label: str) -> Kind:
     """Groups of hosts: those that carry the same value of a label."""
-
-    def ask(client: FleetClient, query: pb.RankingQuery) -> Ranked:
-        answer = client.ask(client.stub.RankGroups, pb.RankGroupsRequest(query=query, label=label))
-        return [group_row(rank, group) for rank, group in enumerate(answer.groups, start=1)], answer.coverage
-
-    return Kind(ask, GROUPS, group_row(0, pb.GroupRank()))
+    empty = group_row(0, pb.GroupRank())
+    return Kind(GROUPED, lambda query: pb.RankGroupsRequest(query=query, label=label), group_row, GROUPS, empty)
 
 
 KINDS: Final = {
-    "hosts": Kind(_hosts, HOSTS, host_row(0, pb.HostRank())),
-    "processes": Kind(_processes, PROCESSES, process_row(0, pb.ProcessRank())),
-    "apps": Kind(_apps, APPS, app_row(0, pb.AppRank())),
+    kind.name: kind
+    for kind in (
+        Kind("hosts", lambda query: pb.RankHostsRequest(query=query), host_row, HOSTS, host_row(0, pb.HostRank())),
+        Kind(
+            "processes",
+            lambda query: pb.RankProcessesRequest(query=query),
+            process_row,
+            PROCESSES,
+            process_row(0, pb.ProcessRank()),
+        ),
+        Kind("apps", lambda query: pb.RankAppsRequest(query=query), app_row, APPS, app_row(0, pb.AppRank())),
+    )
 }
-GROUPED: Final = "groups"
+
+
+def nobody_owns(rows: Sequence[Row], by: str) -> bool:
+    """Whether a ranking is by TIME_WAIT sockets, and of nothing: the kernel keeps no owner of them, only the host."""
+    return by.startswith("time-wait") and bool(rows) and all(row["time_wait"] is None for row in rows)
 
 
 def notes(rows: Sequence[Row], coverage: pb.FleetCoverage, by: str) -> list[str]:
     """What a ranking rests on, and what to know of it."""
     said = [coverage_line(coverage)]
-    if by.startswith("time-wait") and rows and all(row["time_wait"] is None for row in rows):
+    if nobody_owns(rows, by):
         said.append("the kernel keeps no owner of TIME-WAIT sockets: rank hosts by them")
     return said

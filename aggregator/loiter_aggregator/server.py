@@ -26,6 +26,7 @@ from loiter_aggregator.access.certificates import warn_of_expiry
 from loiter_aggregator.access.doors import Door, make_doors, no_ingest_handler, reader_authenticator
 from loiter_aggregator.alerts.alerting import Alerting
 from loiter_aggregator.alerts.file import AlertFile
+from loiter_aggregator.background import keep_running
 from loiter_aggregator.clock import Clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet.fleet import Fleet
@@ -43,6 +44,7 @@ from loiter_aggregator.metrics.of_aggregator import Inside
 from loiter_aggregator.reports.file import ReportFile
 from loiter_aggregator.reports.reporting import Reporting
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.turn_taking import give_way_soon
 
 if TYPE_CHECKING:
     from loiter_aggregator.web.server import WebServer
@@ -97,7 +99,7 @@ async def _serve(
     ingest = IngestService(batcher, clock)
     fleet = Fleet(store, clock, batcher.counters, ingest.conflicts, settings.limits.query_seconds)
     links = Links(settings.web.url)
-    reports = Reporting(report_file, fleet, links, settings.data_dir, clock)
+    reports = Reporting(report_file, fleet, links, settings.data_dir, clock, settings.reports.settle)
     alerts = Alerting(alert_file, fleet, links, settings.data_dir, clock)
     reading = Reading(fleet, Sockets(fleet, ingest.socket_queries), reports, alerts)
     inside = Inside(lambda: batcher.waiting, lambda: batcher.room.rows, store.file)
@@ -110,11 +112,17 @@ async def _serve(
     batcher.on_round = store.on_wait = heartbeat.beat
     committing = asyncio.create_task(batcher.run())
     guarding = [asyncio.create_task(door.interceptor.run()) for door in doors]
-    guarding += [asyncio.create_task(part.run()) for part in (reports, alerts, metrics)]
+    # The program does not end by these: it goes on storing what comes in.
+    guarding += [
+        asyncio.create_task(keep_running("what sends reports", reports.run)),
+        asyncio.create_task(keep_running("what evaluates alerts", alerts.run)),
+        asyncio.create_task(keep_running("what gathers metrics", metrics.run)),
+    ]
     scheduler = _schedule(store, settings, clock)
     for door in doors:
         _log.info("%s", door, extra=fields(address=door.address))
     _log.info("store in %s", settings.data_dir, extra=fields(data_dir=settings.data_dir))
+    give_way_soon()
     notifier.ready()
     restart_pause.forget(os.environ)
     heartbeat.beat()
@@ -127,6 +135,8 @@ async def _serve(
 
     _log.info("stopping")
     notifier.stopping()
+    for task in guarding:
+        task.cancel()
     scheduler.shutdown(wait=False)
     await health_service.enter_graceful_shutdown()
     if web is not None:
@@ -135,8 +145,8 @@ async def _serve(
     await committing
     await ingest.end_streams()
     await asyncio.gather(*(door.server.stop(_STOP_GRACE_SECONDS) for door in doors))
-    for task in guarding:
-        task.cancel()
+    with notifier.extending_timeout():  # reports that are being sent are waited for
+        await asyncio.gather(*guarding, return_exceptions=True)
     _say_the_end(batcher.counters)
 
 

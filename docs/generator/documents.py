@@ -20,9 +20,9 @@ from loiter_agent.show import as_json
 from loiter_agent.status import Status
 from loiter_aggregator.commands import loiter
 from loiter_aggregator.commands.alerts import document as alerts_document
-from loiter_aggregator.commands.explain import document as explain_document
-from loiter_aggregator.commands.fleet import document as fleet_document
-from loiter_aggregator.commands.host import document as host_document
+from loiter_aggregator.output.explanation import document as explain_document
+from loiter_aggregator.output.fleet import document as fleet_document
+from loiter_aggregator.output.host import document as host_document
 from loiter_aggregator.output.reports import schedules_document
 from loiter_aggregator.output.rows import app_row, group_row, host_row, process_row
 from loiter_aggregator.output.sockets import document as sockets_document

@@ -8,8 +8,8 @@ from typing import Final
 from generator.markdown import clause, code, table
 from generator.proto import contract
 from loiter.v1 import fleet_service_pb2 as pb
-from loiter_aggregator.commands.options import MEASURES
 from loiter_aggregator.output.tables import APPS, GROUPS, HOSTS, PROCESSES, Column, by_measure
+from loiter_aggregator.queries import MEASURES
 
 _RANKINGS: Final = {"hosts": HOSTS, "processes": PROCESSES, "apps": APPS, "groups": GROUPS}
 

@@ -123,6 +123,13 @@ async def ask(
     return str(answer, "utf-8")
 
 
+@pytest.fixture(autouse=True)
+def files_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not once a second, so that nothing waits for it."""
+    monkeypatch.setattr("loiter_aggregator.access.files._LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("loiter_aggregator.access.interceptor._RECHECK_SECONDS", 0.1)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> AggregatorSettings:
     return AggregatorSettings(listen=f"127.0.0.1:{free_port()}", data_dir=tmp_path)
@@ -289,7 +296,7 @@ async def test_files_are_read_again_for_new_connections(
 
     async def until(expected: Callable[[str], bool], security: Security) -> None:
         while not expected(await ask(settings.listen, INGEST, security)):
-            pass  # files are looked at once a second
+            pass
 
     async with listening(settings), channel(settings.listen, agent) as connection:
         stream: Any = connection.stream_stream(INGEST)()

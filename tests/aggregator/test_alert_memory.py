@@ -65,6 +65,29 @@ def test_a_damaged_file_is_said_to_be(tmp_path: Path, name: str) -> None:
         recall(file, NOW)
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("figure", 10**400),
+        ("figure", float("nan")),
+        ("figure", 1e300),
+        ("cause", 10**30),
+        ("active_since", -(10**30)),
+        ("firing_since", -1),
+    ],
+)
+def test_so_is_one_with_a_value_that_none_can_be(tmp_path: Path, where: str, value: float) -> None:
+    """Each time that alerts are listed or pushed, it would fail anew."""
+    file = tmp_path / "alerts.json"
+    remember(file, ALERTS)
+    document = json.loads(file.read_text())
+    alert = document["alerts"][0]
+    (alert if where in alert else alert["members"]["1" * 32])[where] = value
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="damaged"):
+        recall(file, NOW)
+
+
 @pytest.mark.parametrize("name", ["rule", "kind", "active_since", "subject", "members", "add_labels", "firing_since"])
 def test_so_is_one_with_a_value_of_another_type(tmp_path: Path, name: str) -> None:
     file = tmp_path / "alerts.json"

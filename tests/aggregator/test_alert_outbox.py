@@ -40,7 +40,7 @@ def test_what_is_resolved_is_told_until_it_is_taken_and_then_no_more() -> None:
     outbox = _outbox(FIRING)
     outbox.took([FIRING], 0.0)
     outbox.offer([RESOLVED])
-    outbox.failed(1.0)
+    outbox.failed([RESOLVED], 1.0)
     assert outbox.due(100.0) == [RESOLVED]
     outbox.took([RESOLVED], 100.0)
     assert outbox.due(1_000.0) == []
@@ -64,13 +64,31 @@ def test_what_changed_while_it_was_on_its_way_is_told_again() -> None:
     assert outbox.due(1.0) == [RESOLVED]
 
 
+def test_what_was_not_taken_holds_up_nothing() -> None:
+    """The next time, it comes after what was not tried yet."""
+    other = replace(FIRING, subject=Subject(app="b"))
+    outbox = _outbox(FIRING, other)
+    outbox.failed([FIRING], 0.0)
+    assert outbox.due(2.0) == [other, FIRING]
+
+
+def test_what_is_refused_is_told_as_seldom_as_what_is_taken() -> None:
+    """When it is taken after all, it is as any other."""
+    outbox = _outbox(FIRING)
+    outbox.refuse(FIRING, 0.0)
+    assert (outbox.due(59.0), outbox.due(60.0), outbox.refused) == ([], [FIRING], 1)
+    assert outbox.was_refused(FIRING)
+    outbox.took([FIRING], 60.0)
+    assert (outbox.was_refused(FIRING), outbox.refused) == (False, 0)
+
+
 def test_a_receiver_that_takes_nothing_is_asked_less_and_less_often() -> None:
     """Up to once a minute, and at once again when it has taken something."""
     outbox = _outbox(FIRING)
     pauses = []
     now = 0.0
     for _ in range(9):
-        outbox.failed(now)
+        outbox.failed([FIRING], now)
         pause = outbox.pause(now)
         assert pause is not None
         assert outbox.due(now + pause * 0.99) == []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loiter_aggregator.alerts.rule import Rule
 from loiter_aggregator.alerts.state import (
-    MAX_ALERTS,
+    MAX_OF_ONE_HOST,
     Alert,
     Found,
     Key,
@@ -48,7 +48,7 @@ class Life:
         """Lets time pass, then evaluates: the alert of APP."""
         self.now += round(seconds * 1_000)
         found = measured(self.rule, figures, unheard=unheard, complete=complete)
-        self.alerts = evaluate(self.alerts, self.rule, found, self.now, HOUR)
+        self.alerts, _ = evaluate(self.alerts, self.rule, found, self.now, HOUR)
         return self.alerts.get(KEY)
 
     def state(self) -> str:
@@ -207,13 +207,68 @@ def test_the_alerts_of_a_rule_that_is_gone_are_resolved(life: Life, tmp_path: Pa
     assert retire(life.alerts, [renamed], life.now)[KEY].resolved_at == life.now, "another kind of the same name"
 
 
-def test_there_are_only_so_many_alerts(tmp_path: Path) -> None:
-    """Those that are there go on."""
+def _stuck(*apps: str, host: str = "") -> Measurement:
+    """Applications that are stuck, on one host or on one each."""
+    return Measurement({Subject(app=app): {host or app: Found(host or app, 200.0, True, True)} for app in apps})
+
+
+def test_a_rule_has_room_for_so_many_alerts(tmp_path: Path) -> None:
+    """Those that are there go on, what is left out is counted, and what another rule has does not matter."""
     one = rule(tmp_path, for_="0s")
-    found = {Subject(app=f"app-{number}"): {"h": Found("h", 200.0, True, True)} for number in range(MAX_ALERTS + 5)}
-    first = evaluate({}, one, Measurement(found), NOW, HOUR)
-    assert len(first) == MAX_ALERTS
-    assert evaluate(first, one, Measurement(found), NOW + SECOND, HOUR).keys() == first.keys()
+    other = {("other", APP): Alert("other", "stuck", "warning", APP, NOW)}
+    first, left_out = evaluate(other, one, _stuck(*"abcde"), NOW, HOUR, room=3)
+    assert (len(first), left_out) == (4, 2)
+    second, left_out = evaluate(first, one, _stuck(*"edcba"), NOW + SECOND, HOUR, room=3)
+    assert (second.keys(), left_out) == (first.keys(), 2)
+
+
+def test_what_is_over_gives_way_to_what_begins(tmp_path: Path) -> None:
+    """That which was resolved first before the others."""
+    one = rule(tmp_path, for_="0s", keep_for="0s")
+    alerts, _ = evaluate({}, one, _stuck("a", "b", "c"), NOW, HOUR, room=3)
+    for second, apps in ((1, ("b", "c")), (2, ("c",))):
+        alerts, _ = evaluate(alerts, one, _stuck(*apps), NOW + second * SECOND, HOUR, room=3)
+    alerts, left_out = evaluate(alerts, one, _stuck("c", "d"), NOW + 3 * SECOND, HOUR, room=3)
+    assert {subject.app: alert.is_firing for (_, subject), alert in alerts.items()} == {
+        "b": False,
+        "c": True,
+        "d": True,
+    }
+    assert left_out == 0
+
+
+def test_one_host_can_not_take_all_the_room(tmp_path: Path) -> None:
+    """With names of its own making, new ones each time; an application that is on another host, too, has room."""
+    one = rule(tmp_path, for_="0s", keep_for="0s")
+    alerts: dict[Key, Alert] = {}
+    for look in range(3):
+        storm = _stuck(*(f"{look}-{number}" for number in range(100)), host="evil")
+        both = {APP: {"evil": Found("evil", 200.0, True, True), "web-1": Found("web-1", 200.0, True, True)}}
+        found = Measurement({**storm.found, **both, **_stuck("calm").found})
+        alerts, left_out = evaluate(alerts, one, found, NOW + look * SECOND, HOUR, room=400)
+        firing = {alert.subject.app for alert in alerts.values() if alert.is_firing}
+        assert {APP.app, "calm"} <= firing
+        assert (len(firing), left_out) == (MAX_OF_ONE_HOST + 2, 100 - MAX_OF_ONE_HOST)
+
+
+def test_what_is_resolved_is_there_to_be_told_once_at_least(tmp_path: Path) -> None:
+    one = rule(tmp_path, for_="0s", keep_for="0s")
+    alerts, _ = evaluate({}, one, _stuck("a"), NOW, 0)
+    alerts, _ = evaluate(alerts, one, _stuck(), NOW + SECOND, 0)
+    assert [alert.resolved_at for alert in alerts.values()] == [NOW + SECOND]
+    assert not evaluate(alerts, one, _stuck(), NOW + 2 * SECOND, 0)[0]
+
+
+def test_nor_by_what_was_over_and_comes_again(tmp_path: Path) -> None:
+    one = rule(tmp_path, for_="0s", keep_for="0s")
+    alerts: dict[Key, Alert] = {}
+    for second, start in enumerate((0, 20, 40)):
+        names = (str(number) for number in range(start, start + 20))
+        alerts, _ = evaluate(alerts, one, _stuck(*names, host="evil"), NOW + second * SECOND, HOUR)
+    everything = _stuck(*map(str, range(60)), host="evil")
+    alerts, left_out = evaluate(alerts, one, everything, NOW + 3 * SECOND, HOUR)
+    assert sum(alert.is_firing for alert in alerts.values()) == MAX_OF_ONE_HOST
+    assert (len(alerts), left_out) == (60, 40)
 
 
 @given(st.integers(-10 * HOUR, 10 * HOUR))

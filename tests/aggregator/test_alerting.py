@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import ingest_service_pb2 as ingest_pb
 from loiter.v1 import sample_pb2
+from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub
+from loiter_aggregator.alerts import measure as measuring
 from loiter_aggregator.alerts.alerting import Alerting
 from loiter_aggregator.alerts.figures import AlertFigures
 from loiter_aggregator.alerts.file import AlertFile, load_alerts
 from loiter_aggregator.alerts.kinds import KINDS
 from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.fleet.fleet import Fleet
+from loiter_aggregator.ingest.batcher import Batcher
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.links import Links
 from loiter_aggregator.output.rows import cause_name
 from loiter_aggregator.store.duckdb_store import DuckDbStore
-from support.aggregators import FakeClock, open_store, put_host, record, store_samples
+from support.aggregators import FakeClock, open_store, put_host, record, serving, store_samples
 from support.alerts import alert_file
-from support.reports import HOUR, MINUTE, NOW, hello, process, sample
+from support.reports import HOUR, MINUTE, NOW, hello, host_id, process, report, sample
+from support.streams import Agent
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J=cmd()"
 TICK = 30_000
@@ -195,6 +201,171 @@ def test_a_host_is_not_silent_for_longer_than_there_was_somebody_to_hear_it(
     evaluated = Evaluated(filled, alert_file(tmp_path, SILENT), tmp_path, started=NOW)
     assert not evaluated.again(299).alerts
     assert {name for one in evaluated.again(1).alerts for name in one.hostnames} >= {"gone", "calm"}
+
+
+class _Unsaved(BaseException):
+    """The end of the process, before a receiver hears of anything."""
+
+
+def test_what_a_receiver_heard_of_is_known_after_a_crash(filled: DuckDbStore, tmp_path: Path) -> None:
+    """It is in the file before it is told."""
+
+    def offer() -> None:
+        raise _Unsaved
+
+    first = Evaluated(filled, alert_file(tmp_path, SILENT), tmp_path)
+    first.alerting._offer = offer  # type: ignore[method-assign]
+    with pytest.raises(_Unsaved):
+        first.again()
+    second = Evaluated(filled, alert_file(tmp_path, SILENT), tmp_path)
+    asyncio.run(second.alerting.recall())
+    assert [one.hostnames[0] for one in second.list().alerts if one.state == pb.ALERT_STATE_FIRING] == ["gone"]
+
+
+def test_a_figure_that_is_not_known_any_more_resolves_nothing_in_a_large_fleet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is not among the rows that are looked at. Where it is gone, that is another thing."""
+    monkeypatch.setattr(measuring, "_ROWS", (2,))
+    store = open_store(tmp_path / "store")
+    calm = [process(pid, 9, app="calm") for pid in range(1, 4)]
+    for one in calm:
+        one.stuck = 0
+    store_samples(store, "calm", [sample(NOW + 3 * TICK, 9, processes=calm)])
+    file = alert_file(tmp_path, '[[rule]]\nname = "s"\nkind = "stuck"\nabove = 100\nfor = "0s"\nkeep_for = "0s"\n')
+    evaluated = Evaluated(store, file, tmp_path)
+
+    def after(stuck: int | None, app: str = "one") -> list[tuple[int, str]]:
+        evaluated.clock.now += TICK
+        one = process(5, 300, app=app)
+        if stuck is not None:
+            one.stuck = stuck
+        store_samples(store, "web-1", [sample(evaluated.clock.now, 9, processes=[one])])
+        return [(one.state, one.app) for one in evaluated.again().alerts]
+
+    assert after(300) == after(None) == [(pb.ALERT_STATE_FIRING, "one")]
+    assert evaluated.list().alerts[0].summary.endswith("that was the last heard of it")
+    assert after(None, app="another") == [(pb.ALERT_STATE_RESOLVED, "one")], "it is not there any more"
+    store.close()
+
+
+def test_figures_alone_are_those_of_the_ranking(filled: DuckDbStore) -> None:
+    """Of all hosts, and of some."""
+    fleet = Fleet(filled, FakeClock(), Counters(started=NOW))
+
+    async def compare() -> None:
+        for kind in KINDS.values():
+            if kind.by is None or kind.name in ("stuck", "ports"):  # as growth and overflows are
+                continue
+            query = pb.RankingQuery(by=kind.by, limit=100)
+            rows: Sequence[pb.HostRank | pb.ProcessRank]
+            if kind.about == "app":
+                rows = (await fleet.rank_processes(pb.RankProcessesRequest(query=query))).processes
+                found: Sequence[pb.HostRank | pb.ProcessRank] = await fleet.process_figures(query)
+            else:
+                rows = (await fleet.rank_hosts(pb.RankHostsRequest(query=query))).hosts
+                found = await fleet.host_figures(query)
+            wanted = [(one.hostname, one.silent, one.cause, kind.figure(one)) for one in rows]
+            if kind.name == "fd-eta":
+                wanted = [row for row in wanted if row[-1] is not None]
+            assert wanted == [(one.hostname, one.silent, one.cause, kind.figure(one)) for one in found]
+            ask = fleet.process_figures if kind.about == "app" else fleet.host_figures
+            of_two = await ask(query, [host_id("web-1"), host_id("web-3")])
+            assert [(one.hostname, one.silent, one.cause, kind.figure(one)) for one in of_two] == [
+                row for row in wanted if row[0] in ("web-1", "web-3")
+            ]
+
+    asyncio.run(compare())
+
+
+def test_a_counter_that_goes_down_again_and_again_is_a_large_figure_and_no_more(tmp_path: Path) -> None:
+    """One agent may send any counts: what they add up to is more than a message holds."""
+    clock = FakeClock()
+    store = open_store(tmp_path / "store")
+
+    async def tell() -> tuple[pb.RankHostsResponse, pb.ListAlertsResponse]:
+        batcher = Batcher(store, clock)
+        committing = asyncio.create_task(batcher.run())
+        async with serving(store, batcher, clock) as address, Agent(address) as agent:
+            await agent.greet(hello("evil", now=NOW))
+            for tick in range(4):
+                taken = sample(NOW - (4 - tick) * TICK, 3)
+                taken.time_wait_limits.overflows = 2**64 - 1 - tick
+                await agent.send(ingest_pb.StreamReportsRequest(report=report("evil", tick + 1, taken)))
+            while (await agent.ack())[1] < 4:
+                pass
+            async with grpc.aio.insecure_channel(address) as channel:
+                query = pb.RankingQuery(by=pb.RANK_BY_TIME_WAIT_OVERFLOWS)
+                ranked = await FleetServiceStub(channel).RankHosts(pb.RankHostsRequest(query=query))
+        batcher.stop()
+        await committing
+        evaluated = Evaluated(store, load_alerts(None), tmp_path)
+        await evaluated.alerting.evaluate()
+        return ranked, await evaluated.alerting.list_alerts(pb.ListAlertsRequest())
+
+    ranked, listed = asyncio.run(tell())
+    assert [one.time_wait_overflows for one in ranked.hosts] == [2**63 - 1]
+    assert [(one.rule, one.hostnames[0]) for one in listed.alerts] == [("time-wait-overflow", "evil")]
+    store.close()
+
+
+class _Faulty(Fleet):
+    """Fails at hosts, and at everything when it is told to."""
+
+    is_broken = False
+
+    async def host_figures(self, *_: object) -> Sequence[pb.HostRank]:
+        raise ValueError("a fault of the test's")
+
+    async def get_fleet(self, request: pb.GetFleetRequest) -> pb.GetFleetResponse:
+        if self.is_broken:
+            raise asyncio.InvalidStateError("another")
+        return await super().get_fleet(request)
+
+
+def test_a_mistake_in_one_rule_leaves_the_others_alone(
+    filled: DuckDbStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged with its traceback once, and counted each time."""
+    clock = FakeClock()
+    fleet = _Faulty(filled, clock, Counters(started=NOW - HOUR))
+    alerting = Alerting(load_alerts(None), fleet, Links(), tmp_path, clock, steady_clock=FakeClock(5))
+    for _ in range(2):
+        asyncio.run(alerting.evaluate())
+    listed = asyncio.run(alerting.list_alerts(pb.ListAlertsRequest()))
+    assert {one.rule for one in listed.alerts} == {"close-wait-growth", "fd-eta", "host-silent"}
+    assert caplog.text.count("Traceback") == 1
+    assert "the evaluation of ports ended by a mistake: ValueError: a fault of the test's" in caplog.text
+    assert alerting.figures().evaluations_failed == 4
+
+
+def test_a_mistake_of_an_evaluation_does_not_end_the_next(
+    filled: DuckDbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    fleet = Fleet(filled, clock, Counters(started=NOW - HOUR))
+    file = alert_file(tmp_path, f'[settings]\nevery = "500ms"\n{SILENT}')
+    alerting = Alerting(file, fleet, Links(), tmp_path, clock, steady_clock=FakeClock(5))
+    evaluate, faults = alerting.evaluate, [ValueError("one"), ValueError("two")]
+    evaluated = asyncio.Event()
+
+    async def failing() -> None:
+        if faults:
+            raise faults.pop()
+        await evaluate()
+        evaluated.set()
+
+    monkeypatch.setattr(alerting, "evaluate", failing)
+    monkeypatch.setattr(alerting, "_pause", lambda: 0.0)
+
+    async def run() -> None:
+        running = asyncio.create_task(alerting.run())
+        await evaluated.wait()
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert alerting.figures().firing["s", "warning"] == 1
+    assert caplog.text.count("an evaluation of the alerts ended by a mistake: ValueError") == 2
 
 
 def test_a_restart_in_between_is_not_noticed(filled: DuckDbStore, tmp_path: Path) -> None:

@@ -72,11 +72,12 @@ def test_one_that_is_resolved_says_since_when() -> None:
 
 @dataclass
 class OtherEnd:
-    """A web server that answers each push the same, and keeps what came."""
+    """A web server that answers each push the same, and keeps what came. It may refuse what has a label."""
 
     url: str = ""
     status: int = 200
     answer: bytes = b""
+    refuses: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     paths: list[str] = field(default_factory=list)
     credentials: list[str | None] = field(default_factory=list)
@@ -91,7 +92,8 @@ def _answering(end: OtherEnd, tls: ssl.SSLContext | None = None) -> Iterator[Oth
             end.paths.append(self.path)
             end.credentials.append(self.headers["Authorization"])
             end.pushed.append(json.loads(body))
-            self.send_response(end.status)
+            refuses = end.refuses and any(end.refuses in one["labels"].values() for one in end.pushed[-1])
+            self.send_response(400 if refuses else end.status)
             for name, value in end.headers.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -151,12 +153,52 @@ def test_a_token_or_a_password_is_shown_as_the_file_has_it(tmp_path: Path) -> No
 
 def test_what_is_not_taken_is_said_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """With what the other end says, of which not more is read than a line, and that made safe to show."""
-    with _answering(OtherEnd(status=400, answer=b'"bad \x1b[2J label"' + b"x" * 5_000_000)) as end:
+    with _answering(OtherEnd(status=500, answer=b'"bad \x1b[2J label"' + b"x" * 5_000_000)) as end:
         receiver = _push(AlertmanagerSettings(url=end.url), FIRING)
-    assert receiver.error.startswith('it answers 400: "bad \\x1b[2J label"xxx')
+    assert receiver.error.startswith('it answers 500: "bad \\x1b[2J label"xxx')
     assert len(receiver.error) < 250
     assert (receiver.failures, receiver.last_success) == (1, None)
     assert caplog.text.count("cannot push alerts to") == 1
+
+
+def test_one_alert_that_is_refused_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """It is pushed by itself from then on, logged once, and said for as long as it is there."""
+    alerts = [replace(FIRING, subject=Subject(host=f"web-{number}")) for number in range(70)]
+    with _answering(OtherEnd(refuses="web-3")) as end:
+        receiver = Alertmanager(AlertmanagerSettings(url=end.url), EvaluationSettings(resend=0.0), Links(), FakeClock())
+
+        async def push() -> None:
+            async with receiver.connection() as client:
+                receiver.offer(alerts)
+                for _ in range(2):
+                    await receiver.push_due(client)
+                assert receiver.error.startswith("1 alert is refused: it answers 400")
+                receiver.offer(alerts[:3])
+                await receiver.push_due(client)
+
+        asyncio.run(push())
+    # A batch, its alerts one by one, the other batch; then both, and the refused one; then without it.
+    assert [len(one) for one in end.pushed] == [64, *[1] * 64, 6, 64, 5, 1, 3]
+    assert caplog.text.count("refuses the alert leak of web-3") == 1
+    assert (receiver.error, receiver.failures) == ("", 2)
+
+
+def test_one_that_refuses_everything_is_not_asked_for_each(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no Alertmanager, say: after a while of that it is as one that does not answer."""
+    alerts = [replace(FIRING, subject=Subject(host=f"web-{number}")) for number in range(150)]
+    with _answering(OtherEnd(status=400)) as end:
+        receiver = _push(AlertmanagerSettings(url=end.url), *alerts)
+    assert [len(one) for one in end.pushed] == [64, *[1] * 64]
+    assert receiver.error == "it answers 400"
+    assert caplog.text.count("cannot push alerts to") == 1
+
+
+def test_an_error_that_nobody_foresaw_is_one_of_the_push(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as that of an address that the settings should have refused. Others are told, and it is tried again."""
+    receiver = _push(AlertmanagerSettings(url="http://192.168.1.300:9093"), FIRING)
+    assert receiver.error == "InvalidURL, a mistake of loiter's; its log says more"
+    assert receiver.failures == 1
+    assert "Traceback" in caplog.text
 
 
 def test_a_redirect_is_not_followed(tmp_path: Path) -> None:

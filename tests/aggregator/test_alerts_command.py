@@ -85,6 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         clock,
     )
     asyncio.run(alerting.recall())
+    alerting._left_out["leak"] = 1_710
     answering = grpc.server(ThreadPoolExecutor(1))
     answering.add_generic_rpc_handlers((_handler(alerting),))
     port = answering.add_insecure_port("127.0.0.1:0")
@@ -111,7 +112,11 @@ def test_alerts_are_a_table_of_80_columns(server: str) -> None:
     assert [row.split()[0] for row in rows[:3]] == ["firing", "pending", "resolved"]
     assert " 200 leak" in rows[0]
     assert max(map(cell_len, lines)) <= 80
-    assert lines[-2:] == ["2 rules, not evaluated yet", "http://127.0.0.1:9: nothing pushed yet"]
+    assert lines[-3:] == [
+        "2 rules, not evaluated yet",
+        "leak: no room for 1,710 more that break it; they wait until some are over",
+        "http://127.0.0.1:9: nothing pushed yet",
+    ]
 
 
 def test_a_wide_table_says_more(server: str) -> None:
@@ -136,7 +141,7 @@ def test_json_has_all_there_is(server: str) -> None:
     found = json.loads(_good(server, "-o", "json"))
     assert found["evaluated_time"] is None
     assert found["receivers"] == [{"url": "http://127.0.0.1:9", "last_success_time": None, "error": None}]
-    assert [one["name"] for one in found["rules"]] == ["leak", "silent"]
+    assert [(one["name"], one["left_out"]) for one in found["rules"]] == [("leak", 1_710), ("silent", 0)]
     first, second, third = found["alerts"]
     assert (first["app"], first["hosts"], first["cause"], first["figure"]) == (HOSTILE, 200, "leak", 6_976.0)
     assert first["hostnames"] == [f"web-{number}" for number in range(199, 189, -1)]

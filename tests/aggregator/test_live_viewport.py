@@ -6,13 +6,13 @@ import pytest
 from rich.text import Text
 
 from loiter.limits import MAX_WINDOW_SECONDS
-from loiter_aggregator.commands.options import MEASURES
 from loiter_aggregator.live.app import next_window
 from loiter_aggregator.live.keys import KEYS, MEASURE_KEYS, help_lines, key_line
 from loiter_aggregator.live.layout import Line, fitting, lay_out, two_sides
 from loiter_aggregator.live.pages import Content
 from loiter_aggregator.live.viewport import Extent, Viewport
 from loiter_aggregator.output.tables import HOSTS
+from loiter_aggregator.queries import MEASURES
 from loiter_aggregator.rankings import KINDS
 
 WIDTH, HEIGHT = 80, 5
@@ -149,9 +149,10 @@ def test_a_table_never_cuts_a_figure_and_has_a_line_for_each_row(width: int) -> 
 
 
 def test_columns_of_the_wide_form_are_shown_where_there_is_room() -> None:
-    """From the left, and all of them in the wide form."""
+    """When it breaks and how many stay first, then from the left; and all of them in the wide form."""
     narrow, some, whole = ([one.title for one in fitting(HOSTS, [ROW], w) if not one.wide_only] for w in (80, 140, 300))
     assert set(narrow) < set(some) < set(whole)
+    assert [one for one in ("FD-ETA", "STUCK", "PORTS%") if one not in some] == []
     assert whole == [column.title for column in HOSTS]
     (titles,) = lay_out(Content((), HOSTS, [ROW], "a", [None], pinned=True), 80, wide=True).head
     assert text(titles).split()[-1] == "LABELS"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ from support.streams import until
 
 HOSTILE = '<script>alert(1)</script>\x1b[2J=cmd()"\\\n'
 INERT = r'<script>alert(1)</script>\x1b[2J=cmd()"\\n'
+# Which of the escapes in a name are written as one: SHA-256 of the two begins with the same 32 bits.
+SAME_DIGEST = ("00010011100101000000", "00001010010111110101")
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -205,6 +208,19 @@ def test_hostile_names_are_printable_short_and_told_apart() -> None:
     assert found["d"].startswith("twin~")
 
 
+def test_names_that_are_made_to_look_like_others_are_told_apart() -> None:
+    """One that has the part of a digest in it, and two of which that part is the same."""
+    twins = ("a\x1b", r"a\x1b")
+    first = label_values({name: name for name in twins})
+    forged = [*twins, *first.values()]
+    assert len(set(label_values({name: name for name in forged}).values())) == 4
+    same = ["".join("\x1b" if bit == "1" else r"\x1b" for bit in bits) for bits in SAME_DIGEST]
+    parts = {hashlib.sha256(name.encode()).hexdigest()[:8] for name in same}
+    assert len(parts) == 1, "or this shows nothing"
+    assert len(set(label_values({name: name for name in same}).values())) == 2
+    assert label_values({"x": "plain"}) == {"x": "plain"}
+
+
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
@@ -318,7 +334,7 @@ def test_alerts_and_deliveries_are_counted() -> None:
         apps=(),
         causes=(),
         alerts=pb.ListAlertsResponse(
-            rules=[pb.AlertRule(name="ports"), pb.AlertRule(name="fd-eta")],
+            rules=[pb.AlertRule(name="ports", left_out=7), pb.AlertRule(name="fd-eta")],
             alerts=[alert, alert, pb.Alert(rule="ports", state=pb.ALERT_STATE_RESOLVED)],
             receivers=[pb.AlertReceiver(url="http://one", error="refused"), pb.AlertReceiver(url="http://two")],
         ),
@@ -338,6 +354,7 @@ def test_alerts_and_deliveries_are_counted() -> None:
     }
     assert shown(found, "loiter_alerts", rule="ports", state="firing") == 2
     assert shown(found, "loiter_alerts", rule="fd-eta", state="firing") == 0
+    assert shown(found, "loiter_alerts_left_out", rule="ports") == 7
     assert shown(found, "loiter_alerts_evaluated_timestamp_seconds") is None
     assert shown(found, "loiter_alerts_receiver_failing", receiver="http://one") == 1
     assert shown(found, "loiter_alerts_receiver_failing", receiver="http://two") == 0

@@ -195,7 +195,7 @@ RUNS = itertools.count()
 
 @settings(
     derandomize=True,
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -194,16 +194,18 @@ def test_a_window_in_the_past_says_who_was_silent_then(store: DuckDbStore, clock
 # Filters.
 
 
-@pytest.fixture
-def named(store: DuckDbStore, clock: FakeClock) -> Fleet:
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Hosts whose names and apps differ in what looking for them must tell apart."""
+    store = open_store(tmp_path_factory.mktemp("named"))
     leaking = [explained(process(1, 9, app="shop_api", name="java")), process(2, 1, app="cron", name="CRON")]
     store_samples(store, "Web-1", [sample(processes=leaking)], labels={"role": "Web"})
     pooling = [explained(process(1, 30, app="shopXapi", name="java"), sample_pb2.CAUSE_IDLE_POOL)]
     store_samples(store, "db-100%", [sample(processes=pooling)], labels={"role": "db"})
     ended = [process(5, 4, app="shop_api")]
     store_samples(store, "bare", [sample(NOW - MINUTE, processes=ended), sample(processes=[process(3, 0, app="ß")])])
-    return fleet_of(store, clock)
+    yield fleet_of(store, FakeClock())
+    store.close()
 
 
 def test_of_an_app_there_are_the_rows_that_it_is_on_now(named: Fleet) -> None:

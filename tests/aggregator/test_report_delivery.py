@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import email
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import default
@@ -17,11 +22,12 @@ from loiter_aggregator.reports.delivery.folder import deliver_to_folder
 from loiter_aggregator.reports.delivery.mail import compose, deliver_by_mail
 from loiter_aggregator.reports.delivery.outgoing import Outgoing, delivery_id
 from loiter_aggregator.reports.delivery.signing import webhook_headers
-from loiter_aggregator.reports.delivery.webhook import webhook_body
+from loiter_aggregator.reports.delivery.webhook import deliver_to_webhook, webhook_body
 from loiter_aggregator.reports.file import Smtp, Webhook
 from support.fleet_reports import HOSTILE_LINKS, fleet_report
 from support.programs import free_port
 from support.reports import NOW
+from support.webhooks import receiver
 
 WHEN = datetime(2027, 1, 15, 8, tzinfo=UTC)
 
@@ -30,20 +36,55 @@ def _outgoing(name: str = "api", **files: bytes) -> Outgoing:
     return Outgoing(fleet_report(name), files, "daily", NOW, delivery_id("here", "daily", NOW, "x"))
 
 
-def test_tries_are_further_and_further_apart_for_a_day() -> None:
+def _waits(*retry_after: float | None, rest: float | None = None, hang: float = 0.0) -> list[float]:
+    """The waits until it is given up, by what the other end says at each try, each of which takes so long."""
+    waits: list[float] = []
+    passed = hang
+    while True:
+        said = retry_after[len(waits)] if len(waits) < len(retry_after) else rest
+        wait = wait_seconds(len(waits) + 1, passed, DeliveryError("busy", retry_after=said))
+        if wait is None:
+            return waits
+        waits.append(wait)
+        passed += wait + hang
+
+
+@pytest.mark.parametrize("hang", [0.0, 30.0])
+def test_tries_are_further_and_further_apart_for_a_day(hang: float) -> None:
     """Then it is given up."""
-    error = DeliveryError("busy")
-    waits = [wait_seconds(tries, error) for tries in range(1, 10)]
-    assert waits == [60, 300, 900, 3_600, 7_200, 14_400, 28_800, 28_800, None]
+    assert _waits(hang=hang) == [60, 300, 900, 3_600, 7_200, 14_400, 28_800, 28_800]
 
 
 def test_the_other_end_may_say_when_to_come_back() -> None:
-    """Within reason; and it is not asked for ever."""
-    assert wait_seconds(1, DeliveryError("busy", retry_after=7)) == 7
-    assert wait_seconds(1, DeliveryError("busy", retry_after=0)) == 1
-    assert wait_seconds(1, DeliveryError("busy", retry_after=1e9)) == 86_400
-    assert wait_seconds(100, DeliveryError("busy", retry_after=7)) is None
-    assert wait_seconds(1, DeliveryError("no", final=True)) is None
+    """But not again and again at once: it is tried for a day all the same."""
+    assert _waits(7.0)[:2] == [7, 60]
+    assert _waits(0.0)[0] == 1
+    assert _waits(1e9)[0] == 86_400
+    for seconds in (0.0, 1.0, 30.0, 600.0):
+        waits = _waits(rest=seconds)
+        assert 80_000 < sum(waits) < 110_000
+        assert len(waits) < 150
+    assert _waits(rest=1.0)[:14] == [*(2.0**power for power in range(12)), 3_600, 3_600]
+
+
+def test_a_plain_failure_after_many_tries_that_were_asked_for_is_not_the_last() -> None:
+    """What counts is for how long it was tried."""
+    waits = _waits(*([1.0] * 9))
+    assert waits[9] == 900  # eight and a half minutes have passed
+    assert sum(waits) > 80_000
+
+
+def test_a_clock_that_is_set_ahead_does_not_end_the_tries() -> None:
+    """Nor does one that is set back have it tried for ever."""
+    assert wait_seconds(2, 40 * 86_400, DeliveryError("busy")) == 300
+    assert wait_seconds(9, 40 * 86_400, DeliveryError("busy")) is None
+    assert wait_seconds(2, -86_400, DeliveryError("busy")) == 60
+    assert wait_seconds(100, -86_400, DeliveryError("busy", retry_after=1)) is None
+
+
+def test_what_the_other_end_says_of_when_to_come_back_is_read() -> None:
+    """Seconds, or a date; anything else says nothing. What it refuses for good is not tried again."""
+    assert wait_seconds(1, 0, DeliveryError("no", final=True)) is None
     assert retry_after_seconds("120") == 120
     assert retry_after_seconds("Fri, 15 Jan 2027 08:01:00 GMT", WHEN) == 60
     assert retry_after_seconds("Fri, 15 Jan 2027 07:01:00 GMT", WHEN) == 0
@@ -96,6 +137,18 @@ def test_a_webhook_gets_the_report_as_an_event() -> None:
     assert event["data"]["findings"][0]["app"] == "api"
 
 
+def test_a_webhook_gets_the_same_text_again_after_a_restart() -> None:
+    """The order in which Protobuf holds labels is another one in each process."""
+    outgoing = _outgoing()
+    labels = dict.fromkeys(("role", "dc", "zone", "app", "team", "rack", "env"), "x")
+    outgoing.report.labels.update(labels)
+    outgoing.report.hosts[0].labels.update(labels)
+    data = json.loads(webhook_body(outgoing, Webhook(name="x", url="https://x.example")))["data"]
+    for written in (data["labels"], data["hosts"][0]["labels"]):
+        assert set(labels) <= set(written)
+        assert list(written) == sorted(written)
+
+
 def test_an_e_mail_has_text_html_pictures_and_what_is_attached() -> None:
     """Pictures are referred to by their Content-ID."""
     smtp = Smtp(host="mail.example", from_="loiter@example.net")
@@ -138,6 +191,60 @@ def test_a_server_that_is_not_there_is_said_without_the_password(tmp_path: Path)
     with pytest.raises(DeliveryError, match=r"127\.0\.0\.1:\d+ can not be reached: Connection refused") as caught:
         deliver_by_mail(_outgoing(mail=b""), smtp, "ops@example.net", ())
     assert not caught.value.final
+
+
+@contextmanager
+def _dripping_server() -> Iterator[int]:
+    """A mail server that greets for ever, a letter at a time: no single read of its words takes long."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.settimeout(0.01)
+                connection.sendall(b"220-")
+                while True:
+                    connection.sendall(b"x")
+                    with suppress(TimeoutError):
+                        if not connection.recv(1):
+                            return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        yield int(listening.getsockname()[1])
+        dripping.join()
+
+
+@pytest.mark.parametrize("security", ["none", "starttls", "tls"])
+def test_a_mail_server_that_takes_for_ever_is_left(security: str) -> None:
+    """However lively it is: it is tried again, and holds up nobody."""
+    with _dripping_server() as port:
+        smtp = Smtp(host="127.0.0.1", from_="loiter@example.net", port=port, security=security)
+        with pytest.raises(DeliveryError) as caught:
+            deliver_by_mail(_outgoing(mail=b""), smtp, "ops@example.net", (), seconds=0.2)
+    assert not caught.value.final
+    if security != "tls":  # what drips is no TLS, and that is seen at once
+        assert str(caught.value) == f"127.0.0.1:{port} has not taken it within 0.2 s"
+
+
+def test_a_webhook_is_told_no_password_that_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be one in ~/.netrc, for the same host."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with receiver() as hook:
+        asyncio.run(deliver_to_webhook(_outgoing(), Webhook(name="x", url=hook.url)))
+    (came,) = hook.came
+    assert "authorization" not in came.headers
+
+
+def test_a_webhook_is_reached_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slack is outside, and not every network lets everybody out."""
+    with receiver() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        asyncio.run(deliver_to_webhook(_outgoing(), Webhook(name="x", url="http://hooks.example/in")))
+    assert [one.path for one in proxy.came] == ["http://hooks.example/in"]
 
 
 def test_a_folder_gets_files_of_the_due_time_and_the_same_again(tmp_path: Path) -> None:

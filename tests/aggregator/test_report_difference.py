@@ -10,6 +10,7 @@ from loiter_aggregator.reports.breach import breach_seconds, will_breach
 from loiter_aggregator.reports.difference import Before, before_of, before_with, compare
 from loiter_aggregator.reports.findings import Found, find
 from loiter_aggregator.reports.known import key_of
+from loiter_aggregator.reports.not_known import not_known
 from loiter_aggregator.reports.snapshot import Period, Snapshot
 from support.reports import HOUR, NOW, stamp
 
@@ -131,11 +132,9 @@ def _finding(
     )
 
 
-def _changes(
-    now: list[Found], before: list[pb.Finding] | None, silent: tuple[str, ...] = ()
-) -> list[tuple[pb.FindingChange.ValueType, str]]:
+def _changes(now: list[Found], before: list[pb.Finding] | None) -> list[tuple[pb.FindingChange.ValueType, str]]:
     against = None if before is None else before_with(NOW - DAY, before)
-    return [(one.change, key_of(one)[1]) for one in compare(now, against, frozenset(silent))]
+    return [(one.change, key_of(one)[1]) for one in compare(now, against, {})]
 
 
 def test_findings_are_new_worse_unchanged_better_or_resolved() -> None:
@@ -156,7 +155,7 @@ def test_findings_are_new_worse_unchanged_better_or_resolved() -> None:
         (BETTER, "less"),
         (RESOLVED, "over"),
     ]
-    assert compare(now, before_with(NOW - DAY, before), frozenset())[0].kind == FD_ETA
+    assert compare(now, before_with(NOW - DAY, before), {})[0].kind == FD_ETA
 
 
 @pytest.mark.parametrize(
@@ -201,7 +200,8 @@ def test_what_was_on_a_host_that_is_silent_now_is_not_resolved() -> None:
     """Whether it goes on is not known; once it is seen again, it is what it was."""
     was = _finding(PORTS, "proxy", 0.8)
     silent = Found(_finding(SILENT, "proxy", 60), strong=True)
-    (found, gone) = compare([silent], before_with(NOW - DAY, [was]), frozenset({"proxy"}))
+    before = before_with(NOW - DAY, [was])
+    (found, gone) = compare([silent], before, not_known(before, _snapshot(silent=("proxy",))))
     assert (found.change, found.kind) == (NEW, SILENT)
     assert (gone.change, gone.kind) == (UNKNOWN, PORTS)
     assert not gone.HasField("figure")
@@ -209,7 +209,7 @@ def test_what_was_on_a_host_that_is_silent_now_is_not_resolved() -> None:
     assert "not known whether this goes on: proxy is silent" in gone.summary
     later = before_of(pb.FleetReport(end_time=stamp(NOW), findings=[found, gone]))
     assert later == Before(NOW, {key_of(found): found, key_of(gone): gone}, frozenset({"proxy"}))
-    again = compare([Found(_finding(PORTS, "proxy", 0.81), strong=True)], later, frozenset())
+    again = compare([Found(_finding(PORTS, "proxy", 0.81), strong=True)], later, {})
     assert [(one.change, one.kind, one.before) for one in again] == [(UNCHANGED, PORTS, 0.8), (RESOLVED, SILENT, 60)]
 
 
@@ -224,16 +224,16 @@ def test_what_a_host_has_that_was_silent_before_is_not_new() -> None:
 
 def test_what_was_resolved_is_not_resolved_again() -> None:
     """The next report does not name it."""
-    (over,) = compare([], before_with(NOW - DAY, [_finding()]), frozenset())
+    (over,) = compare([], before_with(NOW - DAY, [_finding()]), {})
     assert over.change == RESOLVED
-    assert compare([], before_of(pb.FleetReport(end_time=stamp(NOW), findings=[over])), frozenset()) == []
+    assert compare([], before_of(pb.FleetReport(end_time=stamp(NOW), findings=[over])), {}) == []
 
 
 def test_since_when_is_remembered() -> None:
     """The figures of the report before reached further back."""
     was = _finding()
     was.since_time.CopyFrom(stamp(NOW - 5 * DAY))
-    (now,) = compare([Found(_finding(), strong=True)], before_with(NOW - DAY, [was]), frozenset())
+    (now,) = compare([Found(_finding(), strong=True)], before_with(NOW - DAY, [was]), {})
     assert now.since_time == stamp(NOW - 5 * DAY)
 
 

@@ -114,7 +114,7 @@ def test_lists_of_targets_hold_no_secret(folder: Path) -> None:
         ("FOLDER/password", "FOLDER/missing", r"cannot read .*/missing: No such file"),
         ("FOLDER/secret", "FOLDER/password", r"webhook tickets: .*password holds no secret"),
         ("FOLDER/url", "FOLDER/password", r"webhook chat: .*password: not an address such as"),
-        ("https://tickets.example.net/in", "ftp://tickets.example.net/hush", r"this is not an address such as"),
+        ("https://tickets.example.net/in", "ftp://tickets.example.net/hush", r"url: not an address such as"),
         ("FOLDER/reports", "reports", r"is not absolute"),
         ("FOLDER/reports", "FOLDER/password", r"report daily: .*/password is not a folder"),
         ('url_file = "FOLDER/url"', "", r"webhook chat: set one of url and url_file"),

@@ -135,9 +135,9 @@ def test_every_try_is_recorded_with_why_it_failed(state: ReportState) -> None:
     """The last says nothing: it went well."""
     _built(state, NOW, "webhook y")
     ((delivery, _),) = state.open_deliveries()
-    state.sending(delivery.id, NOW)
+    assert state.sending(delivery.id, NOW) == NOW
     state.not_delivered(delivery.id, "answered 503", NOW + SECOND)
-    state.sending(delivery.id, NOW + SECOND)
+    assert state.sending(delivery.id, NOW + SECOND) == NOW  # when it was tried first
     state.delivered(delivery.id, NOW + SECOND)
     assert state.attempts(delivery.id) == [(NOW, "answered 503"), (NOW + SECOND, None)]
     (done,) = state.deliveries(delivery.run)
@@ -169,6 +169,40 @@ def test_what_reports_said_is_forgotten_once_nobody_needs_it(state: ReportState)
                 state.delivered(delivery.id, NOW)
     _built(state, NOW + 4 * DAY, "folder /x")
     assert [state.report(run.id) is not None for run in runs] == [False, True, False, True]
+
+
+def _kept(state: ReportState, runs: list[Run]) -> list[bool]:
+    return [state.report(run.id) is not None for run in runs]
+
+
+def test_what_no_target_ever_took_is_not_kept(state: ReportState) -> None:
+    """Once it is given up; what arrived last is, to be compared with."""
+    runs = [_built(state, NOW, "folder /x")]
+    state.delivered(state.deliveries(runs[0].id)[0].id, NOW)
+    for day in range(1, 4):
+        runs.append(_built(state, NOW + day * DAY, "webhook y"))
+        state.not_delivered(state.deliveries(runs[-1].id)[0].id, "answered 503", None)
+    _built(state, NOW + 4 * DAY, "webhook y")
+    assert _kept(state, runs) == [True, False, False, False]
+
+
+def test_what_is_on_its_way_is_not_forgotten_before_it_is_given_up(
+    state: ReportState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many reports are due within a day; beyond all bounds, the oldest are. The last that arrived is kept."""
+    monkeypatch.setattr("loiter_aggregator.reports.state._KEPT_RUNS", 3)
+    monkeypatch.setattr("loiter_aggregator.reports.state._MOST_RUNS", 6)
+    first = _built(state, NOW, "folder /x")
+    state.delivered(state.deliveries(first.id)[0].id, NOW)
+    runs = [_built(state, NOW + day * DAY, "webhook y") for day in range(1, 6)]
+    assert [run.due for _, run in state.open_deliveries()] == [run.due for run in runs]
+    runs += [_built(state, NOW + day * DAY, "webhook y") for day in range(6, 10)]
+    assert [run.due for _, run in state.open_deliveries()] == [run.due for run in runs[-6:]]
+    assert state.last_delivered("daily") == b"report of %d" % NOW
+    for delivery, _ in state.open_deliveries():
+        state.not_delivered(delivery.id, "answered 503", None)
+    last = _built(state, NOW + 10 * DAY, "webhook y")
+    assert [run.id for run in state.latest_runs(9)] == [last.id, runs[-1].id, runs[-2].id, first.id]
 
 
 def test_the_database_is_for_its_owner_alone(state: ReportState, tmp_path: Path) -> None:

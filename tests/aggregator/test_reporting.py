@@ -52,7 +52,7 @@ def _fleet(store: DuckDbStore, clock: FakeClock) -> Fleet:
 def _reporting(store: DuckDbStore, clock: FakeClock, folder: Path, text: str = "") -> Reporting:
     file = folder / "reports.toml"
     file.write_text(text)
-    return Reporting(load_reports(file), _fleet(store, clock), Links("https://loiter.example"), folder, clock)
+    return Reporting(load_reports(file), _fleet(store, clock), Links("https://loiter.example"), folder, clock, 0.0)
 
 
 def _unscheduled(reporting: Reporting, period: int = HOUR) -> pb.FleetReport:
@@ -92,6 +92,32 @@ def test_a_report_names_what_leaks_and_what_runs_out(store: DuckDbStore, clock: 
     assert [one.hostname for one in report.hosts][:1] == ["web-1"]
     assert [(one.close_wait, one.processes) for one in report.causes] == [(610, 1)]
     assert (report.coverage.hosts, report.coverage.hosts_silent) == (2, 1)
+
+
+class _MovingClock(FakeClock):
+    """A clock that moves between any two looks at it, as all clocks do."""
+
+    def __call__(self) -> int:
+        """Reads it, a millisecond later."""
+        self.now += 1
+        return self.now
+
+
+def test_a_report_is_of_now_though_the_clock_moves_while_it_is_built(store: DuckDbStore, tmp_path: Path) -> None:
+    """The end of its period is past by then, and is not to be taken for a time of long ago, as of which is asked
+    otherwise: a host whose samples come late has been heard of, and is not silent."""
+    late = [sample(at - 5 * MINUTE, 1) for at in _hour()]
+    for one in late:
+        one.ports.add(source="10.0.0.1", destination="10.0.0.2:443", used=90, available=100)
+    store_samples(store, "late", late, interval_ms=STEP, late_ms=5 * MINUTE)
+    store_samples(store, "gone", [sample(at - 3 * HOUR, 1) for at in _hour()], interval_ms=STEP)
+    reports = []
+    for clock in (FakeClock(), _MovingClock()):
+        report = _unscheduled(_reporting(store, clock, tmp_path))
+        reports.append((_said(report), report.coverage, [one.hostname for one in report.hosts]))
+    assert reports[0] == reports[1]
+    assert reports[1][0] == {("SILENT", "UNSPECIFIED", "gone"), ("PORTS", "UNSPECIFIED", "late")}
+    assert (reports[1][1].hosts, reports[1][1].hosts_silent) == (2, 1)
 
 
 def test_an_empty_fleet_has_an_empty_report(store: DuckDbStore, clock: FakeClock, tmp_path: Path) -> None:
@@ -146,11 +172,8 @@ async def _round(runs: Runs) -> float:
     """Does what is due, to its end."""
     await runs.note_due()
     await runs.build_due()
-    ended = asyncio.Event()
-    seconds = await runs.deliver_due(ended.set)
-    while runs._in_hand:
-        ended.clear()
-        await ended.wait()
+    seconds = await runs.deliveries.begin_due(lambda: None)
+    await runs.deliveries.ended()
     return seconds
 
 
@@ -163,7 +186,7 @@ def test_a_scheduled_report_is_built_once_and_compares_with_the_last(
     _store_leak(store, "web-1", "api", NOW - HOUR, NOW, 10)
 
     async def days() -> None:
-        runs = Runs(load_reports(file), ReportState(tmp_path), _fleet(store, clock), Links(), tmp_path, clock)
+        runs = Runs(load_reports(file), ReportState(tmp_path), _fleet(store, clock), Links(), tmp_path, clock, 0.0)
         clock.now = NOW - MINUTE
         await _round(runs)
         clock.now = NOW
@@ -189,26 +212,34 @@ def test_a_scheduled_report_is_built_once_and_compares_with_the_last(
     }
 
 
-def test_what_was_due_while_the_aggregator_was_down_waits_for_the_agents(
+def test_what_is_due_by_the_start_or_soon_after_it_waits_for_the_agents(
     store: DuckDbStore, clock: FakeClock, tmp_path: Path
 ) -> None:
-    """Or every host would be silent in it."""
+    """Or every host would be silent in it: the agents have yet to connect again."""
     file = tmp_path / "reports.toml"
     file.write_text(DAILY.replace("FOLDER", str(tmp_path)))
 
     async def starts() -> list[str]:
         states = []
-        for now, settle in ((NOW - MINUTE, 120.0), (NOW + HOUR, 120.0), (NOW + HOUR, 0.0)):
-            clock.now = now
+        day = 24 * HOUR
+        # While it runs, while it is down, and right after a start.
+        for nows, settle in (
+            ((NOW - MINUTE,), 120.0),
+            ((NOW + HOUR,), 120.0),
+            ((NOW + HOUR,), 0.0),
+            ((NOW + day - SECOND, NOW + day + SECOND), 120.0),
+            ((NOW + day + MINUTE,), 0.0),
+        ):
+            clock.now = nows[0]
             state = ReportState(tmp_path)
-            runs = Runs(load_reports(file), state, _fleet(store, clock), Links(), tmp_path, clock)
-            runs.settle_seconds = settle
-            await _round(runs)
+            runs = Runs(load_reports(file), state, _fleet(store, clock), Links(), tmp_path, clock, settle)
+            for clock.now in nows:
+                await _round(runs)
             states.append(",".join(run.state for run in state.latest_runs(9)))
             await runs.stop()
         return states
 
-    assert asyncio.run(starts()) == ["", "due", "built"]
+    assert asyncio.run(starts()) == ["", "due", "built", "due,built", "built,built"]
 
 
 def test_a_delivery_that_fails_is_tried_again_and_shown(
@@ -249,6 +280,36 @@ def test_a_delivery_that_fails_is_tried_again_and_shown(
     assert len({one.headers["webhook-id"] for one in hook.came}) == 1
     assert caplog.text.count("is not delivered") == 1
     assert "s3cret" not in caplog.text
+
+
+def test_a_report_that_can_not_be_summed_up_is_tried_again(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that goes wrong with one ends neither the others nor the aggregator."""
+    reporting = _reporting(store, clock, tmp_path, DAILY.replace("FOLDER", str(tmp_path)))
+
+    async def tries() -> list[tuple[str, str]]:
+        clock.now = NOW - MINUTE
+        runs = await reporting._opened()
+        await _round(runs)
+        clock.now = NOW
+        shown: list[tuple[str, str]] = []
+        with monkeypatch.context() as patched:
+            patched.setattr("loiter_aggregator.reports.rendering.view.headline", _fails)
+            await _round(runs)
+            shown += [(run.state, run.error) for run in runs.state.latest_runs(1)]
+        clock.now = NOW + MINUTE
+        await _round(runs)
+        shown += [(run.state, run.error) for run in runs.state.latest_runs(1)]
+        await runs.stop()
+        return shown
+
+    assert asyncio.run(tries()) == [("due", "ValueError: no words for it"), ("built", "")]
+
+
+def _fails(report: pb.FleetReport) -> str:
+    del report
+    raise ValueError("no words for it")
 
 
 def test_a_redirect_is_not_followed_and_what_is_refused_is_given_up(

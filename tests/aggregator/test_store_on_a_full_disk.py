@@ -25,8 +25,8 @@ KEY = host_key("web-1")
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 12 MB, of which 1 MB is taken by a file that can be deleted."""
-    with small_disk(tmp_path / "disk", 12_000_000) as folder:
+    """A disk of 6 MB, of which 1 MB is taken by a file that can be deleted."""
+    with small_disk(tmp_path / "disk", 6_000_000) as folder:
         yield folder
 
 

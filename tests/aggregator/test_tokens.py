@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loiter_aggregator.access.principal import Right
 from loiter_aggregator.access.tokens import TokenFileError, TokenRefused, TokenStore, add, load, revoke
+from loiter_aggregator.commands import loiter
 from support.programs import BIN, run
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -39,6 +41,12 @@ class Time:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "tokens.json"
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all examples of a property."""
+    return tmp_path_factory.mktemp("tokens")
 
 
 def opened(file: Path, time: Time) -> TokenStore:
@@ -195,7 +203,7 @@ def test_two_that_write_at_once_lose_nothing(file: Path) -> None:
     assert len(load(file)) == 40
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=150)
 @given(
     content=st.one_of(
         st.binary(max_size=300),
@@ -214,15 +222,15 @@ def test_two_that_write_at_once_lose_nothing(file: Path) -> None:
         ).map(lambda value: json.dumps(value).encode()),
     )
 )
-def test_no_file_does_worse_than_a_message(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_no_file_does_worse_than_a_message(shared_folder: Path, content: bytes) -> None:
     """Whatever is in it."""
-    file = tmp_path_factory.mktemp("tokens") / "tokens.json"
+    file = shared_folder / "tokens.json"
     file.write_bytes(content)
     with suppress(TokenFileError):
         assert len(load(file)) == len(json.loads(content)["tokens"])
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=150)
 @given(text=st.text(max_size=100) | st.from_regex(r"loiter_[0-9a-f]{8}_[0-9a-f]{60,66}", fullmatch=True))
 def test_no_text_that_was_not_handed_out_lets_in(text: str) -> None:
     """Whatever is shown."""
@@ -242,21 +250,21 @@ def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
     """The token goes to standard output, alone, for a script to take. The aggregator need not have run before."""
     folder = tmp_path / "not/yet"
 
-    def token(*words: str) -> subprocess.CompletedProcess[str]:
-        return run([BIN / "loiter", "token", *words, "--data-dir", folder])
+    def token(*words: str) -> Result:
+        return CliRunner().invoke(loiter, ["token", *words, "--data-dir", str(folder)])
 
-    made = token("add", "alice", "--right", "read", "--expires", "90d")
+    made = run([BIN / "loiter", "token", "add", "alice", "--right", "read", "--expires", "90d", "--data-dir", folder])
     assert made.returncode == 0, made.stderr
     text = made.stdout.strip()
     assert TokenStore(folder / "tokens.json").check(text).name == "alice"
     again = token("add", "alice", "--right", "read")
-    assert again.returncode == 1
+    assert again.exit_code == 1
     assert "there is a token alice already" in again.stderr
     assert text.rpartition("_")[2] not in token("list").stdout
     assert "in force until" in token("list").stdout
-    assert token("revoke", "alice").returncode == 0
+    assert token("revoke", "alice").exit_code == 0
     (row,) = json.loads(token("list", "-o", "json").stdout)
     assert (row["name"], row["right"], row["in_force"]) == ("alice", "read", False)
-    assert token("revoke", "alice").returncode == 1
-    assert token("add", "bad name", "--right", "read").returncode == 1
-    assert token("add", "bob").returncode == 2
+    assert token("revoke", "alice").exit_code == 1
+    assert token("add", "bad name", "--right", "read").exit_code == 1
+    assert token("add", "bob").exit_code == 2

@@ -221,3 +221,68 @@ def test_no_more_questions_are_under_way_than_the_fleet_takes() -> None:
         await board.close()
 
     run(scenario())
+
+
+def test_what_costs_much_is_asked_for_seldom() -> None:
+    """In proportion to how long it took, ten minutes apart at the most; what costs little is as fresh as it may be."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        board = board_at(time)
+
+        async def look(took: float) -> int:
+            fleet.gate.clear()
+            asking = asyncio.create_task(board.ask(fleet.get_fleet, ASK, fresh=60, rest=49, wait=None))
+            for _ in range(3):  # it asks, if it does
+                await asyncio.sleep(0)
+            time.seconds += took
+            fleet.gate.set()
+            return number(await asking)
+
+        assert await look(took=2) == 1
+        time.seconds += 97
+        assert await look(took=0) == 1, "a fiftieth of the time is taken"
+        time.seconds += 1
+        assert await look(took=0.125) == 2
+        time.seconds += 59.75
+        assert await look(took=0) == 2
+        time.seconds += 0.125
+        assert await look(took=100) == 3
+        time.seconds += 599
+        assert await look(took=0) == 3
+        await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"role": "web"}))
+        assert await look(took=0) == 3, "nobody who comes back has it built anew before"
+        time.seconds += 1
+        assert await look(took=0) == 4 + 1
+
+    run(scenario())
+
+
+def test_a_failure_of_what_is_asked_for_seldom_is_not_kept_for_as_long() -> None:
+    """What it costs counts all the same."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet(failure=Overloaded("too many"))
+        board = board_at(time)
+        fleet.gate.set()
+        assert (await board.ask(fleet.get_fleet, ASK, fresh=60)).error is not None
+        time.seconds += 5
+        fleet.failure = None
+        assert number(await board.ask(fleet.get_fleet, ASK, fresh=60)) == 2
+
+    run(scenario())
+
+
+def test_an_answer_that_is_not_for_everyone_is_shown_to_whom_it_is_for() -> None:
+    """Nor is what went wrong for one shown to another."""
+
+    async def scenario() -> None:
+        fleet, board = Fleet(failure=Overloaded("carol asks too often")), board_at(Time())
+        fleet.gate.set()
+        assert (await board.ask(fleet.get_fleet, ASK, who="carol")).error is not None
+        fleet.failure = None
+        assert number(await board.ask(fleet.get_fleet, ASK, who="dave")) == 2
+        assert (await board.ask(fleet.get_fleet, ASK, who="carol")).error is not None
+        assert number(await board.ask(fleet.get_fleet, ASK)) == 3
+
+    run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from starlette.responses import Response
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.fleet.errors import Overloaded, TookTooLong
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.web.address import moment
+from loiter_aggregator.web.pages.ranking import ranking
 from support.aggregators import FakeClock, open_store, store_samples
 from support.reports import MINUTE, NOW, explained, process, sample
 from support.web import Served, serving_page, settings_of
@@ -80,7 +84,7 @@ def look(filled: DuckDbStore, clock: FakeClock, tmp_path: Path) -> Callable[[Sce
             async with serving_page(filled, clock, settings_of(tmp_path)) as served:
                 await scenario(served)
 
-        asyncio.run(asyncio.wait_for(serving(), 30))
+        asyncio.run(asyncio.wait_for(serving(), 60))
 
     return run
 
@@ -107,8 +111,9 @@ def test_every_page_is_whole_and_inert(look: Callable[[Scenario], None]) -> None
             f"/app?name={hostile}",
             f"/top/hosts?label=role%3D{hostile}",
         )
-        pages = await asyncio.gather(*(_page(served, address) for address in (*ADDRESSES, *of_hostile)))
-        for html in pages:
+        addresses = (*ADDRESSES, *of_hostile)
+        pages = dict(zip(addresses, await asyncio.gather(*(_page(served, one) for one in addresses)), strict=True))
+        for html in pages.values():
             assert "<title>" in html
             assert "</html>" in html
             assert "\x1b" not in html
@@ -116,7 +121,7 @@ def test_every_page_is_whole_and_inert(look: Callable[[Scenario], None]) -> None
             assert " style=" not in html
             assert " onclick=" not in html
         for address in ("/top/hosts", "/top/processes", "/top/apps", "/top/groups?group_by=role", "/"):
-            assert SHOWN in await _page(served, address), address
+            assert SHOWN in pages[address], address
 
     look(scenario)
 
@@ -216,6 +221,70 @@ def test_a_ranking_is_downloaded_whole(look: Callable[[Scenario], None]) -> None
         for wrong in ("/top/hosts.xml", "/top/nothing.csv", "/top/nothing"):
             assert (await served.browser.get(wrong)).status_code == 404
         assert (await served.browser.get("/top/hosts.csv?by=size")).status_code == 400
+
+    look(scenario)
+
+
+def test_a_page_has_room_for_500_rows(look: Callable[[Scenario], None]) -> None:
+    """The files that it leads to take as many as were asked for."""
+
+    async def scenario(served: Served) -> None:
+        for address in ("/top/hosts?limit=10000", "/host?name=web1&limit=10000"):
+            await _page(served, address)
+        asked = [key for key in served.site.state.board._entries if key[0].endswith(("rank_hosts", "get_host"))]
+        limits = [
+            pb.RankHostsRequest.FromString(question).query.limit
+            if method.endswith("rank_hosts")
+            else pb.GetHostRequest.FromString(question).limit
+            for method, _, question in asked
+        ]
+        assert limits == [500, 500]
+        assert "/top/hosts.csv?limit=10000" in await _page(served, "/top/hosts?limit=10000")
+        assert (await served.browser.get("/top/hosts.csv?limit=10000")).text.count("\r\n") == 4
+        assert (await served.browser.get("/top/hosts?limit=10001", headers=PAGE)).status_code == 400
+
+    look(scenario)
+
+
+def test_agents_are_served_while_a_page_of_many_rows_is_made(
+    look: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it comes packed, to whom takes that."""
+    made = threading.Event()
+    render: Callable[..., Response] = ranking.__globals__["render"]
+
+    def slow(*arguments: Any) -> Response:
+        assert made.wait(10), "nothing else was answered meanwhile"
+        return render(*arguments)
+
+    async def scenario(served: Served) -> None:
+        await _page(served, "/top/hosts?limit=100")
+        monkeypatch.setitem(ranking.__globals__, "render", slow)
+        asking = asyncio.create_task(served.browser.get("/top/hosts?limit=100", headers=PAGE))
+        for _ in range(3):
+            assert (await served.browser.get("/healthz")).status_code == 200
+        made.set()
+        packed = await asking
+        plain = await served.browser.get("/top/hosts?limit=100", headers=PAGE | {"accept-encoding": "identity"})
+        assert (packed.headers["content-encoding"], plain.headers.get("content-encoding")) == ("gzip", None)
+        assert "accept-encoding" in packed.headers["vary"].lower()
+        assert "accept-encoding" in plain.headers["vary"].lower()
+        assert "web1" in packed.text
+        assert "web1" in plain.text
+
+    look(scenario)
+
+
+def test_a_host_of_a_moment_shows_nothing_of_now(look: Callable[[Scenario], None]) -> None:
+    """Neither when it last reported nor what its latest sample says: only what is kept of then."""
+
+    async def scenario(served: Served) -> None:
+        of_now = ("Last report", "TIME-WAIT by destination", "Ephemeral ports", "CLOSE-WAIT</span> <b>", "Read by")
+        page = await _page(served, "/host?name=web1")
+        assert all(part in page for part in of_now)
+        page = await _page(served, f"/host?name=web1&until={moment(NOW - 10 * MINUTE)}")
+        assert [part for part in of_now if part in page] == []
+        assert "shop.service" in page
 
     look(scenario)
 

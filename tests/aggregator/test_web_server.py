@@ -290,16 +290,13 @@ def test_who_does_not_get_on_with_a_request_is_cut_off(
                 assert await asyncio.wait_for(reader.read(), 5) == b""
             writer.close()
 
-        async def stays() -> None:
-            reader, writer = await dial(served)
-            writer.write(ask + b"\r\n")
-            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            await asyncio.sleep(0.2)
-            writer.write(ask + b"connection: close\r\n\r\n")
-            assert (await reader.read()).count(b"HTTP/1.1 200") == 1
-            writer.close()
-
-        await asyncio.gather(cut_off(b""), cut_off(head), cut_off(head + b"content-length: 9\r\n\r\nto"), stays())
+        reader, writer = await dial(served)
+        writer.write(ask + b"\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        await asyncio.gather(cut_off(b""), cut_off(head), cut_off(head + b"content-length: 9\r\n\r\nto"))
+        writer.write(ask + b"connection: close\r\n\r\n")  # though it came before those
+        assert (await reader.read()).count(b"HTTP/1.1 200") == 1
+        writer.close()
 
     serve(scenario)
 
@@ -343,14 +340,38 @@ def test_no_more_connections_are_open_than_there_is_room_for(
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
-        held[0][1].close()
-        await asyncio.sleep(0.05)
+        held[0][1].write_eof()
+        assert await asyncio.wait_for(held[0][0].read(), 5) == b"", "it is closed at the other end, too"
         assert (await served.browser.get("/healthz")).status_code == 200
         for _, held_writer in held:
             held_writer.close()
 
     serve(scenario)
     assert "3 connections to the web page are open from 127.0.0.1" in caplog.text
+
+
+def test_a_mistake_in_taking_connections_does_not_end_the_page(
+    serve: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the next connection is taken."""
+    monkeypatch.setattr("loiter_aggregator.background._FIRST_PAUSE", 0.0)
+    has_room = connections.Connections._has_room
+    mistakes = [ZeroDivisionError("of ours")]
+
+    def mistaken(self: connections.Connections, network: str) -> bool:
+        if mistakes:
+            raise mistakes.pop()
+        return has_room(self, network)
+
+    async def scenario(served: Served) -> None:
+        monkeypatch.setattr(connections.Connections, "_has_room", mistaken)
+        reader, writer = await dial(served)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        assert (await served.browser.get("/healthz")).status_code == 200
+
+    serve(scenario)
+    assert "what takes connections to the web page ended by a mistake: ZeroDivisionError: of ours" in caplog.text
 
 
 def test_it_answers_what_is_asked_and_then_stops_at_once(
@@ -360,17 +381,24 @@ def test_it_answers_what_is_asked_and_then_stops_at_once(
     monkeypatch.setattr("loiter_aggregator.web.server._STOP_GRACE_SECONDS", 0.3)
     answers: list[int] = []
 
-    async def slow(request: Request) -> Response:
-        await asyncio.sleep(float(request.query_params["seconds"]))
-        return PlainTextResponse("done")
-
     async def scenario(served: Served) -> None:
+        begun, ends = asyncio.Semaphore(0), {"soon": asyncio.Event(), "never": asyncio.Event()}
+
+        async def slow(request: Request) -> Response:
+            begun.release()
+            await ends[request.query_params["ends"]].wait()
+            return PlainTextResponse("done")
+
         add_page(served, "/slow", slow)
         _, idle = await dial(served)
-        asked = [asyncio.create_task(served.browser.get(f"/slow?seconds={seconds}")) for seconds in (0.1, 100)]
-        await asyncio.sleep(0.05)
-        async with asyncio.timeout(2):
-            await served.server.stop()
+        asked = [asyncio.create_task(served.browser.get(f"/slow?ends={when}")) for when in ends]
+        async with asyncio.timeout(10):
+            for _ in asked:
+                await begun.acquire()
+            stopping = asyncio.create_task(served.server.stop())
+            await asyncio.sleep(0)  # it begins to stop
+            ends["soon"].set()
+            await stopping
         answers.extend([(await one).status_code for one in asked])
         idle.close()
         with pytest.raises(ConnectionRefusedError):

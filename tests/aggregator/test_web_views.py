@@ -12,13 +12,14 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.output.rows import host_row, process_row
+from loiter_aggregator.queries import CAUSES
 from loiter_aggregator.web.address import Address, read_labels, read_moment, read_number, read_span
 from loiter_aggregator.web.views.ages import RANGE_WIDTH, age_range, histogram
 from loiter_aggregator.web.views.charts import Figure, charts_of
 from loiter_aggregator.web.views.forecast import forecast_chart
 from loiter_aggregator.web.views.sparklines import sparkline
 from loiter_aggregator.web.views.tables import ranking_table
-from loiter_aggregator.web.views.tags import CAUSE_MEANS, CAUSES
+from loiter_aggregator.web.views.tags import CAUSE_MEANS
 from support.reports import NOW, lasting, stamp
 
 SPAN = read_span(QueryParams(""))

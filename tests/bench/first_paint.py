@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.browser import running_browser, watched
 from support.large_store import make_large_store
-from support.programs import BIN, free_port, running
+from support.programs import BIN, Command, free_port, running
 
 # Notes when the first row of a table is there, in milliseconds since the navigation began.
 _NOTE_TABLE = """
@@ -51,7 +51,7 @@ def measure(browser: Browser, url: str, path: str) -> tuple[float, float]:
 @contextmanager
 def serving(folder: Path, port: int) -> Iterator[str]:
     """Runs an aggregator over the store from when it listens, and yields the address of its page."""
-    command = [BIN / "loiter", "serve", "--listen", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{port}"]
+    command: Command = [BIN / "loiter", "serve", "--listen", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{port}"]
     with running([*command, "--data-dir", folder], folder / f"aggregator-{port}.log") as program:
         program.wait_for_log("store in", 60)
         yield f"http://127.0.0.1:{port}"

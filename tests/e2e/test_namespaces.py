@@ -224,7 +224,7 @@ def test_a_dump_that_is_given_up_does_not_lead_out_of_the_namespace(found: Found
         box = found.of(it.pid)
         dump = box.dump(ALL_STATES)
         next(dump)
-        dump.close()  # type: ignore[attr-defined]  # a generator
+        dump.close()
         assert states(box) == {TCP_LISTEN: 1, TCP_ESTABLISHED: 1_200}
 
 

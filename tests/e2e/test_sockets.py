@@ -63,6 +63,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         stub: Any = FleetServiceStub(stack.enter_context(grpc.insecure_channel(one.server)))
         wait_until(lambda: _fleet(stub).coverage.hosts_reporting == 2, 15, "both hosts have reported")
         yield Scene(one, agents[0], holder, inside, stub)
+        for program in (*agents, holder, one.program):  # all are told before any is waited for
+            program.process.terminate()
 
 
 def _fleet(stub: Any) -> pb.GetFleetResponse:

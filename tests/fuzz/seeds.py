@@ -159,7 +159,7 @@ _SEEDS: Final = {
     ),
     "host_header": (b"127.0.0.1:7434", b"[::1]:7434", b"localhost", b"loiter.example.net.:443"),
     "way_back": (b"/top/hosts?by=stuck&window=10m", b"//evil.example/", b"https://evil.example/"),
-    "login_cookie": (b"WyIwMTIzYWJjZCIsIjAxMjMiLDE4MDAwMDAwMDBd.c2lnbmF0dXJl", b"; loiter-7434=a.b", b"\"\\054\""),
+    "login_cookie": (b"WyIwMTIzYWJjZCIsIjAxMjMiLDE4MDAwMDAwMDBd.c2lnbmF0dXJl", b"; loiter-7434=a.b", b'"\\054"'),
     "token": (TOKEN.encode(), TOKEN.upper().encode(), b"loiter_0123abce_" + b"0" * 64),
     "token_file": (TOKEN_FILE, TOKEN.encode() + b"\n", b'{"version": 1, "tokens": []}'),
     "certificate": (_CERTIFICATE, ssl.PEM_cert_to_DER_cert(_CERTIFICATE.decode())),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -60,13 +61,28 @@ severity = "critical"
 apps = ["LEAK", "order-api.service", "<script>alert(1)</script>*"]
 add_labels = { team = "payments" }
 [[rule]]
+name = "fd-eta"
+kind = "fd-eta"
+below = "7d"
+window = "1m"
+for = "2s"
+apps = ["order-api.service"]
+[[rule]]
 name = "host-silent"
 kind = "host-silent"
 above = "3s"
 """
-# Told of at once, and a second time only when something has changed.
+# The routes of the guide. Told of at once, and a second time only when something has changed.
 _ALERTMANAGER: Final = """
-route: { receiver: hook, group_by: [alertname, app], group_wait: 1s, group_interval: 1s, repeat_interval: 1h }
+route:
+  receiver: hook
+  group_by: [alertname]
+  group_wait: 1s
+  group_interval: 1s
+  repeat_interval: 1h
+  routes:
+    - matchers: ['app!=""']
+      group_by: [app]
 receivers: [{ name: hook, webhook_configs: [{ url: "HOOK", send_resolved: true }] }]
 """
 
@@ -110,6 +126,11 @@ def _listening(hook: Hook) -> Iterator[Hook]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _is_second(alert: Any) -> bool:
+    """Whether it is the one of another rule that the same application breaks, too."""
+    return bool(alert["labels"]["alertname"] == "fd-eta")
 
 
 class Scene:
@@ -163,7 +184,7 @@ class Scene:
         """The alerts that Alertmanager has firing, by whom they are about."""
         with urlopen(f"{self.url}/api/v2/alerts", timeout=10) as answer:
             found = json.load(answer)
-        return {one["labels"].get("app") or one["labels"]["host"]: one for one in found}
+        return {one["labels"].get("app") or one["labels"]["host"]: one for one in found if not _is_second(one)}
 
 
 _ALL: Final = {_LEAK, _API, SILENT, HOSTILE}
@@ -200,8 +221,13 @@ def test_an_application_on_several_hosts_is_one_alert_and_one_notification(scene
     assert alert["annotations"]["cause"] == "leak"
     assert alert["annotations"]["summary"].startswith(f"{_API}: CLOSE-WAIT grows by ")
     (told,) = wait_until(lambda: scene.hook.of(_API, "firing"), 20, "a notification")
-    assert told["groupLabels"] == {"alertname": "leak", "app": _API}
-    assert len(told["alerts"]) == 1
+    assert told["groupLabels"] == {"app": _API}
+
+
+def test_what_a_deploy_breaks_by_several_rules_is_one_notification(scene: Scene) -> None:
+    """It leaks, and it runs out of file descriptors: on whatever hosts it is."""
+    (told,) = wait_until(lambda: scene.hook.of(_API, "firing"), 20, "a notification")
+    assert sorted(one["labels"]["alertname"] for one in told["alerts"]) == ["fd-eta", "leak"]
 
 
 def test_links_lead_to_the_page(scene: Scene) -> None:
@@ -222,11 +248,12 @@ def test_a_hostile_name_can_do_nothing_in_a_terminal(scene: Scene) -> None:
         assert "\x1b" not in text
 
 
-def test_a_restart_of_the_aggregator_is_not_noticed(scene: Scene) -> None:
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=("stopped", "killed"))
+def test_a_restart_of_the_aggregator_is_not_noticed(scene: Scene, end: signal.Signals) -> None:
     """The alerts are the same, since when they were; nobody is notified of anything."""
     wait_until(lambda: scene.hook.names() >= _RECEIVED, 20, "the first notifications")
     before, notified = scene.received(), len(scene.hook.notified)
-    scene.aggregator.stop()
+    scene.aggregator.stop(end)
     scene.start_aggregator()
     wait_until(lambda: scene.receiver()["last_success_time"] is not None, 30, "alerts are pushed again")
     wait_until(lambda: scene.firing() >= _ALL, 30, "everything fires again")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from support.browser import running_browser, watched
-from support.programs import BIN, Program, agent_command, free_port, running
+from support.programs import BIN, Command, Program, agent_command, free_port, running
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 def _aggregator(folder: Path, server: str, http: str) -> Program:
     """Starts an aggregator with a store of its own, which has nothing in it the first time."""
-    command = [BIN / "loiter", "serve", "--listen", server, "--http", http, "--data-dir", folder / "store"]
+    command: Command = [BIN / "loiter", "serve", "--listen", server, "--http", http, "--data-dir", folder / "store"]
     program = Program(command, folder / "aggregator.log")
     program.wait_for_log("store in", 30)
     return program

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 _FLAGS: Final = (
     "--headless",
@@ -27,12 +27,15 @@ _NOTE_VIOLATIONS: Final = """
     document.addEventListener("securitypolicyviolation",
         (event) => window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sample}`));
 """
+# Of a machine that does much else at the same time.
+_PATIENCE_MS: Final = 20_000
 _GRAVE: Final = ("serious", "critical")
 
 
 @contextmanager
 def running_browser(path: str) -> Iterator[Browser]:
     """Runs a browser for as long as the block lasts."""
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
         try:
@@ -55,7 +58,7 @@ class Watched:
         self.page.goto(self.origin + path)
         self.page.locator("#main").wait_for()
         if self.page.locator("#live").count():
-            self.page.locator("#live:not([data-soon=yes])").wait_for(timeout=20_000)
+            self.page.locator("#live:not([data-soon=yes])").wait_for()
         return self.page
 
     def check(self) -> None:
@@ -83,7 +86,7 @@ class Watched:
 def watched(browser: Browser, url: str, **options: Any) -> Iterator[Watched]:
     """Opens a page in a profile of its own, with the options of Browser.new_context."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(_PATIENCE_MS)
     try:
         yield _watched(context, url)
     finally:

@@ -61,13 +61,14 @@ class WatchedFleet:
 
 
 @contextmanager
-def watched_fleet(folder: Path, *flags: str, toml: str = "") -> Iterator[WatchedFleet]:
+def watched_fleet(folder: Path, *flags: str, toml: str = "", hostile: bool = True) -> Iterator[WatchedFleet]:
     """Runs a fleet, from when its ranking shows what misbehaves, for as long as the block lasts.
 
     Args:
         folder: For the store, the settings and the logs; the aggregator's settings are `aggregator.toml` there.
         flags: More flags for `loiter serve`.
         toml: More settings for the aggregator.
+        hostile: Whether names are among them that are made to do harm; not in pictures for people.
     """
     server, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     with ExitStack() as stack:
@@ -75,21 +76,25 @@ def watched_fleet(folder: Path, *flags: str, toml: str = "") -> Iterator[Watched
         for name, *arguments in _PROGRAMS:
             command: Command = [sys.executable, LEAKLAB / f"programs/{name}.py", *arguments]
             pids[name] = stack.enter_context(_lab_program(command, folder / f"{name}.log")).pid
-        (folder / _HOSTILE_FILE).write_text(_HOSTILE_PROGRAM)
-        stack.enter_context(_lab_program([sys.executable, folder / _HOSTILE_FILE], folder / "hostile.log"))
-        aggregator = stack.enter_context(serving(folder, server, http, *flags, toml=toml))
-        stack.enter_context(
-            running([*MORTAL, *agent_command(server, folder, "--label", "role=lab")], folder / "agent.log")
+        if hostile:
+            (folder / _HOSTILE_FILE).write_text(_HOSTILE_PROGRAM)
+            stack.enter_context(_lab_program([sys.executable, folder / _HOSTILE_FILE], folder / "hostile.log"))
+        aggregator = stack.enter_context(serving(folder, server, http, *flags, toml=toml, hostile=hostile))
+        of_agent = ("--label", "role=lab", *(() if hostile else ("--hostname", "web-3")))
+        stack.enter_context(running([*MORTAL, *agent_command(server, folder, *of_agent)], folder / "agent.log"))
+        stack.enter_context(synthetic_hosts(folder, server, hostile=hostile))
+        leak = wait_until(
+            lambda: _leak(server, pids["forgets_to_close"], hostile), 60, "the ranking shows what misbehaves"
         )
-        stack.enter_context(synthetic_hosts(folder, server))
-        leak = wait_until(lambda: _leak(server, pids["forgets_to_close"]), 60, "the ranking shows what misbehaves")
         yield WatchedFleet(server, f"http://{http}", folder, aggregator, leak["host"], leak["pid"])
 
 
 @contextmanager
-def serving(folder: Path, server: str, http: str, *flags: str, toml: str = "") -> Iterator[Program]:
+def serving(
+    folder: Path, server: str, http: str, *flags: str, toml: str = "", hostile: bool = True
+) -> Iterator[Program]:
     """Runs an aggregator whose store has an hour of made-up hosts in it, from when it listens."""
-    write_past(folder / "store")
+    write_past(folder / "store", hostile=hostile)
     settings = folder / "aggregator.toml"
     settings.write_text(toml)
     command: Command = [BIN / "loiter", "serve", "--config", settings, "--listen", server, "--http", http]
@@ -100,10 +105,11 @@ def serving(folder: Path, server: str, http: str, *flags: str, toml: str = "") -
 
 
 @contextmanager
-def synthetic_hosts(folder: Path, server: str, *secrets: Path) -> Iterator[Program]:
+def synthetic_hosts(folder: Path, server: str, *secrets: Path, hostile: bool = True) -> Iterator[Program]:
     """Runs the agents of the made-up hosts, which may have to show a token and to trust an authority: their files."""
     command: Command = [sys.executable, ROOT / "tests/support/synthetic_fleet.py", server, *secrets]
-    with running(command, folder / "synthetic.log", _ON_PATH) as program:
+    environment = _ON_PATH if hostile else {**_ON_PATH, "LOITER_TAME": "1"}
+    with running(command, folder / "synthetic.log", environment) as program:
         yield program
 
 
@@ -119,13 +125,13 @@ def _lab_program(command: Command, log: Path) -> Iterator[Program]:
         yield program
 
 
-def _leak(server: str, parent: int) -> Any:
+def _leak(server: str, parent: int, hostile: bool) -> Any:
     """The process of this machine that leaks, a child of ours, once the rankings have all that is to be seen."""
     rows = ask(server, "top", "processes", "--window", "5m", "--limit", "50")
     causes = {row["cause"] for row in rows if row["app"].endswith(".py")}
     fleet = ask(server, "fleet")
     silent = [one["host"] for one in fleet["silent_hosts"]]
-    seen = any(row["app"] == HOSTILE for row in rows) and SILENT in silent
+    seen = (not hostile or any(row["app"] == HOSTILE for row in rows)) and SILENT in silent
     if not seen or not {"leak", "stalled_reader", "idle_pool"} <= causes:
         return None
     ours = {child.pid for child in psutil.Process(parent).children()}

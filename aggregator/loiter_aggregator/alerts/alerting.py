@@ -18,6 +18,8 @@ from loiter_aggregator.alerts.measure import NotMeasured, measure
 from loiter_aggregator.alerts.memory import FILE, recall, remember
 from loiter_aggregator.alerts.messages import alert_message, in_order, receiver_message, rule_message
 from loiter_aggregator.alerts.state import (
+    MAX_ALERTS,
+    MAX_OF_ONE_HOST,
     Alert,
     Alerts,
     Key,
@@ -28,15 +30,16 @@ from loiter_aggregator.alerts.state import (
     shifted,
 )
 from loiter_aggregator.alerts.words import summary
+from loiter_aggregator.background import Mistakes, keep_running
 from loiter_aggregator.clock import Clock, boot_clock, to_timestamp
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.links import Links
 
 _log = logging.getLogger(__name__)
 
-# Between two evaluations there are as many times the last one's length, so that they never take more than a fifth of
+# Between two evaluations there are as many times the last one's length, so that they never take more than a tenth of
 # what ingest and people need.
-_REST: Final = 4.0
+_REST: Final = 9.0
 # By how much the clock may be set without a word.
 _TOLERATED_STEP_MS: Final = 2_000
 
@@ -64,19 +67,32 @@ class Alerting:
         self._alerts: dict[Key, Alert] = {}
         self._offset = clock() - steady_clock()
         self._troubles: dict[str, str] = {}
+        self._mistakes = Mistakes()
+        self._share = MAX_ALERTS // max(1, len(self._rules))
+        self._left_out: dict[str, int] = {}
+        self._is_recalled = False
         self._evaluated: int | None = None
         self._seconds: float | None = None
         self._evaluations = self._failed = 0
 
     async def run(self) -> None:
         """Evaluates and pushes until it is cancelled."""
-        await self.recall()
+        if not self._is_recalled:  # else it was started again, and what it knows is newer
+            await self.recall()
         async with asyncio.TaskGroup() as tasks:
             for receiver in self._receivers:
-                tasks.create_task(receiver.run())
+                tasks.create_task(keep_running(f"pushing alerts to {receiver.url}", receiver.run))
             while True:
-                await asyncio.sleep(max(self._settings.every - (self._seconds or 0.0), _REST * (self._seconds or 0.0)))
-                await self.evaluate()
+                await asyncio.sleep(self._pause())
+                try:
+                    await self.evaluate()
+                except Exception as error:  # those of a rule are its own: see `measure`
+                    self._failed += len(self._rules)
+                    self._mistakes.note("an evaluation of the alerts ended", error)
+
+    def _pause(self) -> float:
+        seconds = self._seconds or 0.0
+        return max(self._settings.every - seconds, _REST * seconds)
 
     async def recall(self) -> None:
         """Goes on with the alerts that there were before the aggregator was started."""
@@ -89,6 +105,7 @@ class Alerting:
             )
             found = {}
         self._alerts = retire(found, self._rules, now)
+        self._is_recalled = True
         self._offer()
 
     async def evaluate(self) -> None:
@@ -96,14 +113,18 @@ class Alerting:
         before = monotonic()
         self._follow_the_clock()
         now = self._clock()
-        measured = await measure(self._fleet, self._rules, now, self._settings.forget)
+        measured = await measure(self._fleet, self._rules, now, self._settings.forget, self._alerts, self._mistakes)
         alerts, changed = await asyncio.to_thread(self._advance, measured, now)
         self._note_troubles({name: str(one) for name, one in measured.items() if isinstance(one, NotMeasured)})
+        self._note_left_out()
         _log_changes(self._alerts, alerts)
         self._alerts = alerts
-        self._offer()
-        if changed:
-            await self._remember()
+        try:
+            # Before anybody hears of it: after a crash in between, what was told of would begin, or end, once more.
+            if changed:
+                await self._remember()
+        finally:
+            self._offer()
         self._evaluations += 1
         self._evaluated, self._seconds = now, monotonic() - before
 
@@ -116,7 +137,7 @@ class Alerting:
     def _list(self, alerts: Alerts) -> pb.ListAlertsResponse:
         return pb.ListAlertsResponse(
             alerts=[alert_message(alert, self._links) for alert in in_order(alerts.values())],
-            rules=[rule_message(rule) for rule in self._rules],
+            rules=[rule_message(rule, self._left_out.get(rule.name, 0)) for rule in self._rules],
             evaluated_time=None if self._evaluated is None else to_timestamp(self._evaluated),
             receivers=[receiver_message(receiver) for receiver in self._receivers],
         )
@@ -141,7 +162,7 @@ class Alerting:
         for rule in self._rules:
             found = measured[rule.name]
             if not isinstance(found, NotMeasured):  # else its alerts stay as they are
-                alerts = evaluate(alerts, rule, found, now, keep_resolved)
+                alerts, self._left_out[rule.name] = evaluate(alerts, rule, found, now, keep_resolved, self._share)
         return alerts, alerts != self._alerts
 
     def _count(self, *, firing: bool) -> dict[tuple[str, str], int]:
@@ -176,6 +197,17 @@ class Alerting:
                 )
             else:
                 self._troubles.pop(about, None)
+
+    def _note_left_out(self) -> None:
+        for name, left_out in self._left_out.items():
+            if left_out:
+                self._note(
+                    f"room of {name}",
+                    f"{left_out:,} more break the rule {name} than it has room for in alerts ({self._share:,}, and "
+                    f"{MAX_OF_ONE_HOST} of one host alone); they wait until some are over",
+                )
+            else:
+                self._troubles.pop(f"room of {name}", None)
 
     def _note(self, about: str, trouble: str) -> None:
         """Logs what is wrong once, not at every evaluation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,13 +15,14 @@ import httpx
 from loiter.logs import fields
 from loiter.text import printable
 from loiter_aggregator.alerts.outbox import Outbox
-from loiter_aggregator.alerts.secrets import read_secret, trust
 from loiter_aggregator.alerts.settings import AlertmanagerSettings, EvaluationSettings
 from loiter_aggregator.alerts.state import Alert
 from loiter_aggregator.alerts.words import cause, hosts, link, summary
+from loiter_aggregator.background import Mistakes
 from loiter_aggregator.clock import Clock
 from loiter_aggregator.links import Links
 from loiter_aggregator.output.rows import cause_name
+from loiter_aggregator.receivers import read_secret, trust
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +33,18 @@ _MAX_SAID_BYTES: Final = 4_096
 _MAX_SAID_CHARS: Final = 200
 
 
+# The answers that say that something is wrong with an alert, and not with the push or with who pushes.
+_REFUSED: Final = frozenset(
+    {httpx.codes.BAD_REQUEST, httpx.codes.REQUEST_ENTITY_TOO_LARGE, httpx.codes.UNPROCESSABLE_ENTITY}
+)
+
+
 class PushError(Exception):
     """An Alertmanager did not take alerts. The message says why."""
+
+
+class RefusedError(PushError):
+    """An Alertmanager will not have one of the alerts, however often it is pushed."""
 
 
 class Alertmanager:
@@ -45,6 +57,9 @@ class Alertmanager:
         self.url = settings.url
         self.last_success: int | None = None
         self.error = ""
+        self._is_failing = False
+        self._refusal = ""
+        self._mistakes = Mistakes()
         self.pushes = 0
         self.failures = 0
         self._settings = settings
@@ -80,29 +95,60 @@ class Alertmanager:
         )
 
     async def push_due(self, client: httpx.AsyncClient) -> None:
-        """Pushes what is due now, in bounded numbers, up to the first that is not taken."""
-        passed = asyncio.get_running_loop().time
-        due = self._outbox.due(passed())
-        for start in range(0, len(due), _BATCH):
-            batch = due[start : start + _BATCH]
-            self.pushes += 1
+        """Pushes what is due now, in bounded numbers, until the receiver does not answer or takes none.
+
+        What it refuses is pushed by itself, so that the others arrive.
+        """
+        due = self._outbox.due(asyncio.get_running_loop().time())
+        refused = [alert for alert in due if self._outbox.was_refused(alert)]
+        others = [alert for alert in due if not self._outbox.was_refused(alert)]
+        batches = deque(others[start : start + _BATCH] for start in range(0, len(others), _BATCH))
+        batches.extend([alert] for alert in refused)
+        in_a_row = 0
+        while batches:
+            batch = batches.popleft()
             try:
-                async with asyncio.timeout(self._settings.timeout):
-                    await self._push(client, batch)
-            except (TimeoutError, httpx.TimeoutException):
-                self._note_failure("it did not answer in time", passed())
-                return
-            except (httpx.HTTPError, PushError, ValueError) as error:
-                self._note_failure(str(error) or type(error).__name__, passed())
-                return
+                if not await self._tell(client, batch):
+                    return
+                in_a_row = 0
+            except RefusedError as error:
+                if len(batch) > 1:
+                    batches.extendleft([alert] for alert in reversed(batch))
+                    continue
+                self._note_refusal(batch[0], str(error))
+                in_a_row += 1
+                if in_a_row == _BATCH:  # it is not about these alerts
+                    self._note_failure((), str(error), asyncio.get_running_loop().time())
+                    return
+
+    async def _tell(self, client: httpx.AsyncClient, batch: Sequence[Alert]) -> bool:
+        """Pushes alerts, and notes what became of that: False where they were not taken. Raises RefusedError."""
+        passed = asyncio.get_running_loop().time
+        self.pushes += 1
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                await self._push(client, batch)
+        except RefusedError:
+            raise
+        except (TimeoutError, httpx.TimeoutException):
+            self._note_failure(batch, "it did not answer in time", passed())
+        except (httpx.HTTPError, PushError, ValueError) as error:
+            self._note_failure(batch, str(error) or type(error).__name__, passed())
+        except Exception as error:
+            self._mistakes.note(f"a push of alerts to {self.url} ended", error)
+            self._note_failure(batch, f"{type(error).__name__}, a mistake of loiter's; its log says more", passed())
+        else:
             self._note_success(batch, passed())
+            return True
+        return False
 
     async def _push(self, client: httpx.AsyncClient, alerts: Sequence[Alert]) -> None:
         body = [to_post(alert, self._links, self._clock(), self._expires) for alert in alerts]
         headers, auth = self._credentials()
         async with client.stream("POST", self.url + _PATH, json=body, headers=headers, auth=auth) as response:
             if response.status_code != httpx.codes.OK:
-                raise PushError(f"it answers {response.status_code}{await _said(response)}")
+                kind = RefusedError if response.status_code in _REFUSED else PushError
+                raise kind(f"it answers {response.status_code}{await _said(response)}")
 
     def _credentials(self) -> tuple[dict[str, str], httpx.BasicAuth | None]:
         """What to show, read each time as files are replaced. Raises ValueError."""
@@ -116,20 +162,39 @@ class Alertmanager:
     def _note_success(self, batch: Sequence[Alert], now: float) -> None:
         self._outbox.took(batch, now)
         self.last_success = self._clock()
-        if self.error:
+        if self._is_failing:
             _log.info("alerts are pushed to %s again", self.url, extra=fields(server=self.url))
-        self.error = ""
+        self._is_failing = False
+        self.error = self._refusal if self._outbox.refused else ""
 
-    def _note_failure(self, reason: str, now: float) -> None:
-        self._outbox.failed(now)
+    def _note_refusal(self, alert: Alert, reason: str) -> None:
+        """Takes note of an alert that is not taken, which is logged once."""
         self.failures += 1
-        if not self.error:  # said once, not at every try
+        if not self._outbox.was_refused(alert):
+            _log.warning(
+                "%s refuses the alert %s of %s: %s; the others are pushed",
+                self.url,
+                alert.rule,
+                printable(alert.subject.app or alert.subject.host),
+                reason,
+                extra=fields(server=self.url, rule=alert.rule, reason=reason),
+            )
+        self._outbox.refuse(alert, asyncio.get_running_loop().time())
+        number = self._outbox.refused
+        self._refusal = f"{number:,} {'alert is' if number == 1 else 'alerts are'} refused: {reason}"
+        self.error = self._refusal
+
+    def _note_failure(self, batch: Sequence[Alert], reason: str, now: float) -> None:
+        self._outbox.failed(batch, now)
+        self.failures += 1
+        if not self._is_failing:  # said once, not at every try
             _log.warning(
                 "cannot push alerts to %s: %s; they are pushed when it takes them",
                 self.url,
                 reason,
                 extra=fields(server=self.url, reason=reason),
             )
+        self._is_failing = True
         self.error = reason
 
 

@@ -12,8 +12,8 @@ from loiter.addresses import is_loopback
 from loiter.settings import SettingsError, load_tables
 from loiter_aggregator.alerts.kinds import KINDS, Kind
 from loiter_aggregator.alerts.rule import Rule
-from loiter_aggregator.alerts.secrets import read_secret, trust
 from loiter_aggregator.alerts.settings import AlertmanagerSettings, DefaultSettings, EvaluationSettings, RuleSettings
+from loiter_aggregator.receivers import read_secret, trust
 
 _MAX_RULES: Final = 100
 _MAX_RECEIVERS: Final = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,8 @@ from loiter.limits import MAX_RANKING_ROWS
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.alerts.rule import Rule
-from loiter_aggregator.alerts.state import Found, Measurement, Subject
+from loiter_aggregator.alerts.state import Alerts, Found, Measurement, Subject
+from loiter_aggregator.background import Mistakes
 from loiter_aggregator.clock import from_timestamp, to_duration
 from loiter_aggregator.fleet.errors import InvalidRequest, Overloaded, TookTooLong, Unavailable
 from loiter_aggregator.fleet.fleet import Fleet
@@ -21,7 +22,7 @@ from loiter_aggregator.output.rows import value
 from loiter_aggregator.store.duckdb_store import StoreError
 
 # Most fleets have little to alert of: more rows are asked for where all of those are bad.
-_ROWS: Final = (100, 1_000, MAX_RANKING_ROWS)
+_ROWS: Final = (1_000, MAX_RANKING_ROWS)
 # As many hosts as GetFleet names.
 _MAX_NAMED_HOSTS: Final = 1_000
 # The totals of a fleet are not needed: over a short window they cost least.
@@ -30,6 +31,8 @@ _NOT_ANSWERED: Final = (InvalidRequest, Overloaded, TookTooLong, Unavailable, St
 
 Labels = tuple[tuple[str, str], ...]
 Rank = pb.HostRank | pb.ProcessRank
+# Of an alert, whom it is about and the id of a host.
+_Member = tuple[Subject, str]
 
 
 class NotMeasured(Exception):
@@ -45,16 +48,19 @@ class _Question:
     window: float
     labels: Labels
 
-    async def ask(self, fleet: Fleet, limit: int) -> Sequence[Rank]:
+    async def ask(self, fleet: Fleet, limit: int, host_ids: Collection[str] | None = None) -> Sequence[Rank]:
+        """Asks for so many rows, of some hosts alone where their ids are given."""
         query = pb.RankingQuery(
             by=self.by, window=to_duration(round(1_000 * self.window)), limit=limit, labels=dict(self.labels)
         )
         if self.about == "app":
-            return (await fleet.rank_processes(pb.RankProcessesRequest(query=query))).processes
-        return (await fleet.rank_hosts(pb.RankHostsRequest(query=query))).hosts
+            return await fleet.process_figures(query, host_ids)
+        return await fleet.host_figures(query, host_ids)
 
 
-async def measure(fleet: Fleet, rules: Iterable[Rule], now: int, forget: float) -> dict[str, Measurement | NotMeasured]:
+async def measure(
+    fleet: Fleet, rules: Iterable[Rule], now: int, forget: float, alerts: Alerts, mistakes: Mistakes
+) -> dict[str, Measurement | NotMeasured]:
     """Measures rules, and says of each what was found, or why it is not known.
 
     Args:
@@ -62,6 +68,8 @@ async def measure(fleet: Fleet, rules: Iterable[Rule], now: int, forget: float) 
         rules: The rules.
         now: The time, in milliseconds since the epoch.
         forget: Hosts that have been silent for so many seconds are taken for gone.
+        alerts: Those that there are: what became of their hosts has to be known, too.
+        mistakes: Where to log errors that nobody foresaw. One in a rule leaves the others alone.
     """
     fleets = _Fleets(fleet, now, forget)
     by_question: dict[_Question | None, list[Rule]] = {}
@@ -70,9 +78,17 @@ async def measure(fleet: Fleet, rules: Iterable[Rule], now: int, forget: float) 
     measured: dict[str, Measurement | NotMeasured] = {}
     for question, sharing in by_question.items():
         try:
-            measured |= await (_rank(fleet, fleets, question, sharing) if question else _silence(fleets, sharing))
+            if question is None:
+                measured |= await _silence(fleets, sharing)
+            else:
+                measured |= await _rank(fleet, fleets, question, sharing, _members(sharing, alerts))
         except _NOT_ANSWERED as error:
             measured |= {rule.name: NotMeasured(str(error)) for rule in sharing}
+        except Exception as error:
+            names = ", ".join(rule.name for rule in sharing)
+            mistakes.note(f"the evaluation of {names} ended", error)
+            reason = f"{type(error).__name__}, a mistake of loiter's; its log says more"
+            measured |= {rule.name: NotMeasured(reason) for rule in sharing}
     return measured
 
 
@@ -123,27 +139,48 @@ async def _silence(fleets: _Fleets, rules: Iterable[Rule]) -> dict[str, Measurem
     return measured
 
 
-async def _rank(fleet: Fleet, fleets: _Fleets, question: _Question, rules: Sequence[Rule]) -> dict[str, Measurement]:
-    unheard, all_unheard = await fleets.unheard(rules[0].kind.left_out)
+async def _rank(
+    fleet: Fleet, fleets: _Fleets, question: _Question, rules: Sequence[Rule], members: Collection[_Member]
+) -> dict[str, Measurement]:
+    unheard, complete = await fleets.unheard(rules[0].kind.left_out)
     rows, all_rows = await _rows(fleet, question, rules)
-    complete = all_unheard and all_rows
+    unknown: set[str] = set()
+    if not all_rows:
+        # Of what is not in the list the figure may be unknown, or it may be gone: that is asked for by the host.
+        listed = {(_subject(row), row.host_id) for row in rows}
+        missing = {host_id for subject, host_id in members if (subject, host_id) not in listed} - unheard
+        more = await question.ask(fleet, MAX_RANKING_ROWS, missing) if missing else ()
+        if len(more) == MAX_RANKING_ROWS:
+            unknown = missing
+        rows = (*rows, *more)
 
     def look() -> dict[str, Measurement]:
-        return {rule.name: Measurement(_found(rule, rows, unheard), unheard, complete) for rule in rules}
+        return {rule.name: Measurement(_found(rule, rows, unheard), unheard | unknown, complete) for rule in rules}
 
-    return await asyncio.to_thread(look)  # through ten thousand rows, at worst
+    return await asyncio.to_thread(look)  # through twenty thousand rows, at worst
+
+
+def _members(rules: Iterable[Rule], alerts: Alerts) -> set[_Member]:
+    """What is part of the alerts of rules."""
+    names = {rule.name for rule in rules}
+    of_rules = (alert for alert in alerts.values() if alert.rule in names and alert.resolved_at is None)
+    return {(alert.subject, host_id) for alert in of_rules for host_id in alert.members}
 
 
 async def _rows(fleet: Fleet, question: _Question, rules: Sequence[Rule]) -> tuple[Sequence[Rank], bool]:
-    """The rows of a ranking down to where no rule can be broken any more; and whether these are all."""
+    """The rows of a ranking down to where no rule can be broken any more; and whether those say all there is to know.
+
+    They do not where the list ends before figures that are unknown.
+    """
     rows: Sequence[Rank] = ()
+    kind = rules[0].kind
     for limit in _ROWS:
         rows = await question.ask(fleet, limit)
         if len(rows) < limit:
             return rows, True
-        last = rules[0].kind.figure(rows[-1])
+        last = kind.figure(rows[-1])
         if last is None or not any(rule.reaches(last) for rule in rules):
-            return rows, True
+            return rows, kind.absent_is_none
     return rows, False
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from loiter.files import write_atomically
+from loiter.v1 import sample_pb2
 from loiter_aggregator.alerts.kinds import KINDS
 from loiter_aggregator.alerts.state import MAX_ALERTS, Alert, Alerts, Key, Member, Subject
 
@@ -16,6 +18,8 @@ FILE: Final = "alerts.json"
 _VERSION: Final = 1
 # As many hosts as a ranking has rows, in as many alerts as there may be, are never all of them broken at once.
 _MAX_BYTES: Final = 256 << 20
+# No count and no time is as large.
+_MAX_FIGURE: Final = 2.0**64
 
 
 def remember(file: Path, alerts: Alerts) -> None:
@@ -42,15 +46,21 @@ def recall(file: Path, now: int) -> dict[Key, Alert]:
         document = json.loads(content)
         if document["version"] != _VERSION:
             raise ValueError(f"it is of version {document['version']!r}, not {_VERSION}")
-        alerts = [_alert(one, now) for one in document["alerts"][:MAX_ALERTS]]
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        # Besides those of today's rules, as many of rules that are not in force any more.
+        alerts = [_alert(one, now) for one in document["alerts"][: 2 * MAX_ALERTS]]
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from None
     return {alert.key: alert for alert in alerts}
 
 
 def _alert(found: Mapping[str, Any], now: int) -> Alert:
     def time(name: str) -> int | None:
-        return None if found[name] is None else min(_checked(found[name], int), now)
+        if found[name] is None:
+            return None
+        milliseconds: int = _checked(found[name], int)
+        if milliseconds < 0:
+            raise ValueError(f"it is damaged ({name} is before 1970)")
+        return min(milliseconds, now)
 
     active_since = time("active_since")
     if found["kind"] not in KINDS or active_since is None:
@@ -70,10 +80,13 @@ def _alert(found: Mapping[str, Any], now: int) -> Alert:
 
 
 def _member(found: Mapping[str, Any]) -> Member:
+    figure, cause = float(_checked(found["figure"], (int, float))), _checked(found["cause"], int)
+    if not math.isfinite(figure) or abs(figure) > _MAX_FIGURE or cause not in sample_pb2.Cause.values():
+        raise ValueError("it is damaged (a figure out of range, or a cause that there is none of)")
     return Member(
         hostname=_checked(found["hostname"], str),
-        figure=float(_checked(found["figure"], (int, float))),
-        cause=_checked(found["cause"], int),
+        figure=figure,
+        cause=cause,
         stale=_checked(found["stale"], bool),
     )
 

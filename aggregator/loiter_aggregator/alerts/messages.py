@@ -41,9 +41,9 @@ def alert_message(alert: Alert, links: Links) -> pb.Alert:
     )
 
 
-def rule_message(rule: Rule) -> pb.AlertRule:
-    """A rule."""
-    return pb.AlertRule(name=rule.name, severity=rule.severity, summary=rule.summary)
+def rule_message(rule: Rule, left_out: int) -> pb.AlertRule:
+    """A rule, and how many break it that there is no room for in alerts."""
+    return pb.AlertRule(name=rule.name, severity=rule.severity, summary=rule.summary, left_out=left_out)
 
 
 def receiver_message(receiver: Alertmanager) -> pb.AlertReceiver:

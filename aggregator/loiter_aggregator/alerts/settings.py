@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from loiter.limits import MAX_STRING_CHARS, MAX_WINDOW_SECONDS
 from loiter.settings import REQUIRED, boolean, duration, labels, matching, one_of, path, setting, text
 from loiter_aggregator.alerts.kinds import KINDS
+from loiter_aggregator.receivers import web_address
 
 _DAY: Final = 86_400.0
 _MAX_PATTERNS: Final = 100
+_EXAMPLE: Final = "http://127.0.0.1:9093"
 # What loiter gives an alert; a rule can not add labels of these names.
 _OWN_LABELS: Final = ("alertname", "severity", "app", "host")
 
@@ -54,19 +55,12 @@ def _added_labels(value: object) -> tuple[tuple[str, str], ...]:
 
 def _receiver(value: object) -> str:
     """Reads the address of an Alertmanager, such as http://127.0.0.1:9093."""
-    try:
-        parts = urlsplit(text(value))
-        port_is_good = parts.port != 0  # reading it raises for what is no number
-    except ValueError:
-        raise ValueError("this is not an address such as http://127.0.0.1:9093") from None
-    address = str(value)
+    parts = web_address(text(value), _EXAMPLE)
     if parts.username is not None or parts.password is not None:
         raise ValueError("an address is no place for a password; set user and password_file, or token_file")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_good or parts.query or parts.fragment:
-        raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:9093")
-    if re.fullmatch(r"[!-~]+", address) is None:
-        raise ValueError(f"{address!r} holds spaces, or letters beyond ASCII")
-    return address.rstrip("/").removesuffix("/api/v2/alerts")
+    if parts.query or parts.fragment:
+        raise ValueError(f"not an address such as {_EXAMPLE}")
+    return text(value).rstrip("/").removesuffix("/api/v2/alerts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,17 @@ there has been one for as long as the rule's `for`, and is resolved once there h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from loiter_aggregator.alerts.rule import Rule
 
-# Rules that are broken by more than so many applications and hosts say nothing more by another one.
+# Rules that are broken by more than so many applications and hosts say nothing more by another one. Each has a share.
 MAX_ALERTS: Final = 2_000
+# Applications that are on one host alone may be its own invention: they shall not take the room of others.
+MAX_OF_ONE_HOST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +94,57 @@ class Alert:
 Alerts = Mapping[Key, Alert]
 
 
-def evaluate(alerts: Alerts, rule: Rule, measured: Measurement, now: int, keep_resolved: int) -> dict[Key, Alert]:
-    """The alerts of all rules after one rule was measured. Those of the others are as they were."""
-    after = dict(alerts)
-    subjects = {subject for name, subject in alerts if name == rule.name}
-    for subject in (*subjects, *(one for one in measured.found if one not in subjects)):
-        key = (rule.name, subject)
-        alert = alerts.get(key)
-        if alert is None and len(after) >= MAX_ALERTS:
+def evaluate(
+    alerts: Alerts, rule: Rule, measured: Measurement, now: int, keep_resolved: int, room: int = MAX_ALERTS
+) -> tuple[dict[Key, Alert], int]:
+    """The alerts of all rules after one rule was measured. Those of the others are as they were.
+
+    With the number of those that would have begun if there had been room: for so many of the rule, of which those that
+    are over give way, and for some that are of one host alone.
+    """
+
+    def advance(alert: Alert | None, subject: Subject) -> Alert | None:
+        return _advance(alert, rule, subject, measured, now, keep_resolved)
+
+    own = {subject: alert for (name, subject), alert in alerts.items() if name == rule.name}
+    went_on = {subject: advance(alert, subject) for subject, alert in own.items() if alert.resolved_at is None}
+    there = {subject: alert for subject, alert in went_on.items() if alert is not None}
+    kept = {subject: alert for subject, alert in there.items() if alert.resolved_at is None}
+    over = {subject: alert for subject, alert in (own | there).items() if alert.resolved_at is not None}
+    alone = Counter(_only_host(alert) for alert in kept.values())
+    left_out = 0
+    # What was found stands in the order of how bad it is.
+    for subject in (one for one in measured.found if one not in kept):
+        begun = advance(over.get(subject), subject)
+        if begun is None or begun.resolved_at is not None:
             continue
-        advanced = _advance(alert, rule, subject, measured, now, keep_resolved)
-        if advanced is not None:
-            after[key] = advanced
-        else:
-            after.pop(key, None)
-    return after
+        host_id = _only_host(begun)
+        if len(kept) >= room or (host_id and alone[host_id] >= MAX_OF_ONE_HOST):
+            left_out += 1
+            continue
+        over.pop(subject, None)
+        kept[subject] = begun
+        alone[host_id] += 1
+    kept |= _latest(over, now, keep_resolved, room - len(kept))
+    others = {key: alert for key, alert in alerts.items() if key[0] != rule.name}
+    return others | {(rule.name, subject): alert for subject, alert in kept.items()}, left_out
+
+
+def _only_host(alert: Alert) -> str:
+    """The id of the host of an alert that is of one alone; else empty, as it is for a host's own."""
+    return next(iter(alert.members)) if len(alert.members) == 1 and alert.subject.app else ""
+
+
+def _latest(over: Mapping[Subject, Alert], now: int, keep_resolved: int, room: int) -> dict[Subject, Alert]:
+    """Of resolved alerts, those that were resolved last and not long ago, as many as there is room for."""
+    recent = {
+        subject: alert
+        for subject, alert in over.items()
+        # What is over by now has to be told, however short it is kept.
+        if alert.resolved_at is not None and (alert.resolved_at == now or now - alert.resolved_at < keep_resolved)
+    }
+    latest = sorted(recent, key=lambda subject: recent[subject].resolved_at or 0, reverse=True)[: max(0, room)]
+    return {subject: recent[subject] for subject in latest}
 
 
 def retire(alerts: Alerts, rules: Iterable[Rule], now: int) -> dict[Key, Alert]:

@@ -72,7 +72,10 @@ def document(answer: pb.ListAlertsResponse) -> Row:
     """The answer with the keys that scripts rely on."""
     return {
         "alerts": [alert_row(one) for one in answer.alerts],
-        "rules": [{"name": one.name, "severity": one.severity, "summary": one.summary} for one in answer.rules],
+        "rules": [
+            {"name": one.name, "severity": one.severity, "summary": one.summary, "left_out": one.left_out}
+            for one in answer.rules
+        ],
         "evaluated_time": optional_time(answer, "evaluated_time"),
         "receivers": [
             {
@@ -132,6 +135,11 @@ def _since(alert: pb.Alert) -> float:
 def _notes(answer: pb.ListAlertsResponse) -> list[str]:
     evaluated = optional_time(answer, "evaluated_time")
     notes = [f"{len(answer.rules)} rules, {f'evaluated {evaluated}' if evaluated else 'not evaluated yet'}"]
+    notes += [
+        f"{printable(rule.name)}: no room for {rule.left_out:,} more that break it; they wait until some are over"
+        for rule in answer.rules
+        if rule.left_out
+    ]
     for one in answer.receivers:
         last = optional_time(one, "last_success_time")
         when = f"last pushed {last}" if last else "nothing pushed yet"

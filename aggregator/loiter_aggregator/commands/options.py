@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from loiter.durations import format_duration, parse_duration
+from loiter.durations import parse_duration
 from loiter.limits import DEFAULT_SERVER, MAX_RANKING_ROWS, MAX_STRING_CHARS, MAX_WINDOW_SECONDS
 from loiter.settings import addresses, labels
-from loiter.v1 import fleet_service_pb2 as pb
-from loiter.v1 import sample_pb2
 from loiter_aggregator.client import SECURITY
+from loiter_aggregator.queries import CAUSES, MEASURES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -115,27 +112,6 @@ class LabelType(click.ParamType[tuple[str, str]]):
             self.fail(str(error), param, ctx)
 
 
-def query_duration(seconds: float) -> Duration:
-    """A window as the questions take it."""
-    return Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))
-
-
-def query_time(time: datetime | None) -> Timestamp | None:
-    """The end of a window as the questions take it; None for now."""
-    if time is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
-
-
-def window_text(window: float, until: datetime | None) -> str:
-    """Says which window the figures are of."""
-    if until is None:
-        return f"last {format_duration(window)}"
-    return f"{format_duration(window)} until {until.strftime('%Y-%m-%dT%H:%M:%SZ')}"
-
-
 def query_labels(wanted: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Labels as the questions take them. A host has one value of a label, so asking for two is a mistake."""
     labels = dict(wanted)
@@ -199,18 +175,7 @@ app_option = click.option("--app", type=TextType(), metavar="APP", help="Only th
 match_option = click.option(
     "--match", type=TextType(), metavar="TEXT", help="Only rows with this in a name, in whatever case."
 )
-CAUSES: Final = {name.removeprefix("CAUSE_").lower(): cause for name, cause in sample_pb2.Cause.items() if cause}
 cause_option = click.option("--cause", type=click.Choice(tuple(CAUSES)), help="Only rows with this cause.")
-MEASURES: Final = {
-    "close-wait-growth": pb.RANK_BY_CLOSE_WAIT_GROWTH,
-    "close-wait": pb.RANK_BY_CLOSE_WAIT,
-    "time-wait": pb.RANK_BY_TIME_WAIT,
-    "time-wait-max": pb.RANK_BY_TIME_WAIT_MAX,
-    "fd-share": pb.RANK_BY_FD_SHARE,
-    "stuck": pb.RANK_BY_STUCK,
-    "fd-eta": pb.RANK_BY_FD_ETA,
-    "ports": pb.RANK_BY_PORTS,
-}
 by_option = click.option(
     "--by",
     type=click.Choice(tuple(MEASURES)),

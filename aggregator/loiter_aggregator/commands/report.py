@@ -12,7 +12,8 @@ import click
 from loiter.files import write_atomically
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import connect
-from loiter_aggregator.commands.options import DurationType, label_option, query_duration, query_labels, server_option
+from loiter_aggregator.commands.options import DurationType, label_option, query_labels, server_option
+from loiter_aggregator.queries import query_duration
 
 _FORMS: Final = ("html", "md", "json", "csv")
 _ENDINGS: Final = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".json": "json", ".csv": "csv"}

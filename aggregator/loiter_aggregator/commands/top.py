@@ -16,8 +16,6 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.client import FleetClient, connect
 from loiter_aggregator.commands.options import (
-    CAUSES,
-    MEASURES,
     app_option,
     by_option,
     cause_option,
@@ -26,18 +24,16 @@ from loiter_aggregator.commands.options import (
     limit_option,
     match_option,
     output_option,
-    query_duration,
     query_labels,
-    query_time,
     server_option,
     until_option,
     watch_option,
     window_option,
-    window_text,
 )
 from loiter_aggregator.commands.watch import is_live, repeat, show
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
 from loiter_aggregator.output.tables import by_measure, table
+from loiter_aggregator.queries import CAUSES, MEASURES, query_duration, query_time, window_text
 from loiter_aggregator.rankings import GROUPED, KINDS, Kind, groups_by, notes
 
 # A live view can be scrolled.

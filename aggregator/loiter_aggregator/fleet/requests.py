@@ -70,6 +70,13 @@ def read_ranking(query: pb.RankingQuery, now: int, prefix: str = "query.") -> Ra
     )
 
 
+def without_overflows(ranking: Ranking, prefix: str = "query.") -> Ranking:
+    """The ranking, where it is not by what only hosts have. Raises InvalidRequest."""
+    if ranking.by == "time_wait_overflows":
+        raise InvalidRequest(f"{prefix}by: overflows of TIME_WAIT are of hosts alone")
+    return ranking
+
+
 def read_history(request: pb.GetHistoryRequest, now: int) -> tuple[Ranking, int]:
     """Reads which window to show, of which hosts, and in how many parts. Raises InvalidRequest."""
     if request.pid and not request.host:

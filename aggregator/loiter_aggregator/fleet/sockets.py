@@ -60,12 +60,28 @@ class Sockets:
             TookTooLong: No answer came in time.
             StoreError: The hosts can not be read.
         """
+        return await self._read(await self.admit(request), request)
+
+    async def admit(self, request: pb.ListSocketsRequest) -> HostDetail:
+        """Holds the caller to the rate, and says in the log who asks for what. Returns the host that is asked for.
+
+        Raises:
+            InvalidRequest, NotFound: As the message says.
+            Overloaded: The caller asks too often.
+            TookTooLong, StoreError: The host can not be found in time, or at all.
+        """
         _check(request)
         self._keep_to_rate()
         detail = await self._fleet.find_host(request.name)
-        query = socket_pb2.SocketQuery(pid=request.pid, states=request.states, limit=request.limit or _DEFAULT_SOCKETS)
-        _record(detail, query)
-        answer = await self._ask(detail, query)
+        _record(detail, _query(request))
+        return detail
+
+    async def read(self, request: pb.ListSocketsRequest) -> pb.ListSocketsResponse:
+        """Asks the agent of a host, for however many were admitted. Raises as `list_sockets` does."""
+        return await self._read(await self._fleet.find_host(request.name), request)
+
+    async def _read(self, detail: HostDetail, request: pb.ListSocketsRequest) -> pb.ListSocketsResponse:
+        answer = await self._ask(detail, _query(request))
         if answer.error:
             raise Unavailable(f"the agent of {_name(detail)} lists no sockets: {printable(answer.error)}")
         answer.query_id = 0  # means nothing to who asks
@@ -110,6 +126,10 @@ def state_name(state: int) -> str:
     """What ss(8) calls a state, in lower case; the number where it has no name."""
     name = socket_pb2.TcpState.Name(socket_pb2.TcpState.ValueType(state)) if state in _STATES else str(state)
     return name.removeprefix("TCP_STATE_").lower()
+
+
+def _query(request: pb.ListSocketsRequest) -> socket_pb2.SocketQuery:
+    return socket_pb2.SocketQuery(pid=request.pid, states=request.states, limit=request.limit or _DEFAULT_SOCKETS)
 
 
 def _check(request: pb.ListSocketsRequest) -> None:

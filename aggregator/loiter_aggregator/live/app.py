@@ -18,12 +18,12 @@ from textual.widgets import Input, Static
 from loiter.limits import MAX_WINDOW_SECONDS
 from loiter.text import printable
 from loiter_aggregator.client import FleetClient
-from loiter_aggregator.live.asking import in_thread
 from loiter_aggregator.live.keys import KEYS, help_lines, key_line
 from loiter_aggregator.live.layout import two_sides
 from loiter_aggregator.live.pages import Content, Page, Ranking
 from loiter_aggregator.live.sheet import SheetView
 from loiter_aggregator.live.shown import Shown
+from loiter_aggregator.threads import in_thread
 
 REFRESH_SECONDS: Final = 2.0
 # Between two letters of a filter, so that not each of them is a question.
@@ -136,7 +136,7 @@ class LiveView(App[None]):
         page = shown.page
         self._asked_at = time.monotonic()
         try:
-            content = await in_thread(lambda: page.ask(self._client))
+            content = await in_thread(lambda: page.ask(self._client), "asking")
         except click.ClickException as error:
             if page == shown.page and not self._changed.is_set():  # else it was given up for another
                 shown.trouble = printable(" ".join(error.format_message().split()))

@@ -22,6 +22,8 @@ Line = Sequence[Segment]
 
 # What every table has room enough in.
 _TABLE_COLUMNS: Final = 80
+# Of the wide form: when it breaks and how many stay are worth more than whose it is.
+_WORTH_MOST: Final = ("FD-ETA", "STUCK", "PORTS%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,18 @@ def lay_out(content: Content, width: int, wide: bool) -> Sheet:
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
-    """The columns with those of the wide form that there is room for, from the left."""
+    """The columns with those of the wide form that there is room for: what is worth most first, then from the left."""
     room = width - sum(_width(column, rows) for column in columns if not column.wide_only)
-    chosen = []
-    for column in columns:
-        if column.wide_only and (needed := _width(column, rows)) <= room:
+    offered = [column for column in columns if column.wide_only]
+    offered.sort(
+        key=lambda column: _WORTH_MOST.index(column.title) if column.title in _WORTH_MOST else len(_WORTH_MOST)
+    )
+    shown = set()
+    for column in offered:
+        if (needed := _width(column, rows)) <= room:
             room -= needed
-            column = replace(column, wide_only=False)
-        chosen.append(column)
-    return chosen
+            shown.add(column.title)
+    return [replace(column, wide_only=False) if column.title in shown else column for column in columns]
 
 
 def two_sides(left: str, right: str, width: int) -> Text:

@@ -16,12 +16,12 @@ from rich.text import Text
 from loiter.durations import format_duration
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import FleetClient
-from loiter_aggregator.commands.explain import page as explanation
-from loiter_aggregator.commands.host import above_processes, below_processes, processes
-from loiter_aggregator.commands.options import MEASURES, query_duration
 from loiter_aggregator.output import cells
+from loiter_aggregator.output.explanation import page as explanation
+from loiter_aggregator.output.host import above_processes, below_processes, processes
 from loiter_aggregator.output.rows import Row, cause_name, time
 from loiter_aggregator.output.tables import HOST_PROCESSES, PROCESSES, Column, by_measure
+from loiter_aggregator.queries import MEASURES, query_duration
 from loiter_aggregator.rankings import GROUPED, KINDS, groups_by, notes
 
 _IDENTITY: Final = {

@@ -10,22 +10,30 @@ from typing import Final
 from loiter.text import printable
 
 _MAX_CHARS: Final = 100
+_MARK: Final = "~"
+_DIGEST_CHARS: Final = 8
 
 
 def label_values(names: Mapping[str, str]) -> dict[str, str]:
     """Makes a label's value of each name, by the same key.
 
-    Where two names come to the same, as those of two hosts of one name do, a part of the digest of the key tells them
-    apart: a series that is there twice would have the whole scrape refused.
+    A series that is there twice would have the whole scrape refused. So what is cut, what two names come to, and what
+    looks as if it had one already, gets a part of the digest of its key; where somebody made names whose parts are the
+    same, they get all of it.
     """
-    shown = {key: _shortened(printable(name)) for key, name in names.items()}
+    shown = {key: printable(name) for key, name in names.items()}
     often = Counter(shown.values())
-    return {key: value if often[value] == 1 else f"{value}~{_digest(key)}" for key, value in shown.items()}
+    marked = {
+        key: text if _stands(text) and often[text] == 1 else _with_digest(text, key) for key, text in shown.items()
+    }
+    again = Counter(marked.values())
+    return {key: text if again[text] == 1 else _with_digest(shown[key], key, None) for key, text in marked.items()}
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…~{_digest(text)}"
+def _stands(text: str) -> bool:
+    return len(text) <= _MAX_CHARS and _MARK not in text
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+def _with_digest(text: str, key: str, chars: int | None = _DIGEST_CHARS) -> str:
+    cut = text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…"
+    return f"{cut}{_MARK}{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:chars]}"

@@ -149,6 +149,12 @@ def _alerts(found: pb.ListAlertsResponse) -> Iterator[Metric]:
         for state, name in _ALERT_STATES.items():
             family.add_metric((shown, name), often[rule, state])
     yield family
+    yield gauges(
+        "loiter_alerts_left_out",
+        "What breaks a rule and has no alert, for want of room.",
+        "rule",
+        {rules[rule.name]: float(rule.left_out) for rule in found.rules},
+    )
     evaluated = found.evaluated_time
     yield gauge(
         "loiter_alerts_evaluated_timestamp_seconds",

@@ -35,7 +35,7 @@ _CAUSES: Final = {cause: name.removeprefix("CAUSE_").lower() for name, cause in 
 
 def host_row(rank: int, host: pb.HostRank) -> Row:
     """A ranked host."""
-    return {"rank": rank, **host_figures(host), "labels": dict(host.labels)}
+    return {"rank": rank, **host_figures(host), "labels": dict(sorted(host.labels.items()))}
 
 
 def host_figures(host: pb.HostRank) -> Row:

@@ -35,6 +35,8 @@ def of_process(ranking: Ranking) -> list[str]:
 def of_app(ranking: Ranking, names: Iterable[str] = ("app",)) -> list[str]:
     """Conditions on a row with the column `app`, and those of `names` that are looked through."""
     conditions = ["app = $app"] if ranking.app else []
+    if ranking.apps is not None:
+        conditions.append("app IN (SELECT unnest($apps::VARCHAR[]))")
     return [*conditions, f"({' OR '.join(map(holds, names))})"] if ranking.contains else conditions
 
 

@@ -2,7 +2,8 @@
 
 The kernel counts them since boot (TCPTimeWaitOverflow of /proc/net/netstat): what is asked for is the sum of the
 increases from sample to sample. A count that is less than before began anew at 0, by a reboot, and all of it is an
-increase. What came before the first sample of the window is not known to be within it.
+increase. What came before the first sample of the window is not known to be within it. An agent may send any count:
+of what adds up to more than a field of a message holds, that is said.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from loiter_aggregator.ranking.query import Ranking, among
 from loiter_aggregator.store.question import Reader
 
 _COUNTER: Final = "time_wait_overflows"
+_MOST: Final = 2**63 - 1
 
 
 def overflows(ranking: Ranking, only: str = "") -> str:
@@ -31,7 +33,8 @@ def overflows(ranking: Ranking, only: str = "") -> str:
             SELECT host_key, {_COUNTER} AS value, lag({_COUNTER}) OVER (PARTITION BY host_key ORDER BY ts) AS before
             FROM host_sample WHERE {known} AND host_key IN (SELECT host_key FROM counters WHERE moves)),
         increases AS (
-            SELECT host_key, sum(CASE WHEN value >= before THEN value - before ELSE value END) AS increase
+            SELECT host_key, least({_MOST}, sum(CASE WHEN value >= before THEN value - before ELSE value END))
+                AS increase
             FROM steps WHERE before IS NOT NULL GROUP BY host_key)
         SELECT host_key, CASE WHEN moves THEN increase WHEN counter_n > 1 THEN 0 END AS {_COUNTER}
         FROM counters LEFT JOIN increases USING (host_key)"""

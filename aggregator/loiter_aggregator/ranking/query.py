@@ -74,7 +74,8 @@ class Ranking:
 
     `now` is the end of the window. Where that is `past`, samples after it are left out; otherwise there are none but of
     clocks that run ahead, and those count. `app` is the whole name of an application, `contains` a part of a name in
-    whatever case; both are empty where all are wanted, as is `cause` None.
+    whatever case; both are empty where all are wanted, as are `cause`, `hosts`, the keys of hosts, and `apps`, whole
+    names, None. Rankings of applications alone know `apps`.
     """
 
     by: By
@@ -86,6 +87,8 @@ class Ranking:
     app: str = ""
     contains: str = ""
     cause: sample_pb2.Cause.ValueType | None = None
+    hosts: frozenset[int] | None = None
+    apps: frozenset[str] | None = None
 
     def parameters(self) -> dict[str, Any]:
         """The values of the placeholders that every ranking uses."""
@@ -93,13 +96,15 @@ class Ranking:
         return (
             {"now": self.now, "limit": self.limit}
             | {name: text for name, text in texts.items() if text}
+            | ({} if self.apps is None else {"apps": sorted(self.apps)})
             | label_parameters(self.labels)
         )
 
     @property
     def within(self) -> str:
-        """A condition on the rows of a table of samples: taken within the window, on hosts that carry the labels."""
-        return f"{self.window}{label_filter(self.labels)}"
+        """A condition on the rows of a table of samples: taken within the window, on the wanted hosts."""
+        only = "" if self.hosts is None else f" AND {among('host_key', self.hosts)}"
+        return f"{self.window}{only}{label_filter(self.labels)}"
 
     @property
     def window(self) -> str:

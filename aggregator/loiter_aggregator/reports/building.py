@@ -16,6 +16,8 @@ from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.links import Links, app_page, fleet_page, host_page
 from loiter_aggregator.reports.difference import Before, before_with, compare
 from loiter_aggregator.reports.findings import find
+from loiter_aggregator.reports.looking_again import look_again
+from loiter_aggregator.reports.not_known import not_known
 from loiter_aggregator.reports.snapshot import (
     Period,
     Snapshot,
@@ -24,7 +26,9 @@ from loiter_aggregator.reports.snapshot import (
     take_snapshot,
 )
 
+# What a report names; and what is remembered of it, to be compared with.
 _MAX_FINDINGS: Final = 1_000
+_MAX_REMEMBERED: Final = 10_000
 _MAX_SILENT: Final = 100
 _MIN_PERIOD_MS: Final = 60_000
 _MAX_PERIOD_MS: Final = round(MAX_WINDOW_SECONDS * 1_000)
@@ -51,8 +55,13 @@ class Order:
 
 
 async def build(fleet: Fleet, links: Links, order: Order, before: Before | None) -> pb.FleetReport:
-    """Builds a report that compares with `before`, if there is one. Raises as the methods of Fleet do."""
+    """Builds a report that compares with `before`, if there is one. Raises as the methods of Fleet do.
+
+    It has all findings, to be remembered; `shortened` is for people.
+    """
     snapshot = await take_snapshot(fleet, order.period)
+    if before is not None:
+        snapshot = await look_again(fleet, snapshot, before.findings.values())
     history = await take_history(fleet, order.period)
     return await asyncio.to_thread(_report, snapshot, history, before, order, links)
 
@@ -65,10 +74,21 @@ async def build_unscheduled(fleet: Fleet, links: Links, order: Order) -> pb.Flee
     earlier = await take_earlier_snapshot(
         fleet, Period(order.period.start - length, order.period.start, order.period.labels, past=True)
     )
-    reaches = earlier.samples > 0 and earlier.samples >= _REACHES_BACK * snapshot.samples
-    return await asyncio.to_thread(
-        lambda: _report(snapshot, history, _before(earlier) if reaches else None, order, links)
-    )
+    before = None
+    if earlier.samples > 0 and earlier.samples >= _REACHES_BACK * snapshot.samples:
+        before = await asyncio.to_thread(_before, earlier)
+        snapshot = await look_again(fleet, snapshot, before.findings.values())
+    return await asyncio.to_thread(_report, snapshot, history, before, order, links)
+
+
+def shortened(report: pb.FleetReport) -> pb.FleetReport:
+    """A report as it is sent and shown: of very many findings the first."""
+    if len(report.findings) <= _MAX_FINDINGS:
+        return report
+    short = pb.FleetReport()
+    short.CopyFrom(report)
+    del short.findings[_MAX_FINDINGS:]
+    return short
 
 
 def _before(earlier: Snapshot) -> Before:
@@ -79,8 +99,8 @@ def _before(earlier: Snapshot) -> Before:
 def _report(
     snapshot: Snapshot, history: pb.GetHistoryResponse, before: Before | None, order: Order, links: Links
 ) -> pb.FleetReport:
-    silent = frozenset(host.hostname for host in snapshot.silent)
-    findings = compare(find(snapshot), before, silent)[:_MAX_FINDINGS]
+    unknown = {} if before is None else not_known(before, snapshot)
+    findings = compare(find(snapshot), before, unknown)[:_MAX_REMEMBERED]
     window = _window(snapshot.period)
     for finding in findings:
         page = (

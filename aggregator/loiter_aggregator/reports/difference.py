@@ -11,6 +11,9 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.reports.findings import Found
 from loiter_aggregator.reports.known import Key, is_known, key_of
 
+# Why it is not known whether something goes on that was found on hosts that the store has no sample of any more.
+FORGOTTEN: Final = "nothing is kept of it any more"
+
 # A figure has to move by so much, as a share of what it was, before it is worse or better.
 _SHARE: Final = 0.25
 # And by so much in its own unit.
@@ -69,21 +72,21 @@ def before_with(time: int, findings: Iterable[pb.Finding]) -> Before:
     )
 
 
-def compare(found: Sequence[Found], before: Before | None, silent: frozenset[str]) -> list[pb.Finding]:
+def compare(found: Sequence[Found], before: Before | None, unknown: Mapping[Key, str]) -> list[pb.Finding]:
     """Says of each finding how it compares, and of those before what became of them.
 
     Args:
         found: What is wrong now.
         before: What was wrong before; None where there is nothing to compare with: then nothing is new.
-        silent: The hosts that are silent now, by name.
+        unknown: Of what was wrong before, of what it is not known whether it goes on, and why (`not_known`).
     """
     if before is None:
         return _sorted(_changed(one.finding, pb.FINDING_CHANGE_UNSPECIFIED) for one in found if one.strong)
     kept = [one.finding for one in found if one.strong or key_of(one.finding) in before.findings]
     now = [_compared(one, before) for one in kept]
     keys = {key_of(one) for one in kept}
-    gone = [_gone(was, silent) for key, was in before.findings.items() if key not in keys]
-    return _sorted((*now, *gone))
+    gone = [_gone(was, unknown.get(key)) for key, was in before.findings.items() if key not in keys]
+    return _sorted((*now, *(one for one in gone if one is not None)))
 
 
 def _compared(finding: pb.Finding, before: Before) -> pb.Finding:
@@ -113,15 +116,16 @@ def _change(kind: pb.FindingKind.ValueType, figure: float, before: float) -> pb.
     return pb.FINDING_CHANGE_WORSE if (figure > before) == rises_is_worse else pb.FINDING_CHANGE_BETTER
 
 
-def _gone(was: pb.Finding, silent: frozenset[str]) -> pb.Finding:
-    unseen = [name for name in was.hostnames if name in silent] if was.kind != pb.FINDING_KIND_SILENT else []
-    finding = _changed(was, pb.FINDING_CHANGE_UNSPECIFIED if unseen else pb.FINDING_CHANGE_RESOLVED)
+def _gone(was: pb.Finding, why_unknown: str | None) -> pb.Finding | None:
+    if why_unknown == FORGOTTEN and not was.HasField("figure"):
+        return None  # nothing was known of it before either, and now nothing ever will be
+    finding = _changed(was, pb.FINDING_CHANGE_RESOLVED if why_unknown is None else pb.FINDING_CHANGE_UNSPECIFIED)
     finding.ClearField("figure")
     if was.HasField("figure"):
         finding.before = was.figure
     who = printable(was.app or next(iter(was.hostnames), "-"))
-    if unseen:
-        finding.summary = f"Of {who} it is not known whether this goes on: {_names(unseen)} silent."
+    if why_unknown is not None:
+        finding.summary = f"Of {who} it is not known whether this goes on: {why_unknown}."
     else:
         finding.summary = f"{who}: {_RESOLVED[was.kind]}."
     return finding
@@ -136,11 +140,6 @@ _RESOLVED: Final[Mapping[int, str]] = {
     pb.FINDING_KIND_TIME_WAIT_OVERFLOW: "no TIME_WAIT sockets were destroyed",
     pb.FINDING_KIND_SILENT: "it reports again",
 }
-
-
-def _names(hostnames: Sequence[str]) -> str:
-    first = printable(hostnames[0])
-    return f"{first} is" if len(hostnames) == 1 else f"{first} and {len(hostnames) - 1:,} more are"
 
 
 def _changed(finding: pb.Finding, change: pb.FindingChange.ValueType) -> pb.Finding:

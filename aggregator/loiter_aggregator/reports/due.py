@@ -21,6 +21,8 @@ from loiter_aggregator.reports.cron import Cron
 _FAR_DAYS: Final = 9 * 366
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - of local times
 _SECOND: Final = timedelta(seconds=1)
+_HOUR_MS: Final = 3_600_000
+_EVER: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ def next_due(timing: Timing, after: int) -> int | None:
         day = _shifted(today, ahead)
         if day is None:
             break
-        later = min((due for due in _dues_of(timing, day) if due > after), default=None)
+        later = min(_dues_of(timing, day, after, _EVER if found is None else found), default=None)
         if found is not None:
-            return found if later is None else min(found, later)
+            return found if later is None else later
         found = later
     return found
 
@@ -69,7 +71,7 @@ def latest_dues(timing: Timing, after: int, until: int, at_most: int) -> list[in
         day = _shifted(last, -back)
         if day is None:
             break
-        found.update(due for due in _dues_of(timing, day) if after < due <= until)
+        found.update(_dues_of(timing, day, after, until))
         if enough:  # nor can the day before have a later one
             break
         enough = len(found) >= at_most
@@ -102,14 +104,31 @@ def _shifted(day: date, days: int) -> date | None:
         return None
 
 
-def _dues_of(timing: Timing, day: date) -> Iterator[int]:
-    """The times at which it is due on a day of the zone's calendar. They need not be in order."""
+def _dues_of(timing: Timing, day: date, after: int, until: int) -> Iterator[int]:
+    """The times in (after, until] at which it is due on a day of the zone's calendar. They need not be in order."""
     if not timing.cron.falls_on(day):
         return
     for hour in timing.cron.hours:
-        for minute in timing.cron.minutes:
-            # The zone is put to it there.
-            yield from _instants(datetime(day.year, day.month, day.day, hour, minute), timing)  # noqa: DTZ001
+        # The zone is put to it where it is looked at.
+        local = datetime(day.year, day.month, day.day, hour)  # noqa: DTZ001
+        begins = _steady_hour(local, timing.zone)
+        if begins is None:
+            dues = (due for minute in timing.cron.minutes for due in _instants(local.replace(minute=minute), timing))
+        elif begins > until or begins + _HOUR_MS <= after:
+            continue
+        else:
+            dues = (begins + minute * 60_000 for minute in timing.cron.minutes)
+        yield from (due for due in dues if after < due <= until)
+
+
+def _steady_hour(local: datetime, zone: ZoneInfo) -> int | None:
+    """When an hour by the clock of a zone begins; None where the clock is put within it, or shows part of it twice.
+
+    Most hours are steady: there is nothing to be looked up for each minute of them.
+    """
+    times = (local, local.replace(minute=59))
+    offsets = {_offset(time.replace(tzinfo=zone, fold=fold)) for time in times for fold in (0, 1)}
+    return ((local - _EPOCH) // _SECOND - offsets.pop()) * 1_000 if len(offsets) == 1 else None
 
 
 def _instants(local: datetime, timing: Timing) -> Iterator[int]:

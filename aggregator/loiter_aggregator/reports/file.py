@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,12 +14,12 @@ from zoneinfo import ZoneInfo
 
 from loiter.limits import MAX_WINDOW_SECONDS
 from loiter.settings import REQUIRED, SettingsError, duration, integer, labels, load_tables, one_of, path, setting, text
+from loiter_aggregator.receivers import read_secret, trust
 from loiter_aggregator.reports import readers
 from loiter_aggregator.reports.cron import Cron
 from loiter_aggregator.reports.due import Timing
 
 _DAY: Final = 86_400.0
-_MAX_SECRET_BYTES: Final = 4_096
 _STANDARD_WEBHOOKS_PREFIX: Final = "whsec_"
 _MIN_KEY_BYTES: Final = 16
 _UTC: Final = ZoneInfo("UTC")
@@ -39,7 +38,7 @@ class Schedule:
     labels: tuple[tuple[str, str], ...] = setting((), labels, "only hosts that carry all of these labels")
     title: str = setting("Fleet report", readers.title, "its heading")
     formats: tuple[str, ...] = setting(("html",), readers.formats, "the files in the folder, and attached to e-mails")
-    limit: int = setting(10, integer(1, 100), "how many hosts, processes and apps it names, and findings of a kind")
+    limit: int = setting(10, integer(1, 100), "how many hosts, processes and apps it names")
     misfire_grace: float = setting(
         _DAY, duration(60, 31 * _DAY), "how late it may still be built, as after the aggregator was down"
     )
@@ -171,7 +170,7 @@ def _check_smtp(smtp: Smtp) -> None:
         raise ValueError('[smtp]: a password goes over the network in the clear; set security = "starttls" or "tls"')
     if smtp.password_file is not None:
         read_secret(smtp.password_file)
-    _check_ca(smtp.ca)
+    trust(smtp.ca)
 
 
 def _check_webhook(webhook: Webhook) -> None:
@@ -183,7 +182,7 @@ def _check_webhook(webhook: Webhook) -> None:
     try:
         webhook_url(webhook)
         signing_key(webhook)
-        _check_ca(webhook.ca)
+        trust(webhook.ca)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -195,7 +194,7 @@ def webhook_url(webhook: Webhook) -> str:
     assert webhook.url_file is not None, "one of the two is set"
     written = read_secret(webhook.url_file)
     try:
-        return readers.checked_address(written)
+        return readers.web_address(written)
     except ValueError as error:
         raise ValueError(f"{webhook.url_file}: {error}") from None
 
@@ -215,31 +214,6 @@ def signing_key(webhook: Webhook) -> bytes | None:
             "base64, as by: echo whsec_$(openssl rand -base64 32)"
         )
     return key
-
-
-def read_secret(file: Path) -> str:
-    """Reads a file with one secret in it. Raises ValueError where it can not be read or holds none."""
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(_MAX_SECRET_BYTES).decode().strip()
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is no text") from None
-    if not content:
-        raise ValueError(f"{file} is empty")
-    return content
-
-
-def _check_ca(file: Path | None) -> None:
-    if file is None:
-        return
-    try:
-        ssl.create_default_context(cafile=file)
-    except ssl.SSLError:
-        raise ValueError(f"{file} holds no certificates (PEM)") from None
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from loiter.settings import path, text
+from loiter_aggregator import receivers
 from loiter_aggregator.reports.cron import Cron, parse_cron
 
 FORMATS: Final = ("html", "md", "json", "csv")
@@ -74,22 +74,8 @@ def mail_addresses(value: object) -> tuple[str, ...]:
 
 def web_address(value: object) -> str:
     """Reads an address that begins with https:// or http://."""
-    try:
-        return checked_address(text(value))
-    except ValueError:
-        # It may hold a secret: it is not shown.
-        raise ValueError("this is not an address such as https://example.net/hook") from None
-
-
-def checked_address(address: str) -> str:
-    """Raises ValueError for what is not the address of a web server. The message does not quote it."""
-    parts = urlsplit(address)
-    port_is_good = parts.port != 0  # reading it raises for what is no number
-    if parts.scheme not in ("https", "http") or not parts.hostname or not port_is_good:
-        raise ValueError("not an address such as https://example.net/hook")
-    if not address.isascii() or re.search(r"[\s\x00-\x1f\x7f]", address):
-        raise ValueError("an address holds no spaces and no letters beyond ASCII; write these as %20 and the like")
-    return address
+    receivers.web_address(text(value), "https://example.net/hook")
+    return text(value)
 
 
 def folder(value: object) -> Path:

@@ -19,7 +19,7 @@ from loiter_aggregator.fleet.errors import InvalidRequest, NotFound, Unavailable
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.fleet.requests import read_labels
 from loiter_aggregator.links import Links
-from loiter_aggregator.reports.building import Order, build_unscheduled
+from loiter_aggregator.reports.building import Order, build_unscheduled, shortened
 from loiter_aggregator.reports.file import ReportFile
 from loiter_aggregator.reports.listing import list_runs, list_schedules
 from loiter_aggregator.reports.runs import Runs
@@ -31,6 +31,7 @@ _MIN_PERIOD_MS: Final = 60_000
 _ROWS: Final = 10
 _DEFAULT_RUNS: Final = 20
 _MAX_RUNS: Final = 1_000
+_SETTLE_SECONDS: Final = 120.0
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,20 @@ _log = logging.getLogger(__name__)
 class Reporting:
     """The reports of a fleet."""
 
-    def __init__(self, file: ReportFile, fleet: Fleet, links: Links, data_dir: Path, clock: Clock) -> None:
-        """Takes what is scheduled, whom to ask, where links lead, the folder to keep the state in, and the clock."""
+    def __init__(
+        self,
+        file: ReportFile,
+        fleet: Fleet,
+        links: Links,
+        data_dir: Path,
+        clock: Clock,
+        settle_seconds: float = _SETTLE_SECONDS,
+    ) -> None:
+        """Takes what is scheduled, whom to ask, where links lead, the folder to keep the state in, and the clock.
+
+        After the start, reports that are due wait for so many seconds until the agents have reported again.
+        """
+        self._settle_seconds = settle_seconds
         self._file, self._fleet, self._links, self._data_dir, self._clock = file, fleet, links, data_dir, clock
         self._opening = asyncio.Lock()
         self._runs: Runs | None = None
@@ -47,7 +60,7 @@ class Reporting:
         self._troubled = False
 
     async def run(self) -> None:
-        """Builds what is due and delivers it, until it is cancelled."""
+        """Builds what is due and delivers it, until it is cancelled. Then what is being sent is waited for a while."""
         if not self._file.reports:
             await asyncio.Event().wait()
         timetable = Timetable(self._file.reports, self._woken.set)
@@ -63,14 +76,14 @@ class Reporting:
             timetable.stop()
             if self._runs is not None:
                 await self._runs.stop()
+                self._runs = None  # it may be run again
 
     async def _look(self) -> float:
         """Does what is to be done now. Returns after how many seconds to look again, at the latest."""
         try:
             runs = await self._opened()
             await runs.note_due()
-            await runs.build_due()
-            seconds = await runs.deliver_due(self._woken.set)
+            seconds = min(await runs.build_due(), await runs.deliveries.begin_due(self._woken.set))
         except (sqlite3.Error, OSError) as error:
             if not self._troubled:
                 _log.error(
@@ -107,7 +120,7 @@ class Reporting:
         labels = read_labels(request.labels, "labels")
         now = self._clock()
         order = Order("Fleet report", now - period, now, labels, _ROWS)
-        return await build_unscheduled(self._fleet, self._links, order)
+        return shortened(await build_unscheduled(self._fleet, self._links, order))
 
     async def list_reports(self, request: pb.ListReportsRequest) -> pb.ListReportsResponse:
         """Lists what is scheduled, and the latest runs. Raises InvalidRequest."""
@@ -127,5 +140,7 @@ class Reporting:
         async with self._opening:
             if self._runs is None:
                 state = await asyncio.to_thread(ReportState, self._data_dir)
-                self._runs = Runs(self._file, state, self._fleet, self._links, self._data_dir, self._clock)
+                self._runs = Runs(
+                    self._file, state, self._fleet, self._links, self._data_dir, self._clock, self._settle_seconds
+                )
             return self._runs

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter.v1 import sample_pb2
 from loiter_aggregator.clock import to_duration, to_timestamp
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.ranking.cause_counts import CauseCount
@@ -30,7 +31,11 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The fleet over a period. Rankings are by CLOSE_WAIT growth, the worst first; what is worst otherwise follows."""
+    """The fleet over a period. Rankings are by CLOSE_WAIT growth, the worst first; what is worst otherwise follows.
+
+    `degraded` has the names of hosts whose agents leave out more than samples; `there` those of hosts that were asked
+    for besides and that the store knows.
+    """
 
     period: Period
     hosts: Sequence[pb.HostRank]
@@ -39,6 +44,8 @@ class Snapshot:
     causes: Sequence[CauseCount]
     silent: Sequence[pb.SilentHost]
     coverage: pb.FleetCoverage
+    degraded: frozenset[str] = frozenset()
+    there: frozenset[str] = frozenset()
 
     @property
     def samples(self) -> int:
@@ -55,7 +62,9 @@ async def take_snapshot(fleet: Fleet, period: Period) -> Snapshot:
     answer = await fleet.get_fleet(
         pb.GetFleetRequest(window=to_duration(period.end - period.start), labels=period.labels)
     )
-    return Snapshot(period, hosts, processes, apps, causes, answer.silent_hosts, answer.coverage)
+    leave_out = (one for one in answer.degraded_hosts if one.degradation >= sample_pb2.DEGRADATION_NO_DETAIL)
+    degraded = frozenset(one.hostname for one in leave_out)
+    return Snapshot(period, hosts, processes, apps, causes, answer.silent_hosts, answer.coverage, degraded)
 
 
 async def take_earlier_snapshot(fleet: Fleet, period: Period) -> Snapshot:
@@ -78,7 +87,7 @@ async def take_history(fleet: Fleet, period: Period) -> pb.GetHistoryResponse:
 
 async def _apps(fleet: Fleet, period: Period) -> list[pb.AppRank]:
     async def ask(by: pb.RankBy.ValueType, limit: int) -> Sequence[pb.AppRank]:
-        return (await fleet.rank_apps(pb.RankAppsRequest(query=_query(period, by, limit)))).apps
+        return (await fleet.rank_apps(pb.RankAppsRequest(query=query(period, by, limit)))).apps
 
     apps = await ask(pb.RANK_BY_CLOSE_WAIT_GROWTH, _ROWS)
     others: list[pb.AppRank] = []
@@ -90,7 +99,7 @@ async def _apps(fleet: Fleet, period: Period) -> list[pb.AppRank]:
 
 async def _processes(fleet: Fleet, period: Period) -> list[pb.ProcessRank]:
     async def ask(by: pb.RankBy.ValueType, limit: int) -> Sequence[pb.ProcessRank]:
-        return (await fleet.rank_processes(pb.RankProcessesRequest(query=_query(period, by, limit)))).processes
+        return (await fleet.rank_processes(pb.RankProcessesRequest(query=query(period, by, limit)))).processes
 
     processes = await ask(pb.RANK_BY_CLOSE_WAIT_GROWTH, _ROWS)
     others: list[pb.ProcessRank] = []
@@ -102,7 +111,7 @@ async def _processes(fleet: Fleet, period: Period) -> list[pb.ProcessRank]:
 
 async def _hosts(fleet: Fleet, period: Period) -> list[pb.HostRank]:
     async def ask(by: pb.RankBy.ValueType) -> Sequence[pb.HostRank]:
-        return (await fleet.rank_hosts(pb.RankHostsRequest(query=_query(period, by, _ROWS_BY_OTHERS)))).hosts
+        return (await fleet.rank_hosts(pb.RankHostsRequest(query=query(period, by, _ROWS_BY_OTHERS)))).hosts
 
     hosts = await ask(pb.RANK_BY_CLOSE_WAIT_GROWTH)
     others: list[pb.HostRank] = []
@@ -112,7 +121,8 @@ async def _hosts(fleet: Fleet, period: Period) -> list[pb.HostRank]:
     return list({host.host_id: host for host in (*hosts, *others)}.values())
 
 
-def _query(period: Period, by: pb.RankBy.ValueType, limit: int) -> pb.RankingQuery:
+def query(period: Period, by: pb.RankBy.ValueType, limit: int) -> pb.RankingQuery:
+    """Asks for a ranking over a period."""
     return pb.RankingQuery(
         by=by,
         window=to_duration(period.end - period.start),

@@ -21,6 +21,8 @@ from loiter_aggregator.reports.due import Plan
 
 FILE: Final = "reports.sqlite3"
 _KEPT_RUNS: Final = 1_000
+# With those that are still on their way: of a report that is due every minute, those of a day, and half as many again.
+_MOST_RUNS: Final = 2_200
 _MAX_ERROR_CHARS: Final = 500
 
 RunState = Literal["due", "built", "failed", "missed"]
@@ -72,6 +74,11 @@ class Delivery:
     error: str
 
 
+_IS_NOT_OPEN: Final = """
+    NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.run = run.id AND delivery.state IN ('waiting', 'sending'))"""
+_IS_NOT_LAST: Final = """
+    run.id IS NOT (SELECT max(arrived.id) FROM delivery JOIN run AS arrived ON arrived.id = delivery.run
+        WHERE arrived.schedule = ?1 AND delivery.state = 'delivered')"""
 _RUN: Final = "id, schedule, due, state, built, next_try, error, title"
 _DELIVERY: Final = "id, run, target, state, attempts, next_try, delivered, error"
 
@@ -134,17 +141,16 @@ class ReportState:
 
     @staticmethod
     def _prune(database: sqlite3.Connection, schedule: str) -> None:
+        # What it says is needed of those on their way, and of the last that arrived: the next is compared with that.
+        outnumbered = f"""
+            DELETE FROM run WHERE schedule = ?1 AND {_IS_NOT_LAST} AND id <= (
+                SELECT id FROM run WHERE schedule = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)"""  # noqa: S608 - ours
+        database.execute(f"{outnumbered} AND {_IS_NOT_OPEN}", (schedule, _KEPT_RUNS))
+        database.execute(outnumbered, (schedule, _MOST_RUNS))
         database.execute(
-            "DELETE FROM run WHERE schedule = ?1 AND id <= (SELECT id FROM run WHERE schedule = ?1 "
-            "ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            (schedule, _KEPT_RUNS),
-        )
-        # What a report says is needed until it has arrived everywhere, and of the last to be compared with.
-        database.execute(
-            "UPDATE run SET report = NULL WHERE schedule = ?1 AND report IS NOT NULL "
-            "AND NOT EXISTS (SELECT 1 FROM delivery WHERE run = run.id AND delivery.state IN ('waiting', 'sending')) "
-            "AND id < (SELECT max(run) FROM delivery JOIN run AS other ON other.id = delivery.run "
-            "WHERE other.schedule = ?1 AND delivery.state = 'delivered')",
+            f"""
+            UPDATE run SET report = NULL
+            WHERE schedule = ?1 AND report IS NOT NULL AND {_IS_NOT_LAST} AND {_IS_NOT_OPEN}""",  # noqa: S608 - ours
             (schedule,),
         )
 
@@ -208,11 +214,13 @@ class ReportState:
         rows = self._read(f"SELECT {_DELIVERY} FROM delivery WHERE run = ? ORDER BY id", run)  # noqa: S608 - ours
         return [Delivery(*row) for row in rows]
 
-    def sending(self, delivery: int, now: int) -> None:
-        """Records a try, before it is made."""
+    def sending(self, delivery: int, now: int) -> int:
+        """Records a try, before it is made. Returns when the first was made."""
         with self._change() as database:
             database.execute("INSERT INTO attempt VALUES (?, ?, NULL)", (delivery, now))
             database.execute("UPDATE delivery SET state = 'sending', attempts = attempts + 1 WHERE id = ?", (delivery,))
+            first = database.execute("SELECT time FROM attempt WHERE delivery = ? ORDER BY rowid LIMIT 1", (delivery,))
+            return int(first.fetchone()[0])
 
     def delivered(self, delivery: int, now: int) -> None:
         """Records that a report has arrived."""

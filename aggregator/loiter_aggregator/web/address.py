@@ -22,6 +22,8 @@ from loiter_aggregator.fleet.errors import InvalidRequest
 DEFAULT_WINDOW: Final = "1h"
 WINDOWS: Final = ("10m", "1h", "6h", "1d", "7d")
 
+_BEFORE_THE_PAGE_SECONDS: Final = 0.1
+_ON_THE_PAGE_SECONDS: Final = 0.4
 _LABEL_NAME: Final = re.compile(LABEL_KEY_PATTERN)
 
 Pairs = tuple[tuple[str, str], ...]
@@ -50,6 +52,11 @@ class Address:
 
     def _with(self, pairs: Sequence[tuple[str, str]]) -> str:
         return f"{self.path}?{urlencode(pairs)}" if pairs else self.path
+
+
+def patience(request: Request) -> float:
+    """For how many seconds a first answer is waited for: a page comes soon, and waits for what is missing itself."""
+    return _ON_THE_PAGE_SECONDS if "hx-request" in request.headers else _BEFORE_THE_PAGE_SECONDS
 
 
 def address_of(request: Request, known: Sequence[str]) -> Address:

@@ -28,15 +28,18 @@ _WAIT_SECONDS: Final = 0.15
 # Where there is an older answer to show, waiting for the new one is worth even less.
 _RENEWAL_WAIT_SECONDS: Final = 0.05
 _FORGET_SECONDS: Final = 300.0
+# However long an answer took, the next is asked for after that.
+_LONGEST_REST_SECONDS: Final = 600.0
 _MAX_ENTRIES: Final = 500
 _MAX_BYTES: Final = 32_000_000
 _MAX_UNDER_WAY: Final = 64
 
-_ANSWERED_WITH: Final = (InvalidRequest, NotFound, Unavailable, Overloaded, TookTooLong)
-
 
 class Mistake(Exception):
     """The aggregator made a mistake that nobody expected. What it was is in the log, and nobody else's affair."""
+
+
+_ANSWERED_WITH: Final = (InvalidRequest, NotFound, Unavailable, Overloaded, TookTooLong, Mistake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,14 @@ class Seen(Generic[Answer]):
 
 @dataclass(slots=True)
 class _Entry:
-    """One question. `tried` and `answered` are seconds of the monotonic clock, None where that has not happened."""
+    """One question. `tried` and `answered` are seconds of the monotonic clock, None where that has not happened.
+
+    It is not asked anew before `rests_until`.
+    """
 
     looked_at: float
     tried: float | None = None
+    rests_until: float = 0.0
     task: asyncio.Task[None] | None = None
     answer: Message | None = None
     size: int = 0
@@ -91,7 +98,7 @@ class Board:
         self._clock = clock
         self._monotonic = monotonic
         # The question that nobody has looked at for longest comes first.
-        self._entries: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str, bytes], _Entry] = OrderedDict()
         self._under_way: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -105,19 +112,25 @@ class Board:
         *,
         wait: float | None = _WAIT_SECONDS,
         fresh: float = _FRESH_SECONDS,
+        rest: float = 0.0,
+        who: str = "",
     ) -> Seen[Answer]:
         """Asks, or shows what was answered before.
 
         An answer younger than `fresh` seconds is shown as it is. An older one is asked for anew, once for all who look,
         and shown meanwhile. The first answer is waited for, up to `wait` seconds. Where `wait` is None, a fresh answer
-        is waited for as long as it takes: for a download, which has nobody to fill it in later.
+        is waited for as long as it takes: for a download, which has nobody to fill it in later. A failure is fresh for
+        5 seconds at most.
+
+        Where asking costs much, `rest` times as long as it took has to pass until it is asked for anew. An answer that
+        is not for everyone is asked for by `who`.
 
         Never raises what a question fails with: that is in what is returned.
         """
-        key = (f"{method.__module__}.{method.__qualname__}", request.SerializeToString(deterministic=True))
+        key = (f"{method.__module__}.{method.__qualname__}", who, request.SerializeToString(deterministic=True))
         entry = self._entry(key)
-        if entry.task is None and (entry.tried is None or self._monotonic() - entry.tried >= fresh):
-            self._start(entry, method, request)
+        if self._is_due(entry, fresh):
+            self._start(entry, method, request, rest)
         if entry.task is not None:
             seconds = wait
             if wait is not None and (entry.answer is not None or entry.error is not None):
@@ -131,7 +144,15 @@ class Board:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def _entry(self, key: tuple[str, bytes]) -> _Entry:
+    def _is_due(self, entry: _Entry, fresh: float) -> bool:
+        if entry.task is not None or entry.tried is None:
+            return entry.task is None
+        now = self._monotonic()
+        if entry.error is not None:
+            fresh = min(fresh, _FRESH_SECONDS)
+        return now - entry.tried >= fresh and now >= entry.rests_until
+
+    def _entry(self, key: tuple[str, str, bytes]) -> _Entry:
         now = self._monotonic()
         entry = self._entries.get(key)
         if entry is None:
@@ -146,21 +167,27 @@ class Board:
         size = sum(entry.size for entry in self._entries.values())
         while len(self._entries) > 1:
             key, oldest = next(iter(self._entries.items()))
-            if now - oldest.looked_at < _FORGET_SECONDS and size <= _MAX_BYTES and len(self._entries) <= _MAX_ENTRIES:
+            # Who comes back while a costly answer rests finds it.
+            keep = now - oldest.looked_at < _FORGET_SECONDS or now < oldest.rests_until
+            if keep and size <= _MAX_BYTES and len(self._entries) <= _MAX_ENTRIES:
                 return
             size -= oldest.size
             del self._entries[key]
 
-    def _start(self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request) -> None:
+    def _start(
+        self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request, rest: float
+    ) -> None:
         if len(self._under_way) >= _MAX_UNDER_WAY:
             entry.error = Overloaded(f"{_MAX_UNDER_WAY} questions wait for an answer; ask again later")
             return
         entry.tried = self._monotonic()
-        entry.task = asyncio.create_task(self._answer(entry, method, request))
+        entry.task = asyncio.create_task(self._answer(entry, method, request, rest))
         self._under_way.add(entry.task)
         entry.task.add_done_callback(self._under_way.discard)
 
-    async def _answer(self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request) -> None:
+    async def _answer(
+        self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request, rest: float
+    ) -> None:
         asked, asked_at = self._monotonic(), self._clock()
         try:
             answer = await method(request)
@@ -177,6 +204,8 @@ class Board:
             entry.at, entry.answered = asked_at, asked
         finally:
             entry.task = None
+            ended = self._monotonic()
+            entry.rests_until = ended + min(_LONGEST_REST_SECONDS, rest * (ended - asked))
 
     def _seen(self, entry: _Entry) -> Seen[Any]:
         age = None if entry.answered is None else max(0.0, self._monotonic() - entry.answered)

@@ -96,20 +96,26 @@ class Connections:
                 self._refusals.say(error.errno, f"no connection is accepted for the web page: {error.strerror}")
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            network = network_of(str(address[0]).removeprefix("::ffff:"))
-            if self._has_room(network):
-                self._open[network] += 1
-                task = loop.create_task(self._take(accepted, network))
-                self._handshakes.add(task)
-                task.add_done_callback(self._handshakes.discard)
-            else:
+            try:
+                self._begin(accepted, network_of(str(address[0]).removeprefix("::ffff:")))
+            except BaseException:
                 accepted.close()
+                raise
 
     async def close(self) -> None:
         """Gives up on handshakes that are not over."""
         for task in self._handshakes:
             task.cancel()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
+
+    def _begin(self, accepted: socket.socket, network: str) -> None:
+        if not self._has_room(network):
+            accepted.close()
+            return
+        self._open[network] += 1
+        task = asyncio.get_running_loop().create_task(self._take(accepted, network))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
 
     def _has_room(self, network: str) -> bool:
         if self._open.total() >= self._limit:

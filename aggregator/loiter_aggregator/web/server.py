@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from loiter.addresses import is_loopback
 from loiter.logs import fields
 from loiter_aggregator.access.doors import ListenError
+from loiter_aggregator.background import keep_running
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.web.connections import Connection, Connections
 from loiter_aggregator.web.tls import tls_context
@@ -48,8 +49,9 @@ class WebServer:
         self._listener = listener
         self._connections = Connections(listener, self._connection, tls)
         self._running = (
-            asyncio.create_task(self._connections.run()),
-            asyncio.create_task(self._server.main_loop()),  # keeps the date that answers carry
+            asyncio.create_task(keep_running("what takes connections to the web page", self._connections.run)),
+            # Keeps the date that answers carry.
+            asyncio.create_task(keep_running("the clock of the web page", self._server.main_loop)),
         )
         _log.info("web page at %s", self.url(tls), extra=fields(address=self.address))
 
@@ -66,6 +68,7 @@ class WebServer:
         await self._connections.close()
         await self._end_connections()
         await self._site.state.board.close()
+        self._site.state.makers.shutdown(wait=False, cancel_futures=True)
 
     def url(self, tls: ssl.SSLContext | None) -> str:
         """The address as a browser takes it."""

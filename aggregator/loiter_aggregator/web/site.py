@@ -26,6 +26,7 @@ from loiter_aggregator.web.errors import ErrorBoundary, answer_error
 from loiter_aggregator.web.headers import SecurityHeaders
 from loiter_aggregator.web.health import Readiness, healthz, readyz
 from loiter_aggregator.web.login import Login
+from loiter_aggregator.web.making import page_makers
 from loiter_aggregator.web.observed import Observed
 from loiter_aggregator.web.origins import OriginCheck, OurNames
 from loiter_aggregator.web.pages import ROUTES
@@ -85,6 +86,7 @@ def make_site(
     site.state.settings = settings
     site.state.clock = clock
     site.state.board = Board(clock)
+    site.state.makers = page_makers()
     site.state.static = static
     site.state.readiness = readiness
     return site

@@ -1382,22 +1382,26 @@ class AlertRule(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SEVERITY_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     severity: _builtins.str
     """How severe, such as `warning` or `critical`."""
     summary: _builtins.str
     """What it says, for a person."""
+    left_out: _builtins.int
+    """How many more applications or hosts break it than there is room for in alerts: they wait until some are over."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         severity: _builtins.str = ...,
         summary: _builtins.str = ...,
+        left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "severity", b"severity", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out", b"left_out", "name", b"name", "severity", b"severity", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import accumulate
 from typing import Final
 
 _MINUTE: Final = 60.0
@@ -20,7 +21,9 @@ _WAITS: Final = (
     8 * _HOUR,
     8 * _HOUR,
 )
-# A server that says itself when to come back may say so again and again.
+# A server that says itself when to come back may say so again and again: each time it is at least twice as long.
+_LONGEST_DOUBLED: Final = _HOUR
+# More than fit into a day: only while the clock is set back do they come to that.
 _MAX_ATTEMPTS: Final = 100
 # Answers of a web server that another try may change (RFC 9110, RFC 6585, RFC 8470); so may every 5xx.
 _TRY_AGAIN: Final = (408, 425, 429)
@@ -39,13 +42,22 @@ class DeliveryError(Exception):
         self.retry_after = retry_after
 
 
-def wait_seconds(attempts: int, error: DeliveryError) -> float | None:
-    """How long to wait after so many tries, of which this was the last error; None where it is given up."""
-    if error.final or attempts >= _MAX_ATTEMPTS:
+def wait_seconds(attempts: int, passed: float, error: DeliveryError) -> float | None:
+    """How long to wait for the next try; None where it is given up.
+
+    Args:
+        attempts: How often it was tried.
+        passed: How many seconds ago it was tried first.
+        error: Why the last try failed.
+    """
+    # By time, however often it was tried at the wish of the other end; but a clock that was set ahead is no time.
+    turn = min(attempts - 1, sum(passed >= reached for reached in accumulate(_WAITS)))
+    if error.final or turn >= len(_WAITS) or attempts >= _MAX_ATTEMPTS:
         return None
-    if error.retry_after is not None:
-        return min(max(error.retry_after, 1.0), _DAY)
-    return _WAITS[attempts - 1] if attempts <= len(_WAITS) else None
+    if error.retry_after is None:
+        return _WAITS[turn]
+    doubled = min(2.0 ** (attempts - 1), _LONGEST_DOUBLED)
+    return min(max(error.retry_after, doubled), _DAY)
 
 
 def is_final(status: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,15 +14,19 @@ from email.utils import format_datetime
 from typing import Final
 
 from loiter.text import printable
+from loiter_aggregator.receivers import read_secret, trust
+from loiter_aggregator.reports.delivery.deadline import Deadline
 from loiter_aggregator.reports.delivery.failure import DeliveryError
 from loiter_aggregator.reports.delivery.outgoing import Outgoing
-from loiter_aggregator.reports.file import Smtp, read_secret
+from loiter_aggregator.reports.file import Smtp
 from loiter_aggregator.reports.rendering import view
 from loiter_aggregator.reports.rendering.plain import plain
 from loiter_aggregator.reports.rendering.render import CONTENT_TYPES
 from loiter_aggregator.reports.rendering.worker import MAIL, pictures
 
+# For the other end to say something, and for all of it. Some let those wait that they do not know (tarpitting).
 _TIMEOUT_SECONDS: Final = 30.0
+_TOTAL_SECONDS: Final = 120.0
 _MAX_SAID: Final = 200
 _MAX_SUBJECT_CHARS: Final = 150
 
@@ -56,14 +61,27 @@ def compose(outgoing: Outgoing, smtp: Smtp, recipient: str, attached: Sequence[s
     return message
 
 
-def deliver_by_mail(outgoing: Outgoing, smtp: Smtp, recipient: str, attached: Sequence[str]) -> None:
-    """Hands the e-mail to the server. Blocks, for some minutes at most. Raises DeliveryError."""
+def deliver_by_mail(
+    outgoing: Outgoing, smtp: Smtp, recipient: str, attached: Sequence[str], seconds: float = _TOTAL_SECONDS
+) -> None:
+    """Hands the e-mail to the server. Blocks, for so many seconds at most. Raises DeliveryError."""
     message = compose(outgoing, smtp, recipient, attached, datetime.now(UTC))
+    with Deadline(seconds) as deadline:
+        try:
+            _hand_over(message, smtp, recipient, deadline)
+        except DeliveryError as error:
+            if error.final or not deadline.passed:
+                raise
+            host, port = smtp.address
+            raise DeliveryError(f"{host}:{port} has not taken it within {seconds:g} s") from error
+
+
+def _hand_over(message: EmailMessage, smtp: Smtp, recipient: str, deadline: Deadline) -> None:
     host, port = smtp.address
     where = f"{host}:{port}"
     try:
         password = None if smtp.password_file is None else read_secret(smtp.password_file)
-        server = _connected(smtp)
+        server = _connected(smtp, deadline)
         try:
             if smtp.user is not None and password is not None:
                 server.login(smtp.user, password)
@@ -90,24 +108,42 @@ def deliver_by_mail(outgoing: Outgoing, smtp: Smtp, recipient: str, attached: Se
         raise DeliveryError(str(error)) from None
 
 
-def _connected(smtp: Smtp) -> smtplib.SMTP:
+class _Client(smtplib.SMTP):
+    """A client whose connection is watched from its beginning, and encrypted from there where a context is given.
+
+    smtplib has what overrides this method (SMTP_SSL) make the socket.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], own_name: str, deadline: Deadline, context: ssl.SSLContext | None
+    ) -> None:
+        self._deadline, self._context = deadline, context  # first: this connects
+        super().__init__(*address, local_hostname=own_name, timeout=_TIMEOUT_SECONDS)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        connection = socket.create_connection((host, port), timeout)
+        try:
+            self._deadline.watch(connection)
+            if self._context is None:
+                return connection
+            return self._context.wrap_socket(connection, server_hostname=host)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _connected(smtp: Smtp, deadline: Deadline) -> smtplib.SMTP:
     """Connects, encrypted as the settings have it."""
-    host, port = smtp.address
     own_name = smtp.from_.rpartition("@")[2]  # without one, smtplib asks DNS for this host's, which may take long
-    if smtp.security == "tls":
-        return smtplib.SMTP_SSL(host, port, local_hostname=own_name, timeout=_TIMEOUT_SECONDS, context=_trust(smtp))
-    server = smtplib.SMTP(host, port, local_hostname=own_name, timeout=_TIMEOUT_SECONDS)
+    context = None if smtp.security == "none" else trust(smtp.ca)
+    server = _Client(smtp.address, own_name, deadline, context if smtp.security == "tls" else None)
     if smtp.security == "starttls":
         try:
-            server.starttls(context=_trust(smtp))
+            server.starttls(context=context)
         except BaseException:
             server.close()
             raise
     return server
-
-
-def _trust(smtp: Smtp) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=smtp.ca)
 
 
 def _refused(what: str, code: int, said: bytes | str) -> DeliveryError:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Final
 
 from loiter_aggregator.reports.delivery.folder import deliver_to_folder
@@ -14,10 +11,12 @@ from loiter_aggregator.reports.delivery.outgoing import Outgoing
 from loiter_aggregator.reports.delivery.webhook import deliver_to_webhook
 from loiter_aggregator.reports.file import ReportFile, Schedule
 from loiter_aggregator.reports.rendering.worker import MAIL
+from loiter_aggregator.threads import in_thread
 
 _FOLDER: Final = "folder "
 _MAIL: Final = "mail "
 _WEBHOOK: Final = "webhook "
+_THREAD: Final = "report delivery"
 
 
 def targets_of(schedule: Schedule) -> list[str]:
@@ -42,35 +41,13 @@ async def deliver(outgoing: Outgoing, target: str, schedule: Schedule, file: Rep
     if target.startswith(_FOLDER):
         folder = schedule.folder
         assert folder is not None, "it is a target of the schedule"
-        await _in_thread(lambda: deliver_to_folder(outgoing, folder))
+        await in_thread(lambda: deliver_to_folder(outgoing, folder), _THREAD)
     elif target.startswith(_MAIL):
         smtp = file.smtp
         assert smtp is not None, "checked as the file was read"
         recipient = target.removeprefix(_MAIL)
-        await _in_thread(lambda: deliver_by_mail(outgoing, smtp, recipient, schedule.formats))
+        await in_thread(lambda: deliver_by_mail(outgoing, smtp, recipient, schedule.formats), _THREAD)
     else:
         webhook = file.webhook(target.removeprefix(_WEBHOOK))
         assert webhook is not None, "checked as the file was read"
         await deliver_to_webhook(outgoing, webhook)
-
-
-async def _in_thread(work: Callable[[], None]) -> None:
-    """Does what blocks in a thread that does not keep the program from ending, as those of asyncio would."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
-
-    def run() -> None:
-        failed: BaseException | None = None
-        try:
-            work()
-        except Exception as error:  # whoever waits is told
-            failed = error
-        with suppress(RuntimeError):  # the program has ended meanwhile
-            loop.call_soon_threadsafe(settle, failed)
-
-    threading.Thread(target=run, name="report delivery", daemon=True).start()
-    await done

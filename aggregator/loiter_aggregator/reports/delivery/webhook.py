@@ -13,6 +13,7 @@ import httpx
 
 from loiter.text import printable
 from loiter.version import version
+from loiter_aggregator import receivers
 from loiter_aggregator.reports.delivery.failure import DeliveryError, is_final, retry_after_seconds
 from loiter_aggregator.reports.delivery.outgoing import Outgoing
 from loiter_aggregator.reports.delivery.signing import webhook_headers
@@ -71,7 +72,7 @@ async def deliver_to_webhook(outgoing: Outgoing, webhook: Webhook) -> None:
 
 
 def _prepare(webhook: Webhook) -> tuple[str, bytes | None, ssl.SSLContext]:
-    return webhook_url(webhook), signing_key(webhook), ssl.create_default_context(cafile=webhook.ca)
+    return webhook_url(webhook), signing_key(webhook), receivers.trust(webhook.ca)
 
 
 async def _post(url: str, body: bytes, headers: dict[str, str], trust: ssl.SSLContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -12,19 +13,21 @@ from loiter.limits import MAX_RANKING_ROWS
 from loiter.tcp_states import SS_NAMES
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
-from loiter_aggregator.commands.host import document
-from loiter_aggregator.commands.options import MEASURES
 from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.output import sections
+from loiter_aggregator.output.host import document
 from loiter_aggregator.output.rows import process_row, seconds, time
+from loiter_aggregator.queries import MEASURES
 from loiter_aggregator.web.address import (
     WINDOWS,
     address_of,
     fixed_to_now,
+    patience,
     read_name,
     read_number,
     read_span,
 )
+from loiter_aggregator.web.making import MAX_ROWS, make
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.charts import Figure, charts_of
 from loiter_aggregator.web.views.pulse import pulse_of, said
@@ -55,44 +58,48 @@ async def host(request: Request) -> Response:
     query = request.query_params
     span, name = read_span(query), read_name(query, "name", "/host?name=web1")
     by, limit = query.get("by") or "close-wait-growth", read_number(query, "limit", 1, MAX_RANKING_ROWS, 20)
+    limit = min(limit, MAX_ROWS)
     if by not in MEASURES:
         raise InvalidRequest(f"by: {by!r} is no measure; there are {', '.join(MEASURES)}")
     address = address_of(request, _PARAMETERS)
-    reading, board = request.app.state.reading, request.app.state.board
+    reading, ask = request.app.state.reading, partial(request.app.state.board.ask, wait=patience(request))
     seen, history = await asyncio.gather(
-        board.ask(
+        ask(
             reading.fleet.get_host,
             pb.GetHostRequest(name=name, window=span.window, limit=limit, by=MEASURES[by], end_time=span.end_time),
         ),
-        board.ask(
-            reading.fleet.get_history, pb.GetHistoryRequest(host=name, window=span.window, end_time=span.end_time)
-        ),
+        ask(reading.fleet.get_history, pb.GetHistoryRequest(host=name, window=span.window, end_time=span.end_time)),
     )
     answer = seen.answer if seen.loading else seen.need()
-    rows = [] if answer is None else [process_row(rank, one) for rank, one in enumerate(answer.processes, 1)]
-    return render(
-        request,
-        "host.html",
-        {
-            "name": name,
-            "span": span,
-            "address": address,
-            "windows": WINDOWS if span.text in WINDOWS else (span.text, *WINDOWS),
-            "fixed": fixed_to_now(request, address, span),
-            "pulse": pulse_of(seen, history),
-            "answer": answer,
-            "host": None if answer is None else document(answer),
-            "notes": [] if answer is None else _notes(answer),
-            "limits": _limits(answer),
-            "states": STATES,
-            "state_names": SS_NAMES,
-            "table": ranking_table("of-host", rows, by, span, wide=query.get("wide") == "1"),
-            "history": None if history.answer is None else _worth_drawing(history.answer),
-            "history_said": said(history),
-            "sorts": SORTS,
-            "means": MEANS,
-        },
-    )
+    rows = 0 if answer is None else len(answer.processes) + len(answer.latest.time_wait) + len(answer.latest.ports)
+
+    def page() -> Response:
+        processes = [] if answer is None else [process_row(rank, one) for rank, one in enumerate(answer.processes, 1)]
+        return render(
+            request,
+            "host.html",
+            {
+                "name": name,
+                "span": span,
+                "address": address,
+                "windows": WINDOWS if span.text in WINDOWS else (span.text, *WINDOWS),
+                "fixed": fixed_to_now(request, address, span),
+                "pulse": pulse_of(seen, history),
+                "answer": answer,
+                "host": None if answer is None else document(answer),
+                "notes": _notes(answer) if answer is not None and span.live else [],
+                "limits": _limits(answer),
+                "states": STATES,
+                "state_names": SS_NAMES,
+                "table": ranking_table("of-host", processes, by, span, wide=query.get("wide") == "1"),
+                "history": None if history.answer is None else _worth_drawing(history.answer),
+                "history_said": said(history),
+                "sorts": SORTS,
+                "means": MEANS,
+            },
+        )
+
+    return await make(request, rows, page)
 
 
 def _worth_drawing(history: pb.GetHistoryResponse) -> Any:

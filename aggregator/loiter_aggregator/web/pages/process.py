@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -10,11 +11,12 @@ from starlette.responses import Response
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import socket_pb2
-from loiter_aggregator.commands.explain import document
 from loiter_aggregator.fleet.errors import NotFound
+from loiter_aggregator.output.explanation import document
 from loiter_aggregator.output.rows import seconds
-from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, read_name, read_number, read_span
+from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, patience, read_name, read_number, read_span
 from loiter_aggregator.web.board import Seen
+from loiter_aggregator.web.socket_reading import read_sockets
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.ages import age_range, histogram
 from loiter_aggregator.web.views.charts import Charts, Figure, charts_of
@@ -41,10 +43,10 @@ async def process(request: Request) -> Response:
     span, name = read_span(query), read_name(query, "host", _EXAMPLE)
     pid = read_number(query, "pid", 1, _MAX_PID, 0)
     address = address_of(request, _PARAMETERS)
-    reading, board = request.app.state.reading, request.app.state.board
+    reading, ask = request.app.state.reading, partial(request.app.state.board.ask, wait=patience(request))
     seen, history = await asyncio.gather(
-        board.ask(reading.fleet.explain_process, pb.ExplainProcessRequest(name=name, pid=pid, window=span.window)),
-        board.ask(
+        ask(reading.fleet.explain_process, pb.ExplainProcessRequest(name=name, pid=pid, window=span.window)),
+        ask(
             reading.fleet.get_history,
             pb.GetHistoryRequest(host=name, pid=pid, window=span.window, end_time=span.end_time),
         ),
@@ -96,9 +98,8 @@ async def ages(request: Request) -> Response:
     """Shows how old the sockets of a process are, as its host reads them now: a part of the process's page."""
     query = request.query_params
     name, pid = read_name(query, "host", _EXAMPLE), read_number(query, "pid", 1, _MAX_PID, 0)
-    state = request.app.state
-    seen = await state.board.ask(
-        state.reading.sockets.list_sockets,
+    seen = await read_sockets(
+        request,
         pb.ListSocketsRequest(name=name, pid=pid, states=[socket_pb2.TCP_STATE_CLOSE_WAIT], limit=1_000),
         wait=None,
         fresh=_AGES_FRESH_SECONDS,

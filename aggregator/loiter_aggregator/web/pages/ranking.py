@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -14,31 +12,32 @@ from starlette.responses import Response
 from loiter.limits import MAX_RANKING_ROWS
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
-from loiter_aggregator.commands.options import MEASURES
 from loiter_aggregator.fleet.errors import InvalidRequest
-from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
-from loiter_aggregator.output.rows import Row, app_row, group_row, host_row, process_row
 from loiter_aggregator.output.tables import coverage_line
+from loiter_aggregator.queries import CAUSES, MEASURES
+from loiter_aggregator.rankings import GROUPED, KINDS, Kind, groups_by, nobody_owns
 from loiter_aggregator.web.address import (
     WINDOWS,
     Address,
     Span,
     address_of,
     fixed_to_now,
+    patience,
     read_labels,
     read_number,
     read_span,
 )
 from loiter_aggregator.web.board import Seen
+from loiter_aggregator.web.making import MAX_ROWS, make
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.pulse import pulse_of
 from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
-from loiter_aggregator.web.views.tags import CAUSE_MEANS, CAUSES
+from loiter_aggregator.web.views.tags import CAUSE_MEANS
 
 DEFAULT_BY: Final = "close-wait-growth"
 _DEFAULT_LIMIT: Final = 20
-_LIMITS: Final = (20, 50, 100, 500)
+_LIMITS: Final = (20, 50, 100, MAX_ROWS)
 _PARAMETERS: Final = (
     "by",
     "window",
@@ -51,48 +50,6 @@ _PARAMETERS: Final = (
     "group_by",
     "wide",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What can be ranked: how it is asked for, where its rows are in the answer, and what a row of nothing is."""
-
-    title: str
-    ask: Callable[[Fleet, pb.RankingQuery, str], tuple[Callable[[Any], Awaitable[Any]], Any]]
-    rows: Callable[[Any], list[Row]]
-    empty: Row
-
-
-def _rows(field: str, row: Callable[[int, Any], Row]) -> Callable[[Any], list[Row]]:
-    return lambda answer: [row(rank, one) for rank, one in enumerate(getattr(answer, field), start=1)]
-
-
-KINDS: Final[dict[str, Kind]] = {
-    "hosts": Kind(
-        "Hosts",
-        lambda fleet, query, _: (fleet.rank_hosts, pb.RankHostsRequest(query=query)),
-        _rows("hosts", host_row),
-        host_row(0, pb.HostRank()),
-    ),
-    "processes": Kind(
-        "Processes",
-        lambda fleet, query, _: (fleet.rank_processes, pb.RankProcessesRequest(query=query)),
-        _rows("processes", process_row),
-        process_row(0, pb.ProcessRank()),
-    ),
-    "apps": Kind(
-        "Apps",
-        lambda fleet, query, _: (fleet.rank_apps, pb.RankAppsRequest(query=query)),
-        _rows("apps", app_row),
-        app_row(0, pb.AppRank()),
-    ),
-    "groups": Kind(
-        "Groups",
-        lambda fleet, query, label: (fleet.rank_groups, pb.RankGroupsRequest(query=query, label=label)),
-        _rows("groups", group_row),
-        group_row(0, pb.GroupRank()),
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +66,11 @@ class Asked:
     limit: int
     group_by: str
     wide: bool
+
+    @property
+    def kind(self) -> Kind:
+        """What is ranked."""
+        return groups_by(self.group_by) if self.what == GROUPED else KINDS[self.what]
 
     @property
     def query(self) -> pb.RankingQuery:
@@ -133,7 +95,7 @@ class Asked:
 def read_asked(request: Request) -> Asked:
     """Reads the address of a ranking. Raises InvalidRequest, HTTPException."""
     what, query = request.path_params["what"], request.query_params
-    if what not in KINDS:
+    if what != GROUPED and what not in KINDS:
         raise HTTPException(404)
     by, cause = query.get("by") or DEFAULT_BY, query.get("cause", "")
     if by not in MEASURES:
@@ -155,39 +117,40 @@ def read_asked(request: Request) -> Asked:
 
 
 async def ranking(request: Request) -> Response:
-    """Shows a ranking."""
+    """Shows a ranking; of the rows that are asked for, those that a page has room for."""
     asked = read_asked(request)
+    asked = replace(asked, limit=min(asked.limit, MAX_ROWS))
     address = address_of(request, _PARAMETERS)
-    if asked.what == "groups" and not asked.group_by:
+    if asked.what == GROUPED and not asked.group_by:
         return await _choose_label(request, asked, address)
-    seen = await _ask(request, asked)
+    seen = await _ask(request, asked, patience(request))
     answer = seen.answer if seen.loading else seen.need()
-    rows = [] if answer is None else KINDS[asked.what].rows(answer)
-    return render(
-        request,
-        "ranking.html",
-        _frame(asked, address)
-        | {
-            "pulse": pulse_of(seen),
-            "table": ranking_table(asked.what, rows, asked.by, asked.span, wide=asked.wide, here=asked.group_by),
-            "coverage": None if answer is None else coverage_line(answer.coverage),
-            "hosts": None if answer is None else answer.coverage.hosts,
-            "fixed": fixed_to_now(request, address, asked.span),
-            "nobody_owns": _nobody_owns(rows, asked.by),
-        },
-    )
+    pulse = pulse_of(seen)
 
+    def page() -> Response:
+        rows = [] if answer is None else asked.kind.rows(answer)
+        return render(
+            request,
+            "ranking.html",
+            _frame(asked, address)
+            | {
+                "pulse": pulse,
+                "table": ranking_table(asked.what, rows, asked.by, asked.span, wide=asked.wide, here=asked.group_by),
+                "coverage": None if answer is None else coverage_line(answer.coverage),
+                "hosts": None if answer is None else answer.coverage.hosts,
+                "fixed": fixed_to_now(request, address, asked.span),
+                "nobody_owns": nobody_owns(rows, asked.by),
+            },
+        )
 
-def _nobody_owns(rows: Sequence[Row], by: str) -> bool:
-    """The kernel keeps no owner of TIME_WAIT sockets: a ranking of anything but hosts by them may be of nothing."""
-    return by.startswith("time-wait") and bool(rows) and all(row["time_wait"] is None for row in rows)
+    return await make(request, asked.limit, page)
 
 
 def _frame(asked: Asked, address: Address) -> dict[str, Any]:
     return {
         "asked": asked,
         "address": address,
-        "kinds": {name: kind.title for name, kind in KINDS.items()},
+        "kinds": {kind.name: kind.title for kind in (*KINDS.values(), groups_by(""))},
         "sorts": SORTS,
         "means": MEANS,
         "measures": tuple(MEASURES),
@@ -200,7 +163,7 @@ def _frame(asked: Asked, address: Address) -> dict[str, Any]:
 
 async def _choose_label(request: Request, asked: Asked, address: Address) -> Response:
     """Groups are of a label: asks which. What there are stands in the aggregator's own words."""
-    seen = await _ask(request, asked)
+    seen = await _ask(request, asked, patience(request))
     return render(
         request,
         "groups.html",
@@ -209,10 +172,10 @@ async def _choose_label(request: Request, asked: Asked, address: Address) -> Res
     )
 
 
-async def _ask(request: Request, asked: Asked, wait: float | None = 0.15) -> Seen[Any]:
+async def _ask(request: Request, asked: Asked, wait: float | None) -> Seen[Any]:
     state = request.app.state
-    method, question = KINDS[asked.what].ask(state.reading.fleet, asked.query, asked.group_by)
-    seen: Seen[Any] = await state.board.ask(method, question, wait=wait)
+    method = getattr(state.reading.fleet, f"rank_{asked.what}")
+    seen: Seen[Any] = await state.board.ask(method, asked.kind.question(asked.query), wait=wait)
     return seen
 
 
@@ -223,15 +186,14 @@ async def download(request: Request) -> Response:
         raise HTTPException(404)
     asked = read_asked(request)
     answer = (await _ask(request, asked, wait=None)).need()
-    kind = KINDS[asked.what]
-    rows = kind.rows(answer)
-    # Thousands of rows take a while to write.
-    if form == "json":
-        content = await asyncio.to_thread(as_json, rows)
-    else:
-        content = await asyncio.to_thread(as_csv, rows, csv_columns(kind.empty))
-    return Response(
-        content,
-        media_type="application/json" if form == "json" else "text/csv; charset=utf-8",
-        headers={"content-disposition": f'attachment; filename="loiter-{asked.what}.{form}"'},
-    )
+    kind = asked.kind
+
+    def file() -> Response:
+        rows = kind.rows(answer)
+        return Response(
+            as_json(rows) if form == "json" else as_csv(rows, csv_columns(kind.empty)),
+            media_type="application/json" if form == "json" else "text/csv; charset=utf-8",
+            headers={"content-disposition": f'attachment; filename="loiter-{asked.what}.{form}"'},
+        )
+
+    return await make(request, asked.limit, file)

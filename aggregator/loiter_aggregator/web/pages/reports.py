@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loiter.v1 import fleet_service_pb2 as pb
-from loiter_aggregator.web.address import Address
+from loiter_aggregator.web.address import Address, patience
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.pulse import pulse_of
 from loiter_aggregator.web.views.tags import DELIVERY_STATES, row_id
@@ -15,7 +15,7 @@ from loiter_aggregator.web.views.tags import DELIVERY_STATES, row_id
 async def reports(request: Request) -> Response:
     """Shows the reports."""
     state = request.app.state
-    seen = await state.board.ask(state.reading.reports.list_reports, pb.ListReportsRequest())
+    seen = await state.board.ask(state.reading.reports.list_reports, pb.ListReportsRequest(), wait=patience(request))
     answer = seen.answer if seen.loading else seen.need()
     return render(
         request,

@@ -70,7 +70,7 @@
     cursor: { y: false, points: { size: 6 }, sync: { key: sync.key, scales: ["x", null] }, drag: { x: false, y: false } },
     scales: { x: { time: true }, y: { range: (plot, least, most) => [0, Math.max(1.08 * (most ?? 0), data.unit === "share" ? 0.1 : 4)] } },
     axes: [
-      axis({ space: 64, size: 24, values: (plot, splits) => splits.map((one) => (long(data) ? clock(one, true).slice(5, 10) : clock(one, false))) }),
+      axis({ space: 64, size: 24, values: (plot, splits) => splits.map((one, at) => (long(data) ? clock(one, true).slice(5, 10) : clock(one, false)) + (at === Math.min(1, splits.length - 1) ? " UTC" : "")) }),
       axis({ space: 28, size: 44, values: (plot, splits) => splits.map((one) => short(one, data.unit)) }),
     ],
     series: [

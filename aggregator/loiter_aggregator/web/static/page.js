@@ -3,7 +3,7 @@
 (() => {
   const EVERY = 5000; // milliseconds between two answers
   const AFTER_LOSS = 2000;
-  const SOON = 200; // where an answer is on its way; each time twice as long
+  const SOON = 50; // where an answer is on its way; each time twice as long
 
   const $ = (id) => document.getElementById(id);
   const store = {
@@ -134,7 +134,7 @@
     }
     event.preventDefault(); // keep what is there
     const said = new DOMParser().parseFromString(ctx.text, "text/html").querySelector("main p")?.textContent;
-    lose(said ? `${said.replace(/\.$/, "")}:` : `The aggregator answers ${ctx.response.status}`);
+    lose(said ? `The aggregator answers "${said.replace(/\.$/, "")}"` : `The aggregator answers ${ctx.response.status}`);
   });
   document.addEventListener("htmx:error", (event) => {
     if (ofLive(event)) lose("No answer from the aggregator");
@@ -156,16 +156,36 @@
   // What can not be had at present may be had soon.
   if (document.querySelector("[data-again]")) setTimeout(() => location.reload(), EVERY);
 
-  // Filters apply when a choice is made. What is empty stays out of the address.
+  // Filters apply when a choice is made with the mouse; by keys one passes many on the way to the one that is meant.
+  // What is empty stays out of the address.
   for (const form of document.querySelectorAll("form.filters")) {
     form.addEventListener("submit", () => {
       for (const field of form.elements) field.disabled = field.name !== "" && field.value === "";
       setTimeout(() => { for (const field of form.elements) field.disabled = false; });
     });
+    let pointed = false;
+    form.addEventListener("pointerdown", () => { pointed = true; });
+    form.addEventListener("keydown", () => { pointed = false; });
     form.addEventListener("change", (event) => {
-      if (event.target.matches("[data-submit]")) form.requestSubmit();
+      if (pointed && event.target.matches("[data-submit]")) form.requestSubmit();
     });
   }
+
+  // Commands are copied with a click.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
+      button.textContent = "copied";
+    } catch {
+      button.textContent = "not allowed";
+    }
+    setTimeout(() => { button.textContent = "copy"; }, 2000);
+  });
+
+  // On a phone the pages are scrolled sideways.
+  document.querySelector(".bar nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
   // Keys.
   const rows = () => [...document.querySelectorAll("#live .row-link")];

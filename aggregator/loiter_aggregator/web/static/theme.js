@@ -7,5 +7,6 @@
   } catch {
     // Storage may be switched off: then the choice lasts as long as the page.
   }
+  if (navigator.clipboard) document.documentElement.classList.add("can-copy");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 }

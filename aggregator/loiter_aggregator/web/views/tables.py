@@ -65,15 +65,35 @@ MEANS: Final[Mapping[str, str]] = {
 }
 
 
+# What a ranking is by, for people; an address has the names of the command line.
+MEASURE_WORDS: Final[Mapping[str, str]] = {
+    "close-wait-growth": "CLOSE-WAIT growth",
+    "close-wait": "CLOSE-WAIT now",
+    "time-wait": "TIME-WAIT, mean",
+    "time-wait-max": "TIME-WAIT, maximum",
+    "fd-share": "descriptors in use",
+    "stuck": "stuck sockets",
+    "fd-eta": "time until descriptors run out",
+    "ports": "ephemeral ports in use",
+}
+# Those of the default alert rules: from here on somebody has to act.
+_SOON_SECONDS: Final = 4 * 3_600
+_NEARLY_FULL: Final = 0.8
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: how it is to be drawn, its text or value, where it leads, and whether it is what the row is about."""
+    """One cell: how it is to be drawn, its text or value, where it leads, and whether it is what the row is about.
+
+    A cell is `urgent` where what it says has to be seen to before long.
+    """
 
     kind: str
     text: str
     value: Any = None
     href: str = ""
     main: bool = False
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +149,11 @@ def _is_shown(column: Column, what: str, by: str) -> bool:
     return not column.wide_only or column.title in (_ROOM_FOR_OF_HOSTS if of_hosts else _ROOM_FOR)
 
 
+def measure_words(name: str) -> str:
+    """What a ranking is by, in words."""
+    return MEASURE_WORDS.get(name, name)
+
+
 def _is_old(row: Row) -> bool:
     return bool(row.get("silent"))
 
@@ -160,6 +185,8 @@ def _cell(column: Column, row: Row, span: Span, here: str) -> Cell:
         case "LABELS":
             return Cell("labels", text)
         case "FD%" | "PORTS%":
-            return Cell("share", text, found)
+            return Cell("share", text, found, urgent=found is not None and found >= _NEARLY_FULL)
+        case "FD-ETA":
+            return Cell("figure", text, urgent=found is not None and found < _SOON_SECONDS)
         case _:
             return Cell("figure" if column.right else "text", text)

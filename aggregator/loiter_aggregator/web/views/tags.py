@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from loiter.v1 import fleet_service_pb2 as pb
-from loiter.v1 import sample_pb2
-from loiter_aggregator.output.rows import cause_name
 
 # What a cause means, in a line: the words of docs/explanation/causes.md.
 CAUSE_MEANS: Final[Mapping[str, str]] = {
@@ -18,9 +16,6 @@ CAUSE_MEANS: Final[Mapping[str, str]] = {
     "cpu_starved": "The program gets too little processor time",
     "never_accepted": "The program does not accept",
     "unknown": "They stay, and what could be read does not tell why",
-}
-CAUSES: Final[Mapping[str, sample_pb2.Cause.ValueType]] = {
-    name: cause for cause in sample_pb2.Cause.values() if (name := cause_name(cause)) is not None
 }
 CHANGES: Final[Mapping[int, str]] = {
     change: name.removeprefix("FINDING_CHANGE_").lower() for name, change in pb.FindingChange.items() if change
