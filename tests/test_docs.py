@@ -52,7 +52,7 @@ def test_all_that_is_generated_stands_in_one_place() -> None:
 
 def _is_default(entry: Entry, text: str) -> bool:
     """Whether a text is the default, as people would write it."""
-    return entry.default in (None, ()) if text == "none" else entry.read(text.strip("`")) == entry.default
+    return entry.default in (None, (), "") if text == "none" else entry.read(text.strip("`")) == entry.default
 
 
 @pytest.mark.parametrize(
