@@ -1,4 +1,7 @@
-"""Which tests have the machine to themselves: `make test` runs the others side by side, and then these."""
+"""What all tests share: examples are not timed, and which tests have the machine to themselves.
+
+`make test` runs the others side by side, and then these.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # They run whole programs against a clock, or count the sockets and processes of this machine.
 _WHOLE_MACHINE: Final = (
@@ -23,6 +27,10 @@ _WHOLE_MACHINE: Final = (
     "agent/test_tcp_sock_diag.py",
     "aggregator/test_ingest_hosts.py",
 )
+
+# How long an example takes depends on what else this machine does.
+settings.register_profile("loiter", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loiter")
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

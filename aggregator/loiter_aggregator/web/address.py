@@ -22,7 +22,7 @@ from loiter_aggregator.fleet.errors import InvalidRequest
 DEFAULT_WINDOW: Final = "1h"
 WINDOWS: Final = ("10m", "1h", "6h", "1d", "7d")
 
-_BEFORE_THE_PAGE_SECONDS: Final = 0.1
+_BEFORE_THE_PAGE_SECONDS: Final = 0.05
 _ON_THE_PAGE_SECONDS: Final = 0.4
 _LABEL_NAME: Final = re.compile(LABEL_KEY_PATTERN)
 
