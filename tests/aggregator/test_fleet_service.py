@@ -16,7 +16,9 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter.v1.fleet_service_pb2_grpc import FleetServiceStub, add_FleetServiceServicer_to_server
 from loiter.version import version
+from loiter_aggregator.access.principal import caller_address
 from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.fleet.errors import Overloaded
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.fleet_service import FleetService
 from loiter_aggregator.ingest.batcher import Batcher
@@ -767,7 +769,7 @@ class Slow(Fleet):
 
     def _rank_processes(self, _: Question, __: pb.RankProcessesRequest) -> pb.RankProcessesResponse:
         self.begun.release()
-        self.release.wait()
+        self.release.wait(60)
         return pb.RankProcessesResponse()
 
 
@@ -843,19 +845,32 @@ def test_a_question_that_is_called_off_twice_keeps_its_turn_until_its_query_has_
 
 
 def test_questions_wait_for_their_turn_but_not_too_many(store: DuckDbStore) -> None:
-    """Four at a time, a hundred wait, one more is told to come back."""
+    """Three callers' at a time; of one caller 25 wait, of all a hundred. The aggregator's own come all the same."""
 
     async def scenario() -> None:
         service = Slow(store)
-        async with asking(service) as stub:
-            calls = [asyncio.ensure_future(stub.RankProcesses(pb.RankProcessesRequest())) for _ in range(105)]
-            (turned_away,), waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-            code, details = await refused(turned_away)
-            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "ask again later" in details
-            await acquired(service.begun, 4)
-            service.release.set()
-            await asyncio.gather(*waiting)
-            assert (await stub.GetFleet(pb.GetFleetRequest())).coverage.hosts == 0
+
+        async def ask(address: str) -> pb.RankProcessesResponse:
+            caller_address.set(address)
+            return await service.rank_processes(pb.RankProcessesRequest())
+
+        def asked(address: str, times: int) -> list[asyncio.Task[pb.RankProcessesResponse]]:
+            return [asyncio.create_task(ask(address)) for _ in range(times)]
+
+        waiting = asked("10.0.0.1", 2 + 25)
+        with pytest.raises(Overloaded, match=r"^25 of your questions wait for an answer; "):
+            await asyncio.create_task(ask("10.0.0.1"))
+        await acquired(service.begun, 2)
+        for last, times in (2, 25), (3, 25), (4, 25), (5, 2):
+            waiting += asked(f"10.0.0.{last}", times)
+        with pytest.raises(Overloaded, match=r"^100 questions wait for an answer; "):
+            await asyncio.create_task(ask("10.0.0.6"))
+        await acquired(service.begun, 1)
+        own = asyncio.create_task(service.rank_processes(pb.RankProcessesRequest()))
+        await acquired(service.begun, 1)
+        assert service.questions.in_hand == 105
+        service.release.set()
+        await asyncio.gather(own, *waiting)
+        assert (service.questions.in_hand, service.questions.turned_away) == (0, 2)
 
     asyncio.run(asyncio.wait_for(scenario(), 60))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.access.principal import caller_address
 from loiter_aggregator.fleet.errors import NotFound, Overloaded
 from loiter_aggregator.store.duckdb_store import StoreError
 from loiter_aggregator.web.board import Board, Mistake, Seen
@@ -210,14 +211,33 @@ def test_closing_lets_go_of_what_is_under_way() -> None:
 
 
 def test_no_more_questions_are_under_way_than_the_fleet_takes() -> None:
-    """The rest are told so at once."""
+    """The rest are told so at once; and of one who looks, fewer. What comes of it is for nobody else."""
 
     async def scenario() -> None:
         fleet, board = Fleet(), board_at(Time())
-        for at in range(64):
-            await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"n": str(at)}), wait=0)
-        refused = await board.ask(fleet.get_fleet, ASK, wait=0)
-        assert isinstance(refused.error, Overloaded)
+
+        async def look(address: str, request: pb.GetFleetRequest) -> Seen[pb.GetFleetResponse]:
+            caller_address.set(address)
+            return await board.ask(fleet.get_fleet, request, wait=0)
+
+        async def look_much(address: str) -> Seen[pb.GetFleetResponse]:
+            for at in range(16):
+                seen = await look(address, pb.GetFleetRequest(labels={address: str(at)}))
+                assert seen.loading
+            return await look(address, ASK)
+
+        refused = await asyncio.create_task(look_much("10.0.0.1"))
+        assert str(refused.error) == "16 of your questions wait for an answer; ask again later"
+        other = await asyncio.create_task(look("10.0.0.2", ASK))
+        assert other.loading, "it is asked for somebody else"
+        assert (await asyncio.create_task(look("10.0.0.1", ASK))).loading, "which costs nothing more"
+        for last in (3, 4):
+            await asyncio.create_task(look_much(f"10.0.0.{last}"))
+        for at in range(64 - 3 * 16 - 1):
+            await asyncio.create_task(look(f"10.0.1.{at}", pb.GetFleetRequest(labels={"n": str(at)})))
+        full = await asyncio.create_task(look("10.0.2.1", pb.GetFleetRequest(labels={"n": "last"})))
+        assert isinstance(full.error, Overloaded)
+        assert str(full.error) == "64 questions wait for an answer; ask again later"
         await board.close()
 
     run(scenario())

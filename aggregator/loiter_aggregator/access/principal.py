@@ -36,3 +36,12 @@ ANYONE: Final = Principal("anyone", frozenset(Right))
 caller: ContextVar[Principal] = ContextVar("caller", default=ANYONE)
 # Its address, without a port; empty where there is none.
 caller_address: ContextVar[str] = ContextVar("caller_address", default="")
+
+# Who asks where the program itself does.
+OURSELVES: Final = ""
+
+
+def who_asks() -> str:
+    """Whom the call that is being served is for, to tell callers apart; OURSELVES outside of one."""
+    address = caller_address.get()
+    return f"{caller.get().name}\0{address}" if address else OURSELVES

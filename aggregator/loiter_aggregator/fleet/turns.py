@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from loiter.durations import format_duration
+from loiter_aggregator.access.principal import OURSELVES, who_asks
 from loiter_aggregator.fleet.errors import Overloaded, TookTooLong
+from loiter_aggregator.fleet.line import TURNS, Line
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from loiter_aggregator.store.question import CalledOff, Question
 
 Answer = TypeVar("Answer")
 
-# Questions are answered in threads beside the writer; more at a time would only take its processor from it.
-_QUESTIONS_AT_ONCE: Final = 4
-_QUESTIONS_WAITING: Final = 100
+_WAITING: Final = 100
+_WAITING_OF_ONE: Final = 25
 # An interrupt that comes just before a query begins is lost.
 _INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
@@ -40,25 +41,26 @@ class Turns:
         """Takes the store to read from, and how long a question may take, from when it comes in."""
         self._store = store
         self._seconds = seconds
-        self._turns = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
+        self._line = Line()
         self.counts = QuestionCounts()
 
     async def answer(self, work: Callable[[Question], Answer]) -> Answer:
-        """Does the work when its turn comes, in a thread.
+        """Does the work when its turn comes, in a thread. Whose question it is says the call that is being served.
 
         Raises:
-            Overloaded: Too many questions wait.
+            Overloaded: Too many questions wait, or too many of the same caller.
             TookTooLong: It was not answered in time.
             StoreError: The store can not be read.
             InvalidRequest, NotFound: As the work has it.
         """
-        if self.counts.in_hand >= _QUESTIONS_AT_ONCE + _QUESTIONS_WAITING:
+        asker = who_asks()
+        if asker != OURSELVES and (full := self._full(asker)):
             self.counts.turned_away += 1
-            raise Overloaded(f"{_QUESTIONS_WAITING} questions wait for an answer; ask again later")
+            raise Overloaded(f"{full} wait for an answer; ask again later")
         self.counts.in_hand += 1
         try:
             async with asyncio.timeout(self._seconds):
-                async with self._turns:
+                async with self._line.turn(asker):
                     answer = await self._work(work)
             self.counts.answered += 1
             return answer
@@ -73,6 +75,12 @@ class Turns:
             raise
         finally:
             self.counts.in_hand -= 1
+
+    def _full(self, asker: str) -> str:
+        """What keeps one more question from waiting; empty where nothing does."""
+        if self._line.waiting(asker) >= _WAITING_OF_ONE:
+            return f"{_WAITING_OF_ONE} of your questions"
+        return f"{_WAITING} questions" if self.counts.in_hand >= TURNS + _WAITING else ""
 
     async def _work(self, work: Callable[[Question], Answer]) -> Answer:
         """Does the work in a thread. Where nobody waits for it any more, its query is interrupted."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar, cast
 
 from google.protobuf.message import Message
 
+from loiter_aggregator.access.principal import who_asks
 from loiter_aggregator.clock import Clock
 from loiter_aggregator.fleet.errors import InvalidRequest, NotFound, Overloaded, TookTooLong, Unavailable
 from loiter_aggregator.store.duckdb_store import StoreError
@@ -33,6 +34,8 @@ _LONGEST_REST_SECONDS: Final = 600.0
 _MAX_ENTRIES: Final = 500
 _MAX_BYTES: Final = 32_000_000
 _MAX_UNDER_WAY: Final = 64
+# A page asks half a dozen; whoever opens many at once has them one after the other.
+_MAX_UNDER_WAY_OF_ONE: Final = 16
 
 
 class Mistake(Exception):
@@ -99,7 +102,8 @@ class Board:
         self._monotonic = monotonic
         # The question that nobody has looked at for longest comes first.
         self._entries: OrderedDict[tuple[str, str, bytes], _Entry] = OrderedDict()
-        self._under_way: set[asyncio.Task[None]] = set()
+        # Whom each question under way was begun for.
+        self._under_way: dict[asyncio.Task[None], str] = {}
 
     def __len__(self) -> int:
         """How many answers are kept, or waited for."""
@@ -130,6 +134,8 @@ class Board:
         key = (f"{method.__module__}.{method.__qualname__}", who, request.SerializeToString(deterministic=True))
         entry = self._entry(key)
         if self._is_due(entry, fresh):
+            if full := self._full():
+                return replace(self._seen(entry), error=Overloaded(f"{full} wait for an answer; ask again later"))
             self._start(entry, method, request, rest)
         if entry.task is not None:
             seconds = wait
@@ -174,16 +180,19 @@ class Board:
             size -= oldest.size
             del self._entries[key]
 
+    def _full(self) -> str:
+        """What keeps one more question from being asked; empty where nothing does."""
+        if Counter(self._under_way.values())[who_asks()] >= _MAX_UNDER_WAY_OF_ONE:
+            return f"{_MAX_UNDER_WAY_OF_ONE} of your questions"
+        return f"{_MAX_UNDER_WAY} questions" if len(self._under_way) >= _MAX_UNDER_WAY else ""
+
     def _start(
         self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request, rest: float
     ) -> None:
-        if len(self._under_way) >= _MAX_UNDER_WAY:
-            entry.error = Overloaded(f"{_MAX_UNDER_WAY} questions wait for an answer; ask again later")
-            return
         entry.tried = self._monotonic()
-        entry.task = asyncio.create_task(self._answer(entry, method, request, rest))
-        self._under_way.add(entry.task)
-        entry.task.add_done_callback(self._under_way.discard)
+        task = entry.task = asyncio.create_task(self._answer(entry, method, request, rest))
+        self._under_way[task] = who_asks()
+        task.add_done_callback(self._under_way.pop)
 
     async def _answer(
         self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request, rest: float

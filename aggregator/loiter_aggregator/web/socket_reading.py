@@ -7,7 +7,7 @@ from typing import Final
 from starlette.requests import Request
 
 from loiter.v1 import fleet_service_pb2 as pb
-from loiter_aggregator.access.principal import caller, caller_address
+from loiter_aggregator.access.principal import who_asks
 from loiter_aggregator.web.board import Seen
 
 # Who looks again after so long asks again, and may be shown the same.
@@ -25,8 +25,7 @@ async def read_sockets(
         answer: Seen[pb.ListSocketsResponse] = await board.ask(sockets.read, question, wait=None, fresh=fresh)
         return answer.need()
 
-    who = f"{caller.get().name}\0{caller_address.get()}"
     seen: Seen[pb.ListSocketsResponse] = await board.ask(
-        admitted, question, wait=wait, fresh=min(fresh, _SAME_LOOK_SECONDS), who=who
+        admitted, question, wait=wait, fresh=min(fresh, _SAME_LOOK_SECONDS), who=who_asks()
     )
     return seen
