@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from loiter.version import version
 from support.programs import BIN, ROOT
 from systemd.lab.tools import LabError, here
 
@@ -32,6 +33,12 @@ def debs(folder: Path) -> Debs:
         # What is installed at once need not be small.
         here("env", "COMPRESSION=none", f"PIP={BIN / 'python'} -m pip", script, folder, seconds=_BUILD_SECONDS)
     return Debs(*(_newest(Path(given or folder), name) for name in ("loiter-agent", "loiter-aggregator")))
+
+
+_MAJOR, _MINOR, _ = map(int, version().split("."))
+# Of one minor version before the packages, and of one after.
+EARLIER: Final = f"{_MAJOR}.{_MINOR - 1}.99"
+LATER: Final = f"{_MAJOR}.{_MINOR + 1}.0"
 
 
 def renumbered(package: Path, version: str, folder: Path) -> Path:

@@ -15,7 +15,7 @@ import pytest
 
 from support.programs import BIN
 from systemd.control import ANSIBLE, ControlNode, Recap
-from systemd.debs import Debs, renumbered
+from systemd.debs import LATER, Debs, renumbered
 from systemd.lab import Fleet
 from systemd.lab.host import Host
 from systemd.lab.tools import here
@@ -214,14 +214,14 @@ def test_an_upgrade_goes_host_by_host_and_loses_no_sample(
     play: Play, hosts: Mapping[str, Host], debs: Debs, ask: Callable[..., Any], tmp_path: Path
 ) -> None:
     """The host that the failed roll-out left with wrong settings is set right, and delivers what waited meanwhile."""
-    newer = renumbered(debs.agent, "0.3.0", tmp_path)
+    newer = renumbered(debs.agent, LATER, tmp_path)
     processes = {name: main_process(hosts[name]) for name in AGENTS}
     run = play("--limit", "loiter_agents", *BATCHES, loiter_agent_package=str(newer))
     assert run.status == 0, run.output
     for name in AGENTS:
-        assert installed(hosts[name], "loiter-agent") == "0.3.0-1"
+        assert installed(hosts[name], "loiter-agent") == f"{LATER}-1"
         assert main_process(hosts[name]) != processes[name]
-        assert ask("host", name)["agent_version"] == "0.3.0"
+        assert ask("host", name)["agent_version"] == LATER
     fleet = ask("fleet")
     assert fleet["losing_hosts"] == []
     assert fleet["coverage"]["hosts_reporting"] == len(AGENTS)

@@ -14,7 +14,7 @@ import pytest
 
 from loiter.service_install.units import make_unit
 from support.programs import BIN, ROOT
-from systemd.debs import Debs, renumbered
+from systemd.debs import EARLIER, LATER, Debs, renumbered
 from systemd.lab import Fleet, Host
 from systemd.lab.tools import here
 from systemd.services import EVERY_SECOND, Aggregator, install, introduce, pid, serve, show, status
@@ -245,22 +245,22 @@ def test_an_upgrade_loses_no_sample_and_keeps_settings(
     host = fleet.host("web1")
     purge(host)
     introduce(host, aggregator, EVERY_SECOND + "# ours\n")
-    install(host, renumbered(debs.agent, "0.1.99", tmp_path))
-    host.wait(lambda: aggregator.version_of("web1") == "0.1.99", SECONDS_TO_APPEAR)
+    install(host, renumbered(debs.agent, EARLIER, tmp_path))
+    host.wait(lambda: aggregator.version_of("web1") == EARLIER, SECONDS_TO_APPEAR)
     first = pid(host)
     started = starts(host, "loiter-agent")
     ticks = status(host)["ticks"]
     settings = host.run("cat", "/etc/loiter/agent.toml").stdout
 
     install(host, debs.agent)
-    host.wait(lambda: aggregator.version_of("web1") not in (None, "0.1.99"), SECONDS_TO_APPEAR)
+    host.wait(lambda: aggregator.version_of("web1") not in (None, EARLIER), SECONDS_TO_APPEAR)
     assert pid(host) != first
     assert starts(host, "loiter-agent") == started + 1
     assert host.run("cat", "/etc/loiter/agent.toml").stdout == settings
 
     served = aggregator.host.run("cat", "/etc/loiter/aggregator.toml").stdout
-    install(aggregator.host, renumbered(debs.aggregator, "0.2.99", tmp_path))
-    aggregator.host.wait(lambda: aggregator.ask("fleet")["aggregator"]["version"] == "0.2.99", 30)
+    install(aggregator.host, renumbered(debs.aggregator, LATER, tmp_path))
+    aggregator.host.wait(lambda: aggregator.ask("fleet")["aggregator"]["version"] == LATER, 30)
     assert aggregator.host.run("cat", "/etc/loiter/aggregator.toml").stdout == served
     since = aggregator.ask("host", "web1")["last_report"]
     host.wait(lambda: aggregator.ask("host", "web1")["last_report"] > since, SECONDS_TO_APPEAR)
