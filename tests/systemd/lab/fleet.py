@@ -24,7 +24,7 @@ _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 class Fleet:
     """Boots hosts, which know each other by name, and takes them down when its block ends."""
 
-    def __init__(self, id: str | None = None, layers: Sequence[Path] = (), size: str = "1g") -> None:
+    def __init__(self, id: str | None = None, layers: Sequence[Path] = (), size: str = "2g") -> None:
         """Builds the template where there is none, which takes a minute or two.
 
         Args:
