@@ -75,7 +75,7 @@ def test_every_setting_has_a_row_with_its_default_and_variable(settings: type[ob
 def test_every_verb_and_flag_of_loiter_is_named() -> None:
     """With what click knows of them."""
     text = CLI.read_text()
-    for words, command in _click_commands(loiter, "loiter", click.Context(loiter)):
+    for words, command in _click_commands(loiter, "loiter", click.Context(loiter, **loiter.context_settings)):
         assert f"### `{words}`" in text
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:

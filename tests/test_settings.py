@@ -397,7 +397,7 @@ def test_tables_of_a_kind_are_read_in_order(tmp_path: Path) -> None:
     [
         ('[[rule]]\nname = "a"\n\n[[rule]]\nwait = "5s"\n', "rules.toml:4: name is missing: what it is called"),
         ('[[rule]]\nname = "a"\n\n[[rule]]\nnam = "b"\n', "rules.toml:5: nam: unknown setting; did you mean name?"),
-        ('[[rule]]\nname = "a"\nwait = "5h"\n', "rules.toml:3: wait: '5h' is not between 1s and 3600s"),
+        ('[[rule]]\nname = "a"\nwait = "5h"\n', "rules.toml:3: wait: '5h' is not between 1s and 1h"),
         ('[[rul]]\nname = "a"\n', "rules.toml:1: rul: unknown table; did you mean rule?"),
         ("rule = 1\n", "rules.toml:1: rule is no table; write [[rule]] above its settings"),
         ("[[rule]\n", "not valid TOML"),

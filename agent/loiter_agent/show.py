@@ -11,7 +11,7 @@ from typing import Final
 from unicodedata import combining, east_asian_width
 
 from loiter.durations import format_duration
-from loiter.tcp_states import SS_NAMES
+from loiter.tcp_states import STATE_NAMES
 from loiter.text import printable
 from loiter_agent.sample import HostIdentity, OwnerRow, ProcessRow, Sample, TimeWaitRow
 from loiter_agent.why import why
@@ -50,13 +50,13 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
     """Writes a sample in at most 80 columns."""
     heading = f"{printable(host.hostname)}  {_time(sample.time)}  read by {sample.sampler or 'nothing'}"
     lines = [*wrap(heading, _COLUMNS), ""]
-    states = [(SS_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
+    states = [(STATE_NAMES[name], count) for name, count in asdict(sample.tcp_states).items()]
     shown = [(name, _count(count)) for name, count in states if count != 0]
     lines += _columns(("STATE", "SOCKETS"), shown, "<>")
     lines.append("")
     if sample.processes:
         lines += _columns(
-            ("PID", "APP", "CLOSE-WAIT", "CAUSE", "OLDEST", "ESTAB", "FDS", "FD%"),
+            ("PID", "APP", "CLOSE_WAIT", "CAUSE", "OLDEST", "ESTAB", "FDS", "FD%"),
             [_process(row) for row in sample.processes],
             "><><>>>>",
         )
@@ -64,7 +64,7 @@ def as_table(host: HostIdentity, sample: Sample) -> str:
         unseen = sample.coverage.processes_unreadable != 0
         lines.append(
             f"and {other.processes} more processes: {_count(other.sockets)} sockets, "
-            f"{_count(other.close_wait)} in CLOSE-WAIT, {_count(other.fd_open)} descriptors"
+            f"{_count(other.close_wait)} in CLOSE_WAIT, {_count(other.fd_open)} descriptors"
         )
         if unseen:
             lines.append("(of those that can be read)")
@@ -105,7 +105,7 @@ def _time_waits(sample: Sample) -> list[str]:
     if rest:
         rows.append(("others", _count(rest), f"{rest / 60:,.1f}", "", ""))
     title = ("CONNECTIONS", "SOCKETS", "CLOSES/S", "OWNER", "FOUND BY")
-    return ["", "in TIME-WAIT, because this host closed first:", *_columns(title, rows, "<>><<")]
+    return ["", "in TIME_WAIT, because this host closed first:", *_columns(title, rows, "<>><<")]
 
 
 def _ports(sample: Sample) -> list[str]:
@@ -164,9 +164,9 @@ def _footer(sample: Sample) -> list[str]:
             f"{_count(coverage.sockets_ownerless)} have no owner"
         )
     if coverage.close_wait_uncharged:
-        lines.append(f"{_INDENT}{coverage.close_wait_uncharged:,} in CLOSE-WAIT charged to nobody")
+        lines.append(f"{_INDENT}{coverage.close_wait_uncharged:,} in CLOSE_WAIT charged to nobody")
     if (limits := sample.time_wait_limits) and limits.overflows:
-        lines.append(f"{_INDENT}{limits.overflows:,} sockets since boot did not fit into TIME-WAIT and were dropped")
+        lines.append(f"{_INDENT}{limits.overflows:,} sockets since boot did not fit into TIME_WAIT and were dropped")
         if limits.overflows_per_second:
             rate = f"{limits.overflows_per_second:,.1f}"
             lines.append(f"{_INDENT}at present {rate} a second, which are closes that CLOSES/S does not count")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 Clock = Callable[[], int]
+
+# By how much a clock may be set without a word.
+_TOLERATED_STEP_MS: Final = 2_000
 
 
 def system_clock() -> int:
@@ -19,6 +23,21 @@ def system_clock() -> int:
 def boot_clock() -> int:
     """Reads the milliseconds since this machine started, suspension included: a clock that never steps."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Steps:
+    """Tells by how much a clock was set, by one that never steps."""
+
+    def __init__(self, clock: Clock, steady_clock: Clock = boot_clock) -> None:
+        """Takes both, and what is between them now."""
+        self._clock, self._steady_clock = clock, steady_clock
+        self._offset = clock() - steady_clock()
+
+    def latest(self) -> int:
+        """By how many milliseconds it was set since this was asked last; 0 for what is tolerated, as slewing is."""
+        offset = self._clock() - self._steady_clock()
+        step, self._offset = offset - self._offset, offset
+        return step if abs(step) > _TOLERATED_STEP_MS else 0
 
 
 def from_timestamp(stamp: Timestamp) -> int:

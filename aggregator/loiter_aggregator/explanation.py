@@ -177,9 +177,9 @@ def _exhausted(facts: Facts) -> str:
 
 def _why(facts: Facts) -> str:
     if facts.close_wait is None:
-        return "How many CLOSE-WAIT sockets it holds is unknown."
+        return "How many CLOSE_WAIT sockets it holds is unknown."
     if not facts.close_wait:
-        return f"It holds no CLOSE-WAIT sockets.{_other_trouble(facts)}"
+        return f"It holds no CLOSE_WAIT sockets.{_other_trouble(facts)}"
     settled = facts.evidence.settled or facts.close_wait
     many = _sockets(settled)
     read = "were read to their end, and never closed"
@@ -200,14 +200,14 @@ def _why(facts: Facts) -> str:
         sample_pb2.CAUSE_CPU_STARVED: f"It gets too little processor time to close {many} that the other side closed.",
         sample_pb2.CAUSE_NEVER_ACCEPTED: f"It does not accept: {many} closed by the other side still wait in the queue "
         "of its listener.",
-        sample_pb2.CAUSE_UNKNOWN: f"It keeps {many} in CLOSE-WAIT{unknown}.",
+        sample_pb2.CAUSE_UNKNOWN: f"It keeps {many} in CLOSE_WAIT{unknown}.",
     }
     if facts.without_detail:
         return (
-            f"Why it holds {_sockets(facts.close_wait)} in CLOSE-WAIT is unknown: the agent leaves that out for now."
+            f"Why it holds {_sockets(facts.close_wait)} in CLOSE_WAIT is unknown: the agent leaves that out for now."
             + (_other_trouble(facts))
         )
-    fine = f"Its {_sockets(facts.close_wait)} in CLOSE-WAIT have not been so for long: there is nothing to explain yet."
+    fine = f"Its {_sockets(facts.close_wait)} in CLOSE_WAIT have not been so for long: there is nothing to explain yet."
     return said.get(facts.process.cause, fine + _other_trouble(facts))
 
 
@@ -240,7 +240,7 @@ def _holds(facts: Facts) -> str:
 def _closed_first(facts: Facts) -> str:
     if not facts.close_wait:
         return ""
-    return "The other side: a socket is in CLOSE-WAIT when its peer has closed and the program here has not."
+    return "The other side: a socket is in CLOSE_WAIT when its peer has closed and the program here has not."
 
 
 def _stays(facts: Facts) -> str:
@@ -343,7 +343,7 @@ def _waits(facts: Facts) -> str:
     seconds = facts.time_wait_limits.seconds or 60.0
     return (
         f"Yes, {sum(one.count for one in facts.time_wait):,}. This host closed first: who does keeps the socket, in "
-        f"TIME-WAIT, for {_time(seconds)}. {_listed([group(one) for one in facts.time_wait])}.{_overflows(facts)}"
+        f"TIME_WAIT, for {_time(seconds)}. {_listed([group(one) for one in facts.time_wait])}.{_overflows(facts)}"
     )
 
 
@@ -360,7 +360,7 @@ def _overflows(facts: Facts) -> str:
 def _has_ports(facts: Facts) -> str:
     def budget(one: sample_pb2.PortBudget) -> str:
         of = f" of {one.available:,}" if one.HasField("available") else ""
-        said = f"{one.used:,}{of} ports used towards {printable(one.destination)}, {one.time_wait:,} in TIME-WAIT"
+        said = f"{one.used:,}{of} ports used towards {printable(one.destination)}, {one.time_wait:,} in TIME_WAIT"
         if one.HasField("exhausted_in_seconds"):
             said += f"; none is left in {_time(one.exhausted_in_seconds)} at the present rate"
         if one.HasField("exhausting_connects_per_second"):
@@ -388,7 +388,7 @@ def _has_descriptors(facts: Facts) -> str:
         earliest, latest = _time(forecast.earliest_seconds), _time(forecast.latest_seconds)
         said += f" ({earliest if earliest == latest else f'{earliest} to {latest}'} with 95 % confidence)"
     if forecast.HasField("close_wait_share"):
-        said += f"; CLOSE-WAIT explains {_share(forecast.close_wait_share)} of that growth"
+        said += f"; CLOSE_WAIT explains {_share(forecast.close_wait_share)} of that growth"
     return said + "."
 
 
@@ -401,7 +401,7 @@ def _descriptors(process: sample_pb2.ProcessSample) -> str:
 
 
 _QUESTIONS: Final[Sequence[tuple[str, Callable[[Facts], str]]]] = (
-    ("Does it hold CLOSE-WAIT sockets?", _holds),
+    ("Does it hold CLOSE_WAIT sockets?", _holds),
     ("Who closed first?", _closed_first),
     ("Do they stay?", _stays),
     ("Does their number grow?", _grows),
@@ -410,7 +410,7 @@ _QUESTIONS: Final[Sequence[tuple[str, Callable[[Facts], str]]]] = (
     ("What are its threads doing?", _does),
     ("Does it get the processor?", _runs),
     ("Who is at the other end?", _peers),
-    ("Does it leave sockets in TIME-WAIT?", _waits),
+    ("Does it leave sockets in TIME_WAIT?", _waits),
     ("Are there ports left?", _has_ports),
     ("Are there file descriptors left?", _has_descriptors),
 )
@@ -519,10 +519,10 @@ def _remedies(facts: Facts) -> Iterable[str]:
     if budget is not None and budget.used >= _PORTS_SHARE * budget.available:
         yield (
             "Keep connections to the destination open and use them again (keep-alive, a pool), so that fewer ports go "
-            "into TIME-WAIT. Further: a wider net.ipv4.ip_local_port_range, more source or destination addresses."
+            "into TIME_WAIT. Further: a wider net.ipv4.ip_local_port_range, more source or destination addresses."
         )
         if facts.time_wait_limits.HasField("reuse") and facts.time_wait_limits.reuse != 1:
-            yield "net.ipv4.tcp_tw_reuse=1 lets the kernel use ports in TIME-WAIT again, where timestamps are on."
+            yield "net.ipv4.tcp_tw_reuse=1 lets the kernel use ports in TIME_WAIT again, where timestamps are on."
     forecast = facts.rank.HasField("fd_forecast") and not facts.exhausted
     if forecast and process.fd_limit < process.fd_limit_hard:
         yield (
@@ -550,11 +550,11 @@ def _unseen(facts: Facts) -> Iterable[str]:
     if facts.rank.silent:
         yield "The host fell silent: all of this is of its last sample."
     if facts.without_detail:
-        yield "What the agent leaves out to keep within its processor budget: causes, ages, peers, TIME-WAIT owners."
+        yield "What the agent leaves out to keep within its processor budget: causes, ages, peers, TIME_WAIT owners."
     elif facts.close_wait and not process.HasField("evidence"):
-        yield "Its CLOSE-WAIT sockets could not be looked into: neither their queues nor its threads."
+        yield "Its CLOSE_WAIT sockets could not be looked into: neither their queues nor its threads."
     if facts.close_wait and not process.HasField("close_wait_age") and not facts.without_detail:
-        yield "How long its sockets have been in CLOSE-WAIT."
+        yield "How long its sockets have been in CLOSE_WAIT."
     if process.HasField("evidence"):
         if not evidence.HasField("survived"):
             yield "Whether its sockets were there in the sample before: there was none."
@@ -571,8 +571,8 @@ def _unseen(facts: Facts) -> Iterable[str]:
         yield "Its file descriptors or their limit."
     gaps = (
         (coverage.sockets_unattributed, "Sockets of the host whose holder was not found"),
-        (coverage.close_wait_uncharged, "CLOSE-WAIT sockets of the host that are charged to nobody"),
-        (facts.time_wait_ownerless, "TIME-WAIT sockets of the host whose owner was not found"),
+        (coverage.close_wait_uncharged, "CLOSE_WAIT sockets of the host that are charged to nobody"),
+        (facts.time_wait_ownerless, "TIME_WAIT sockets of the host whose owner was not found"),
         (coverage.processes_unreadable, "Processes of the host whose descriptors could not be read"),
         (coverage.namespaces_unread, "Network namespaces of the host whose sockets could not be read"),
         (coverage.namespaces_by_procfs, "Network namespaces of the host that were read from /proc/PID/net/tcp alone"),

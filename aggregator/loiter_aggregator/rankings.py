@@ -75,5 +75,5 @@ def notes(rows: Sequence[Row], coverage: pb.FleetCoverage, by: str) -> list[str]
     """What a ranking rests on, and what to know of it."""
     said = [coverage_line(coverage)]
     if nobody_owns(rows, by):
-        said.append("the kernel keeps no owner of TIME-WAIT sockets: rank hosts by them")
+        said.append("the kernel keeps no owner of TIME_WAIT sockets: rank hosts by them")
     return said

@@ -27,7 +27,7 @@ from loiter_aggregator.access.doors import Door, make_doors, no_ingest_handler, 
 from loiter_aggregator.alerts.alerting import Alerting
 from loiter_aggregator.alerts.file import AlertFile
 from loiter_aggregator.background import keep_running
-from loiter_aggregator.clock import Clock, system_clock
+from loiter_aggregator.clock import Clock, boot_clock, system_clock
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.fleet.reading import Reading
@@ -95,7 +95,7 @@ async def _serve(
     notifier: Notifier,
     stop: asyncio.Event,
 ) -> None:
-    batcher = Batcher(store, clock, limits=settings.limits)
+    batcher = Batcher(store, clock, limits=settings.limits, steady_clock=boot_clock)
     ingest = IngestService(batcher, clock)
     fleet = Fleet(store, clock, batcher.counters, ingest.conflicts, settings.limits.query_seconds)
     links = Links(settings.web.url)

@@ -21,7 +21,7 @@ _WHOM: Final = "And the flags [of all questions](#of-all-questions)."
 
 def loiter_commands() -> str:
     """Those of `loiter`; what all questions have in common comes once."""
-    commands = list(_of_click(loiter, click.Context(loiter, info_name="loiter")))
+    commands = list(_of_click(loiter, click.Context(loiter, info_name="loiter", **loiter.context_settings)))
     questions = [command for command in commands if any(code(_ASKS) in flag.typed for flag in command.flags)]
     asking = [command for command in questions if not command.words.startswith("loiter service")]
     shared = [flag for flag in asking[0].flags if all(flag in other.flags for other in asking)]

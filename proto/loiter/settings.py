@@ -38,6 +38,22 @@ class SettingsError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Where:
+    """Where a table of a file of tables stands, and each setting in it: the file and the line, for messages."""
+
+    table: str = ""
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Where the table begins."""
+        return self.table
+
+    def of(self, name: str) -> str:
+        """Where a setting stands; that of the table where it is not set."""
+        return self.settings.get(name, self.table)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """One setting: its dotted name, how its value is read, and what it means."""
 
@@ -116,7 +132,7 @@ def load_tables(file: Path, kinds: Mapping[str, type[Any]]) -> dict[str, list[An
 
     Returns:
         By the name of a table, what is in each of that name, in order. `[rule]` counts as one `[[rule]]`. A field
-        `where` that is no setting is told the file and the line of the table, for messages.
+        `where` that is no setting is told where that stands, a Where.
 
     Raises:
         SettingsError: A file that can not be read or parsed, a table or a setting that is not known, a value that a
@@ -139,13 +155,15 @@ def load_tables(file: Path, kinds: Mapping[str, type[Any]]) -> dict[str, list[An
 def _build_table(settings: type[Any], table: Mapping[str, object], text: str, file: str, line: int) -> Any:
     known = {entry.name: entry for entry in entries(settings)}
     values: dict[str, object] = {}
-    if "where" in {field.name for field in dataclasses.fields(settings)} - known.keys():
-        values["where"] = f"{file}{line}"
+    lines: dict[str, str] = {}
     for name, value in _flatten(table, known):
-        where = f"{file}{_line_within(text, name, line)}: {printable(name)}"
+        lines[name] = f"{file}{_line_within(text, name, line)}"
+        where = f"{lines[name]}: {printable(name)}"
         if name not in known:
             raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
         values[name] = _read(known[name], value, where)
+    if "where" in {field.name for field in dataclasses.fields(settings)} - known.keys():
+        values["where"] = Where(f"{file}{line}", lines)
     for name, entry in known.items():
         if entry.default is REQUIRED and name not in values:
             raise SettingsError(f"{file}{line}: {name} is missing: {entry.help}")
@@ -219,7 +237,7 @@ def _line_of(text: str, name: str) -> int:
     table = ""
     found = 1
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+        if header := re.match(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]", line):
             table = header[1].replace('"', "").replace("'", "")
             if table == name:
                 found = number
@@ -231,22 +249,27 @@ def _line_of(text: str, name: str) -> int:
 
 
 def _line_of_table(text: str, kind: str, number: int) -> int:
-    """Finds the line of the header of the table that is the `number`-th of its kind, from 0."""
+    """Finds the line of the header of the table that is the `number`-th of its kind, from 0.
+
+    Without a header, as of tables within brackets, it is the line that sets them.
+    """
     headers = [
         at
         for at, line in enumerate(text.splitlines(), start=1)
         if re.match(rf"\s*\[{{1,2}}\s*[\"']?{re.escape(kind)}[\"']?\s*\]", line)
     ]
-    return headers[number] if number < len(headers) else 1
+    return headers[number] if number < len(headers) else _line_of(text, kind)
 
 
 def _line_within(text: str, name: str, start: int) -> int:
     """Finds the line that sets `name` behind a header; that of the header where it can not be told."""
+    key = rf"[\"']?{re.escape(name.rpartition('.')[2])}[\"']?\s*"
     for at, line in enumerate(text.splitlines()[start:], start=start + 1):
+        # A table of its own, such as [rule.labels], stands for the setting.
+        if re.match(rf"\s*({key}=|\[[^\[\]]*\.\s*{key}\])", line):
+            return at
         if re.match(r"\s*\[\[", line):
             break
-        if re.match(rf"\s*[\"']?{re.escape(name.rpartition('.')[2])}[\"']?\s*=", line):
-            return at
     return start
 
 
@@ -345,11 +368,15 @@ def duration(minimum_seconds: float, maximum_seconds: float) -> Reader:
             raise ValueError(f"{value!r} is not a duration; write it as a text such as '10s'")
         seconds = parse_duration(value)
         if not minimum_seconds <= seconds <= maximum_seconds:
-            raise ValueError(f"{value!r} is not between {minimum_seconds:g}s and {maximum_seconds:g}s")
+            raise ValueError(f"{value!r} is not between {_written(minimum_seconds)} and {_written(maximum_seconds)}")
         return seconds
 
-    read.__doc__ = f"Reads a duration, {format_duration(minimum_seconds)} to {format_duration(maximum_seconds)}."
+    read.__doc__ = f"Reads a duration, {_written(minimum_seconds)} to {_written(maximum_seconds)}."
     return read
+
+
+def _written(seconds: float) -> str:
+    return format_duration(seconds) if seconds else "0s"
 
 
 _UNITS: Final = {"KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}

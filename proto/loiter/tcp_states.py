@@ -1,22 +1,22 @@
-"""The TCP states of the kernel (include/net/tcp_states.h), and what ss(8) calls them."""
+"""The TCP states of the kernel (include/net/tcp_states.h), as people read them: ESTAB and UNCONN as ss(8) has them."""
 
 from __future__ import annotations
 
 from typing import Final
 
 # The names of the fields of TcpStateCounts, in the kernel's order.
-SS_NAMES: Final = {
+STATE_NAMES: Final = {
     "established": "ESTAB",
-    "syn_sent": "SYN-SENT",
-    "syn_recv": "SYN-RECV",
-    "fin_wait1": "FIN-WAIT-1",
-    "fin_wait2": "FIN-WAIT-2",
-    "time_wait": "TIME-WAIT",
+    "syn_sent": "SYN_SENT",
+    "syn_recv": "SYN_RECV",
+    "fin_wait1": "FIN_WAIT1",
+    "fin_wait2": "FIN_WAIT2",
+    "time_wait": "TIME_WAIT",
     "close": "UNCONN",
-    "close_wait": "CLOSE-WAIT",
-    "last_ack": "LAST-ACK",
+    "close_wait": "CLOSE_WAIT",
+    "last_ack": "LAST_ACK",
     "listen": "LISTEN",
     "closing": "CLOSING",
-    "new_syn_recv": "NEW-SYN-RECV",
-    "bound_inactive": "BOUND-INACTIVE",
+    "new_syn_recv": "NEW_SYN_RECV",
+    "bound_inactive": "BOUND_INACTIVE",
 }

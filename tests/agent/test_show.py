@@ -270,7 +270,7 @@ class TestTable:
     def test_sockets_that_did_not_fit_into_time_wait_are_told_of(self) -> None:
         """The count of TIME_WAIT is then too low."""
         table = " ".join(as_table(HOST, EXPLAINED).split())
-        assert "7 sockets since boot did not fit into TIME-WAIT" in table
+        assert "7 sockets since boot did not fit into TIME_WAIT" in table
         assert "12.5 a second, which are closes that CLOSES/S does not count" in table
 
     def test_hidden_processes_are_told_of(self) -> None:
@@ -278,20 +278,20 @@ class TestTable:
         coverage = replace(FULL.coverage, processes_unreadable=None)
         assert "the processes of other users are hidden" in as_table(HOST, replace(FULL, coverage=coverage))
 
-    def test_states_are_named_as_ss_names_them(self) -> None:
+    def test_states_are_named_as_everywhere(self) -> None:
         """Those with sockets, in the kernel's order."""
         lines = as_table(HOST, FULL).splitlines()
         first = lines.index(next(line for line in lines if line.startswith("STATE"))) + 1
         shown = [line.split() for line in lines[first : lines.index("", first)]]
         assert [line for line in shown if line[1] != "-"] == [
             ["ESTAB", "200"],
-            ["TIME-WAIT", "3,000"],
-            ["CLOSE-WAIT", "1,500"],
+            ["TIME_WAIT", "3,000"],
+            ["CLOSE_WAIT", "1,500"],
             ["LISTEN", "12"],
-            ["NEW-SYN-RECV", "3"],
+            ["NEW_SYN_RECV", "3"],
         ]
-        assert ["BOUND-INACTIVE", "-"] in shown, "what is not known is shown, what is 0 is not"
-        assert ["SYN-SENT", "0"] not in shown
+        assert ["BOUND_INACTIVE", "-"] in shown, "what is not known is shown, what is 0 is not"
+        assert ["SYN_SENT", "0"] not in shown
 
     def test_unknown_is_a_dash(self) -> None:
         """Never 0."""

@@ -31,7 +31,7 @@ def test_without_a_file_loiters_own_rules_are_in_force() -> None:
         (
             "close-wait-growth",
             "warning",
-            "CLOSE-WAIT of a process grows by 60 sockets an hour or more, with an r² of 0.90 or more, within 15m, "
+            "CLOSE_WAIT of a process grows by 60 sockets an hour or more, with an r² of 0.90 or more, within 15m, "
             "for 10m",
         ),
         ("fd-eta", "critical", "file descriptors of a process are used up in 4h or less, within 15m, for 5m"),
@@ -39,7 +39,7 @@ def test_without_a_file_loiters_own_rules_are_in_force() -> None:
         (
             "time-wait-overflow",
             "warning",
-            "1 TIME-WAIT sockets or more are destroyed for want of room, within 5m",
+            "1 TIME_WAIT sockets or more are destroyed for want of room, within 5m",
         ),
         ("host-silent", "warning", "no report comes for 5m or longer"),
     ]
@@ -120,44 +120,54 @@ add_labels = {{ team = "payments" }}
 
 WRONG = {
     "unknown table": ("[[ruel]]\n", "1: ruel: unknown table; did you mean rule?"),
+    "unknown table further down": (f"{RULE}above = 1\n\n[[ruel]]\n", "6: ruel: unknown table"),
+    "a table within brackets": ('rule = [{ kind = "ports" }]\n', "1: name is missing"),
+    "a table within brackets further down": (f'# ours\nsettings = {{ every = "1d" }}\n{RULE}above = 1\n', "2: every:"),
+    "too long a duration": (f'{RULE}above = 1\nfor = "400d"\n', "5: for: '400d' is not between 0s and 31d"),
+    "too short a duration": ('[settings]\nevery = "1ms"\n', "2: every: '1ms' is not between 500ms and 1h"),
+    "labels in a table of their own": (f"{RULE}above = 1\n[rule.labels]\na = 1\n", "5: labels: label a is not"),
+    "another API": ('[[alertmanager]]\nurl = "http://am:1/api/v1/alerts"\n', "2: url: not the address of an"),
     "unknown setting": (f"{RULE}abov = 1\n", "4: abov: unknown setting; did you mean above?"),
     "no kind": ('[[rule]]\nname = "a"\n', "1: kind is missing"),
     "bad kind": ('[[rule]]\nname = "a"\nkind = "b"\n', "3: kind: 'b' is not one of close-wait-growth, stuck, fd-eta"),
     "bad name": ('[[rule]]\nname = "a b"\nkind = "ports"\n', "2: name: 'a b' is not a name"),
     "no threshold": (RULE, "1: above is missing: what is too bad for a rule of the kind close-wait-growth"),
-    "wrong threshold": (f'{RULE}above = "4h"\n', "1: above: '4h' is not a number"),
-    "threshold too low": (f"{RULE}above = 0\n", "1: above: 0 is not between 1 and 1,000,000,000"),
-    "no duration": (f"{FD}below = 4\n", "1: below: 4 is not a duration"),
-    "no percentage": ('[[rule]]\nname = "p"\nkind = "ports"\nabove = 0.8\n', "1: above: 0.8 is not a percentage"),
-    "above for below": (f"{FD}above = 4\n", "1: above: a rule of the kind fd-eta has below"),
-    "below for above": (f"{RULE}below = 4\n", "1: below: a rule of the kind close-wait-growth has above"),
-    "clear above": (f"{RULE}above = 10\nclear = 20\n", "1: clear: 20 is worse than above"),
-    "clear below": (f'{FD}below = "4h"\nclear = "1h"\n', "1: clear: '1h' is worse than below"),
-    "useless fit": (f'{FD}below = "4h"\nmin_fit = 0.5\n', "1: min_fit: a rule of the kind fd-eta has no use for it"),
+    "wrong threshold": (f'{RULE}above = "4h"\n', "4: above: '4h' is not a number"),
+    "threshold too low": (f"{RULE}above = 0\n", "4: above: 0 is not between 1 and 1,000,000,000"),
+    "no duration": (f"{FD}below = 4\n", "4: below: 4 is not a duration"),
+    "no percentage": ('[[rule]]\nname = "p"\nkind = "ports"\nabove = 0.8\n', "4: above: 0.8 is not a percentage"),
+    "above for below": (f"{FD}above = 4\n", "4: above: a rule of the kind fd-eta has below"),
+    "below for above": (f"{RULE}below = 4\n", "4: below: a rule of the kind close-wait-growth has above"),
+    "clear above": (f"{RULE}above = 10\nclear = 20\n", "5: clear: 20 is worse than above"),
+    "clear below": (f'{FD}below = "4h"\nclear = "1h"\n', "5: clear: '1h' is worse than below"),
+    "useless fit": (f'{FD}below = "4h"\nmin_fit = 0.5\n', "5: min_fit: a rule of the kind fd-eta has no use for it"),
     "useless window": (
         '[[rule]]\nname = "s"\nkind = "host-silent"\nabove = "5m"\nwindow = "5m"\n',
-        "1: window: a rule of the kind host-silent has no use for it",
+        "5: window: a rule of the kind host-silent has no use for it",
     ),
     "useless apps": (
         '[[rule]]\nname = "p"\nkind = "ports"\nabove = "80%"\napps = ["a"]\n',
-        "1: apps: a rule of the kind ports has no use for it",
+        "5: apps: a rule of the kind ports has no use for it",
     ),
     "bad fit": (f"{RULE}above = 1\nmin_fit = 2\n", "5: min_fit: 2 is not a number from 0 to 1"),
     "no patterns": (f'{RULE}above = 1\napps = "a"\n', "5: apps: 'a' is not a list of 1 to 100 names"),
     "own label": (f'{RULE}above = 1\nadd_labels = {{ app = "a" }}\n', "5: add_labels: 'app' can not be added"),
     "label of no prometheus": (f'{RULE}above = 1\nadd_labels = {{ a-b = "a" }}\n', "5: add_labels: 'a-b' can not"),
-    "twice": (f"{RULE}above = 1\n{RULE}above = 2\n", "5: name: leak is there twice; give each [[rule]] its own"),
+    "twice": (f"{RULE}above = 1\n{RULE}above = 2\n", "6: name: leak is there twice; give each [[rule]] its own"),
     "a mistake in what is off": (f"{RULE}enabled = false\n", "1: above is missing"),
     "two settings": ("[[settings]]\n[[settings]]\n", "2: settings: more than 1 of these tables"),
-    "expires too soon": ('[settings]\nresend = "1m"\nexpires = "90s"\n', "1: expires: less than two times resend"),
+    "expires too soon": ('[settings]\nresend = "1m"\nexpires = "90s"\n', "3: expires: less than two times resend"),
     "no url": ("[[alertmanager]]\n", "1: url is missing"),
     "bad url": ('[[alertmanager]]\nurl = "am:9093"\n', "2: url: not an address such as http://127.0.0.1:9093"),
     "bad port": ('[[alertmanager]]\nurl = "http://am:99999"\n', "2: url: not an address"),
     "a query": ('[[alertmanager]]\nurl = "http://am:1/?a=b"\n', "2: url: not an address"),
-    "the same twice": (AM + AM.replace("9093", "9093/"), "3: url: http://127.0.0.1:9093 is there twice"),
+    "the same twice": (AM + AM.replace("9093", "9093/"), "4: url: http://127.0.0.1:9093 is there twice"),
     "half a login": (f'{AM}user = "loiter"\n', "1: user and password_file go together"),
-    "no ca": (f'{AM}ca = "/nonexistent"\n', "1: cannot read /nonexistent: No such file or directory"),
-    "no token": (f'{AM}token_file = "/nonexistent"\n', "1: cannot read /nonexistent: No such file or directory"),
+    "no ca": (f'{AM}ca = "/nonexistent"\n', "3: ca: cannot read /nonexistent: No such file or directory"),
+    "no token": (
+        f'{AM}token_file = "/nonexistent"\n',
+        "3: token_file: cannot read /nonexistent: No such file or directory",
+    ),
     "no toml": ("[[rule", "not valid TOML"),
 }
 
@@ -169,6 +179,14 @@ def test_a_mistake_is_said_with_file_and_line(tmp_path: Path, name: str) -> None
         _load(tmp_path, text)
     assert f"{tmp_path / 'alerts.toml'}:" in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("behind", ["", "/", "/api/v2/alerts", "/api/v2/alerts/", "/api/v2"])
+def test_the_address_may_be_that_of_the_api(tmp_path: Path, behind: str) -> None:
+    """As other programs are told it. What is in front of that is a prefix, whatever it is called."""
+    for address in ("http://127.0.0.1:9093", "http://127.0.0.1:9093/alerts"):
+        file = f'[[alertmanager]]\nurl = "{address}{behind}"\n'
+        assert [one.url for one in _load(tmp_path, file).receivers] == [address]
 
 
 def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path) -> None:

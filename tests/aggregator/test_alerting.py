@@ -135,12 +135,12 @@ def test_loiters_own_rules_find_what_is_wrong_with_a_fleet(evaluated: Evaluated)
     assert growth.figure == pytest.approx(7 * 120)
     assert cause_name(growth.cause) == "leak"
     assert growth.state == pb.ALERT_STATE_PENDING
-    assert growth.summary == "order-api: CLOSE-WAIT grows by 840 sockets an hour on web-3 and 2 more (leak)"
+    assert growth.summary == "order-api: CLOSE_WAIT grows by 840 sockets an hour on web-3 and 2 more (leak)"
     assert growth.url == "https://loiter.example/app?name=order-api"
     silent = _alert(answer, "host-silent")
     assert (silent.state, silent.summary) == (pb.ALERT_STATE_FIRING, "gone: no report has come for 12m")
     assert _alert(answer, "time-wait-overflow").summary.endswith(
-        ": 7 TIME-WAIT sockets were destroyed for want of room"
+        ": 7 TIME_WAIT sockets were destroyed for want of room"
     )
     assert _alert(answer, "ports").figure == pytest.approx(0.86)
     assert _alert(answer, "fd-eta").figure < 4 * 3_600
@@ -237,6 +237,7 @@ def test_a_figure_that_is_not_known_any_more_resolves_nothing_in_a_large_fleet(
 
     def after(stuck: int | None, app: str = "one") -> list[tuple[int, str]]:
         evaluated.clock.now += TICK
+        evaluated.steady.now += TICK
         one = process(5, 300, app=app)
         if stuck is not None:
             one.stuck = stuck

@@ -19,7 +19,7 @@ import pytest
 from loiter.v1 import sample_pb2
 from loiter_aggregator.alerts.alertmanager import Alertmanager, to_post
 from loiter_aggregator.alerts.settings import AlertmanagerSettings, EvaluationSettings
-from loiter_aggregator.alerts.state import Alert, Member, Subject
+from loiter_aggregator.alerts.state import Alert, Member, Subject, retire, shifted
 from loiter_aggregator.links import Links
 from support.aggregators import FakeClock
 from support.certificates import Pki
@@ -48,7 +48,7 @@ def test_an_alert_is_named_by_what_never_changes() -> None:
             "app": "<script>alert(1)</script>\\x1b[2J=cmd()",
         },
         "annotations": {
-            "summary": "<script>alert(1)</script>\\x1b[2J=cmd(): CLOSE-WAIT grows by 111 sockets an hour on web-11 "
+            "summary": "<script>alert(1)</script>\\x1b[2J=cmd(): CLOSE_WAIT grows by 111 sockets an hour on web-11 "
             "and 11 more (leak)",
             "hosts": ", ".join(f"web-{number}" for number in range(11, 1, -1)) + " and 2 more",
             "cause": "leak",
@@ -78,6 +78,7 @@ class OtherEnd:
     status: int = 200
     answer: bytes = b""
     refuses: str = ""
+    date: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     paths: list[str] = field(default_factory=list)
     credentials: list[str | None] = field(default_factory=list)
@@ -93,7 +94,9 @@ def _answering(end: OtherEnd, tls: ssl.SSLContext | None = None) -> Iterator[Oth
             end.credentials.append(self.headers["Authorization"])
             end.pushed.append(json.loads(body))
             refuses = end.refuses and any(end.refuses in one["labels"].values() for one in end.pushed[-1])
-            self.send_response(400 if refuses else end.status)
+            self.send_response_only(400 if refuses else end.status)
+            if end.date:
+                self.send_header("Date", end.date)
             for name, value in end.headers.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -159,6 +162,68 @@ def test_what_is_not_taken_is_said_and_logged_once(caplog: pytest.LogCaptureFixt
     assert len(receiver.error) < 250
     assert (receiver.failures, receiver.last_success) == (1, None)
     assert caplog.text.count("cannot push alerts to") == 1
+
+
+def test_what_is_no_alertmanager_has_not_taken_an_alert() -> None:
+    """An Alertmanager that takes alerts answers nothing, a proxy that wants a login a page, and both 200."""
+    with _answering(OtherEnd(answer=b"<html><title>Log in</title>")) as end:
+        receiver = _push(AlertmanagerSettings(url=end.url), FIRING)
+    assert receiver.error == (
+        "what answers is no Alertmanager, but a page of a proxy or another program: <html><title>Log in</title>"
+    )
+    assert (receiver.failures, receiver.last_success) == (1, None)
+
+
+@pytest.mark.parametrize("hour", ["07", "09"])
+def test_what_fires_is_pushed_by_the_clock_of_the_other_end(hour: str) -> None:
+    """Where ours is an hour behind, it would be over there; that is known by the first answer, and from then on."""
+    hours = int(hour) - 8
+    with _answering(OtherEnd(date=f"Fri, 15 Jan 2027 {hour}:00:00 GMT")) as end:
+        receiver = _push(AlertmanagerSettings(url=end.url), FIRING)
+    assert [one[0]["endsAt"][:16] for one in end.pushed] == ["2027-01-15T08:05", f"2027-01-15T{8 + hours:02}:05"]
+    assert [one[0]["startsAt"][:16] for one in end.pushed] == ["2027-01-15T07:50", f"2027-01-15T{7 + hours:02}:50"]
+    assert receiver.error == ""
+
+
+def test_a_clock_that_was_just_set_moves_no_alert() -> None:
+    """Until those are offered that have followed it: the times of an alert and the present are by one clock."""
+    clock = FakeClock()
+    with _answering(OtherEnd(date="Fri, 15 Jan 2027 08:00:00 GMT")) as end:
+        receiver = Alertmanager(AlertmanagerSettings(url=end.url), EvaluationSettings(resend=0.0), Links(), clock)
+
+        async def push() -> None:
+            async with receiver.connection() as client:
+                receiver.offer([FIRING])
+                await receiver.push_due(client)
+                clock.now -= 60 * MINUTE
+                await receiver.push_due(client)
+                receiver.offer(shifted({FIRING.key: FIRING}, -60 * MINUTE).values())
+                await receiver.push_due(client)
+
+        asyncio.run(push())
+    assert {(one[0]["startsAt"][:16], one[0]["endsAt"][:16]) for one in end.pushed} == {
+        ("2027-01-15T07:50", "2027-01-15T08:05")
+    }
+    assert len(end.pushed) == 3
+
+
+@pytest.mark.parametrize("date", ["Fri, 15 Jan 2027 08:00:04 GMT", "", "soon", "Fri, 15 Jan 99999 08:00:04 GMT"])
+def test_clocks_that_hardly_differ_are_taken_for_the_same(date: str) -> None:
+    """So are those of who does not say what its clock shows."""
+    with _answering(OtherEnd(date=date)) as end:
+        _push(AlertmanagerSettings(url=end.url), FIRING)
+    assert [one[0]["endsAt"][:19] for one in end.pushed] == ["2027-01-15T08:05:00"]
+
+
+def test_an_alert_of_a_rule_that_is_gone_is_resolved_over_there() -> None:
+    """It fired before the restart that read another file; what was pending is nobody's business."""
+    pending = replace(FIRING, subject=Subject(app="calm"), firing_since=None)
+    left = retire({one.key: one for one in (FIRING, pending)}, (), NOW)
+    with _answering(OtherEnd()) as end:
+        receiver = _push(AlertmanagerSettings(url=end.url), *left.values())
+    ((posted,),) = end.pushed
+    assert (posted["labels"]["alertname"], posted["endsAt"]) == ("leak", "2027-01-15T08:00:00.000+00:00")
+    assert receiver.last_success == NOW
 
 
 def test_one_alert_that_is_refused_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:

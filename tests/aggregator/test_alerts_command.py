@@ -122,7 +122,7 @@ def test_alerts_are_a_table_of_80_columns(server: str) -> None:
 def test_a_wide_table_says_more(server: str) -> None:
     """With sentences and links."""
     text = _good(server, "-o", "wide")
-    said = r"<script>alert(1)</script>\x1b[2J=cmd(): CLOSE-WAIT grows by 6,976 sockets an hour on web-199 and 199 more"
+    said = r"<script>alert(1)</script>\x1b[2J=cmd(): CLOSE_WAIT grows by 6,976 sockets an hour on web-199 and 199 more"
     assert f"{said} (leak)" in text
     assert "https://loiter.example/host?name=%3Cscript%3E" in text
     assert "\x1b" not in text
@@ -156,5 +156,5 @@ def test_csv_is_no_formula(server: str) -> None:
     rows = list(csv.DictReader(io.StringIO(_good(server, "-o", "csv"), newline="")))
     assert [row["state"] for row in rows] == ["firing", "pending", "resolved"]
     assert rows[1]["app"] == "'=cmd()"
-    assert rows[1]["summary"] == "'=cmd(): CLOSE-WAIT grows by 120 sockets an hour on b"
+    assert rows[1]["summary"] == "'=cmd(): CLOSE_WAIT grows by 120 sockets an hour on b"
     assert not any(cell.startswith("=") or "\x1b" in cell for row in rows for cell in row.values())

@@ -120,7 +120,7 @@ def test_a_process_without_a_sample_in_the_window_is_shown_as_it_was(server: str
 def test_a_process_whose_close_wait_is_unknown_has_samples_all_the_same(server: str) -> None:
     """They only do not tell that."""
     page = good(server, "explain", "old", "8")
-    assert "How many CLOSE-WAIT sockets it holds is unknown." in page
+    assert "How many CLOSE_WAIT sockets it holds is unknown." in page
     assert "no samples" not in page
 
 
@@ -208,7 +208,7 @@ def test_host_shows_whose_time_wait_it_is_and_which_ports_are_left(server: str) 
     words = " ".join(text.split())
     assert "1,200 20 10.0.0.5:443 gateway.service 100 exact" in words
     assert "2,200 37 port 0.0.0.0:8080 - - unattributed" in words
-    assert "this side closed first; TIME-WAIT lasts 1m, at most 262,144 (tcp_max_tw_buckets)" in words
+    assert "this side closed first; TIME_WAIT lasts 1m, at most 262,144 (tcp_max_tw_buckets)" in words
     assert "3 destroyed for want of room since boot; tcp_tw_reuse 2" in words
     assert "7,000 28,000 25.0 1,200 1h 10.0.0.1 10.0.0.5:443 100" in words
     assert "network namespaces unread: blue" in words

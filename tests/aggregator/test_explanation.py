@@ -89,7 +89,7 @@ def test_the_steps_carry_the_figures() -> None:
     )
     assert "A thread waited for a processor 1 % of the time" in finding(found, "Does it get the processor")
     assert finding(found, "Who is at the other end") == "7 to 10.0.0.5:443; 2 to 2001:db8::7."
-    waits = finding(found, "Does it leave sockets in TIME-WAIT")
+    waits = finding(found, "Does it leave sockets in TIME_WAIT")
     assert waits.startswith("Yes, 1,200. This host closed first")
     assert "for 1m" in waits
     assert "1,200 towards 10.0.0.5:443, 20 closes a second (the same connections were seen while it held" in waits
@@ -99,7 +99,7 @@ def test_the_steps_carry_the_figures() -> None:
     descriptors = finding(found, "Are there file descriptors")
     assert "400 of 1,024 are open. 320 of them are TCP sockets." in descriptors
     assert "grow by 312 an hour and are used up in 2h (1h 40m to 2h 30m with 95 % confidence)" in descriptors
-    assert "CLOSE-WAIT explains 40 % of that growth" in descriptors
+    assert "CLOSE_WAIT explains 40 % of that growth" in descriptors
     assert any("hard one, 4,096" in one for one in found.remedies)
 
 
@@ -108,17 +108,17 @@ def test_what_was_not_seen_is_named() -> None:
     found = explanation(full_report().sample.processes[0], full_report().sample)
     assert any(one.startswith("What 4 of its 20 threads do") for one in found.unseen)
     assert "Sockets of the host whose holder was not found: 2." in found.unseen
-    assert "TIME-WAIT sockets of the host whose owner was not found: 2,200." in found.unseen
+    assert "TIME_WAIT sockets of the host whose owner was not found: 2,200." in found.unseen
     running = with_evidence(pb.CAUSE_CPU_STARVED)
     running.evidence.thread_states["R"] = 1
     assert not any("sleep" in one for one in explanation(running).unseen)
     running.evidence.thread_states["S"] = 1
     assert any("/proc/PID/wchan" in one for one in explanation(running).unseen)
     blind = explanation(process(7, 5))
-    assert "Its CLOSE-WAIT sockets could not be looked into: neither their queues nor its threads." in blind.unseen
-    assert "How long its sockets have been in CLOSE-WAIT." in blind.unseen
+    assert "Its CLOSE_WAIT sockets could not be looked into: neither their queues nor its threads." in blind.unseen
+    assert "How long its sockets have been in CLOSE_WAIT." in blind.unseen
     assert "Its file descriptors or their limit." in blind.unseen
-    assert explanation(process(7)).verdict == "How many CLOSE-WAIT sockets it holds is unknown."
+    assert explanation(process(7)).verdict == "How many CLOSE_WAIT sockets it holds is unknown."
     silent = explanation(process(7, 5), rank=fleet.ProcessRank(silent=True))
     assert silent.unseen[0].startswith("The host fell silent")
 
@@ -132,11 +132,11 @@ def test_a_process_without_close_wait_is_told_of_what_else_there_is() -> None:
     taken.ports[0].used = 27_000
     found = explanation(fresh, taken)
     assert found.verdict == (
-        "It holds no CLOSE-WAIT sockets. But it uses up the ephemeral ports towards a destination."
+        "It holds no CLOSE_WAIT sockets. But it uses up the ephemeral ports towards a destination."
     )
     assert finding(found, "Does it hold") == "None."
     assert finding(found, "Who closed first") == ""
-    assert "This host closed first" in finding(found, "Does it leave sockets in TIME-WAIT")
+    assert "This host closed first" in finding(found, "Does it leave sockets in TIME_WAIT")
     assert any("keep-alive" in one for one in found.remedies)
     assert any("tcp_tw_reuse=1" in one for one in found.remedies)
     assert not any("close-wait" in one for one in found.commands)
@@ -172,7 +172,7 @@ def test_who_has_no_descriptor_left_is_told_so_without_close_wait_too() -> None:
     """Once."""
     found = explanation(process(7, 0, fd_open=9, fd_limit=9), rank=fleet.ProcessRank(fd_forecast=fleet.FdForecast()))
     assert found.verdict == (
-        "It holds no CLOSE-WAIT sockets. It has no file descriptor left: 9 of 9 are open. "
+        "It holds no CLOSE_WAIT sockets. It has no file descriptor left: 9 of 9 are open. "
         "So accept() and open() fail (EMFILE)."
     )
 
@@ -238,8 +238,8 @@ def test_time_wait_that_is_folded_is_not_said_to_have_no_owner() -> None:
     taken = sample(processes=[one])
     for source in pb.OwnerSource.values():
         taken.time_wait.add(count=10).owner.source = source
-    said = [line for line in explanation(one, taken).unseen if "TIME-WAIT" in line]
-    assert said == ["TIME-WAIT sockets of the host whose owner was not found: 10."]
+    said = [line for line in explanation(one, taken).unseen if "TIME_WAIT" in line]
+    assert said == ["TIME_WAIT sockets of the host whose owner was not found: 10."]
 
 
 def test_namespaces_that_were_read_by_procfs_are_named() -> None:
@@ -268,7 +268,7 @@ def test_sockets_of_an_earlier_process_with_the_same_pid_are_not_its() -> None:
     taken = full_report().sample
     one = taken.processes[0]
     taken.time_wait[0].owner.start_time.seconds += 100
-    assert finding(explanation(one, taken), "Does it leave sockets in TIME-WAIT") == ""
+    assert finding(explanation(one, taken), "Does it leave sockets in TIME_WAIT") == ""
 
 
 def test_commands_show_the_same_on_the_host() -> None:
@@ -359,6 +359,6 @@ def test_a_cause_that_the_agent_left_out_is_unknown() -> None:
     assert "there is nothing to explain yet" in explanation(one, taken).verdict
     taken.degradation = pb.DEGRADATION_NO_DETAIL
     found = explanation(one, taken)
-    assert found.verdict == "Why it holds 40 sockets in CLOSE-WAIT is unknown: the agent leaves that out for now."
+    assert found.verdict == "Why it holds 40 sockets in CLOSE_WAIT is unknown: the agent leaves that out for now."
     assert found.unseen[0].startswith("What the agent leaves out to keep within its processor budget")
     assert not any("How long" in line or "could not be looked into" in line for line in found.unseen)

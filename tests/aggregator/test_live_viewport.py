@@ -11,7 +11,7 @@ from loiter_aggregator.live.keys import KEYS, MEASURE_KEYS, help_lines, key_line
 from loiter_aggregator.live.layout import Line, fitting, lay_out, two_sides
 from loiter_aggregator.live.pages import Content
 from loiter_aggregator.live.viewport import Extent, Viewport
-from loiter_aggregator.output.tables import HOSTS
+from loiter_aggregator.output.tables import HOSTS, PROCESSES, by_measure
 from loiter_aggregator.queries import MEASURES
 from loiter_aggregator.rankings import KINDS
 
@@ -158,6 +158,16 @@ def test_columns_of_the_wide_form_are_shown_where_there_is_room() -> None:
     assert text(titles).split()[-1] == "LABELS"
 
 
+def test_on_a_narrow_screen_a_trend_gives_way_to_when_it_breaks() -> None:
+    """Names are cut for it, and figures are not; and how well a line fits is not said without its slope."""
+    row = {**KINDS["processes"].empty, **ROW, "app": "forgets_to_close.py", "close_wait_growth_per_hour": 14_400.0}
+    shown = [one.title for one in fitting(PROCESSES, [row], 80) if not one.wide_only]
+    assert shown == ["#", "HOST", "PID", "APP", "CLOSE_WAIT", "GROWTH/h", "r²", "CAUSE", "FD%", "FD-ETA"]
+    assert lay_out(Content((), PROCESSES, [row], "a", [None], pinned=True), 80, wide=False).extent.width <= 80
+    by_time_wait = [one.title for one in fitting(by_measure(HOSTS, "time-wait"), [ROW], 80) if not one.wide_only]
+    assert "r²" not in by_time_wait
+
+
 def test_a_page_stands_in_one_piece_unless_its_table_is_pinned() -> None:
     """Text above, titles, rows, text below."""
     content = Content((Text("above"), Text("too")), HOSTS, [ROW], "a", [None], (Text("below"),))
@@ -187,7 +197,11 @@ def test_every_measure_has_a_key_and_every_key_is_told() -> None:
     assert sorted(MEASURE_KEYS.values()) == sorted(MEASURES)
     names = [name for key in KEYS for name in key.names.split(",")]
     assert len(names) == len(set(names))
-    assert len(help_lines()) == len(KEYS)
+    told = help_lines(80)
+    assert len(told) <= 22, "all are seen on a screen of 24 lines"
+    assert max(map(len, told)) <= 80
+    assert [key.help for key in KEYS if key.help not in "\n".join(told)] == []
+    assert len(help_lines(20)) == len(KEYS)
     assert key_line(80) == "? help  q quit  / filter  Enter open  Esc back  g growth  c close-wait  s stuck"
     assert key_line(40) == "? help  q quit  / filter  Enter open"
     assert "Space pause" in key_line(300)

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.cells import cell_len
 from rich.console import Console
 
-from loiter.tcp_states import SS_NAMES
+from loiter.tcp_states import STATE_NAMES
 from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
@@ -201,7 +201,7 @@ def test_numbers_are_aligned_to_the_right_under_their_titles() -> None:
     small, large = known_host("a"), known_host("b")
     small |= {"close_wait": 7, "close_wait_growth_per_hour": -0.5}
     title, *lines = printed(HOSTS, [small, large])
-    for name, values in (("CLOSE-WAIT", ("7", "1,234")), ("GROWTH/h", ("-0.5", "+12,346"))):
+    for name, values in (("CLOSE_WAIT", ("7", "1,234")), ("GROWTH/h", ("-0.5", "+12,346"))):
         end = title.index(name) + len(name)
         for line, value in zip(lines, values, strict=True):
             assert line[:end].endswith(value)
@@ -233,10 +233,10 @@ def test_zero_is_a_zero() -> None:
 
 @pytest.mark.parametrize(("columns", "row"), KINDS)
 def test_a_ranking_by_time_wait_fits_80_columns(columns: Sequence[Column], row: Any) -> None:
-    """TIME-WAIT takes the place of the growth of CLOSE-WAIT, and both are in the wide table."""
+    """TIME_WAIT takes the place of the growth of CLOSE_WAIT, and both are in the wide table."""
     title, line = printed(by_measure(columns, "time-wait"), [row("web-1")])
-    assert {"TIME-WAIT", "TW-MEAN", "TW-MAX"} < set(title.split())
-    assert not {"GROWTH/h", "R²", "TREND"} & set(title.split())
+    assert {"TIME_WAIT", "TW-MEAN", "TW-MAX"} < set(title.split())
+    assert not {"GROWTH/h", "r²", "TREND"} & set(title.split())
     assert {"28,000", "27,123", "28,231"} < set(line.split())
     assert max(cell_len(one) for one in (title, line)) <= 80
     wide = printed(by_measure(columns, "time-wait"), [row("web-1")], 300, wide=True)[0]
@@ -259,7 +259,7 @@ def test_every_measure_fits_80_columns_with_its_own_figures_and_the_cause(
 ) -> None:
     """The cause is never cut, whatever the names are."""
     lines = printed(by_measure(columns, by), [row(HOSTILE)] * 2)
-    assert titles | {"CAUSE", "CLOSE-WAIT"} <= set(lines[0].split())
+    assert titles | {"CAUSE", "CLOSE_WAIT"} <= set(lines[0].split())
     assert len(lines) == 3
     assert max(cell_len(line) for line in lines) <= 80
     assert all("stalled_reader" in line for line in lines[1:])
@@ -361,11 +361,11 @@ def test_a_trend_is_drawn_from_zero_to_its_maximum(values: list[float | None], w
 
 def test_states_are_named_as_ss_names_them_and_none_is_left_out() -> None:
     """Unknown is a dash, zero a zero."""
-    assert set(SS_NAMES) == {field.name for field in sample_pb2.TcpStateCounts.DESCRIPTOR.fields}
+    assert set(STATE_NAMES) == {field.name for field in sample_pb2.TcpStateCounts.DESCRIPTOR.fields}
     out = io.StringIO()
     Console(file=out, width=80).print(states_table(sample_pb2.TcpStateCounts(close_wait=1_234, listen=0)))
     words = out.getvalue().split()
-    assert words[words.index("CLOSE-WAIT") + 1] == "1,234"
+    assert words[words.index("CLOSE_WAIT") + 1] == "1,234"
     assert words[words.index("LISTEN") + 1] == "0"
     assert words[words.index("ESTAB") + 1] == "-"
     assert max(map(len, out.getvalue().splitlines())) <= 80

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.ranking.apps import AppRow, app_trends, rank_apps
-from loiter_aggregator.ranking.fleet import fleet_states
+from loiter_aggregator.ranking.fleet import fleet_states, fleet_trend
 from loiter_aggregator.ranking.forecast import process_forecasts
 from loiter_aggregator.ranking.groups import GroupRow, rank_groups
+from loiter_aggregator.ranking.history import History, app_history, host_history
 from loiter_aggregator.ranking.hosts import host_trends, rank_hosts
 from loiter_aggregator.ranking.processes import Ages, process_trends, rank_processes
 from loiter_aggregator.ranking.query import TREND_PARTS, By, CloseWait, TimeWait
@@ -643,11 +644,25 @@ def test_samples_of_a_clock_that_runs_ahead_count_in_the_last_part(store: DuckDb
     assert host_trends(store, asked, rank_hosts(store, asked))[host_key("web-1")][-1] == 5
 
 
-def test_a_clock_far_in_the_future_disturbs_no_short_window(store: DuckDbStore) -> None:
-    """The number of a part stays small however far off the time is."""
-    store_samples(store, "far", [sample(4_102_444_799_000, 5)])
+def test_what_lies_ahead_of_the_present_hides_nothing(store: DuckDbStore) -> None:
+    """It was stored before the clock was set back, and is older than what has come since."""
+    taken = [
+        sample(at, count, processes=[process(pid, count, app="api")])
+        for at, count, pid in ((NOW - 2 * SECOND, 3, 7), (NOW, 4, 7), (NOW + HOUR, 90, 8), (4_102_444_799_000, 80, 9))
+    ]
+    store_samples(store, "web-1", taken)
     asked = ranking(window_ms=10 * SECOND)
-    assert host_trends(store, asked, rank_hosts(store, asked))[host_key("far")][-1] == 5
+    (host,), (found,), (app,) = rank_hosts(store, asked), rank_processes(store, asked), rank_apps(store, asked)
+    assert (host.close_wait.current, host.close_wait.maximum, host.close_wait.samples) == (4, 4, 2)
+    assert (found.pid, found.close_wait.maximum, app.close_wait.current, app.processes) == (7, 4, 4, 1)
+    (group,) = rank_groups(store, asked, "role")
+    assert (group.close_wait.current, group.close_wait.maximum) == (4, 4)
+    assert host_trends(store, asked, [host])[host.host_key][-1] == 4
+    assert process_trends(store, asked, [found])[found.series][-1] == 4
+    assert max(value or 0 for value in fleet_trend(store, {}, NOW - HOUR, NOW, "close_wait")) == 4
+    history = History(asked, 10)
+    assert max(value or 0 for value in host_history(store, history)["close_wait"]) == 4
+    assert max(value or 0 for value in (app_history(store, history, "api") or {})["close_wait"]) == 4
 
 
 def test_the_trend_of_an_app_heeds_the_labels(store: DuckDbStore) -> None:

@@ -38,6 +38,7 @@ def _loiter(*arguments: str) -> Result:
         (["--preview", "--output", "x.html"], "--preview is HTML"),
         (["--period", "soon"], "is not a duration"),
         (["--format", "pdf"], "'pdf' is not one of"),
+        (["--output", "r.pdf"], ".pdf is no form of a report; --output takes .html, .htm, .md, .markdown, .txt, .json"),
     ],
 )
 def test_what_does_not_go_together_is_said_before_anybody_is_asked(arguments: list[str], said: str) -> None:
@@ -51,10 +52,16 @@ def test_the_form_is_that_of_the_file_unless_it_is_said(server: str, tmp_path: P
     """Markdown on standard output; what was written where is said on standard error."""
     assert _loiter("--server", server).stdout.startswith("# Fleet report\n")
     assert json.loads(_loiter("--server", server, "--format", "json").stdout)["coverage"]["hosts"] == 1
-    for name, first in (("r.csv", b"kind,change"), ("r.txt", b"# Fleet")):
+    for name, first in (("r.csv", b"kind,change"), ("r.txt", b"# Fleet"), ("report", b"# Fleet")):
         done = _loiter("--server", server, "--output", str(tmp_path / name))
         assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"written to {tmp_path / name}\n")
         assert (tmp_path / name).read_bytes().startswith(first)
+
+
+def test_a_form_that_is_said_goes_into_a_file_of_any_name(server: str, tmp_path: Path) -> None:
+    """Whatever its ending."""
+    done = _loiter("--server", server, "--format", "json", "--output", str(tmp_path / "r.pdf"))
+    assert (done.exit_code, json.loads((tmp_path / "r.pdf").read_text())["notice"]) == (0, None)
 
 
 def test_what_goes_wrong_is_said(server: str, tmp_path: Path) -> None:
@@ -64,6 +71,9 @@ def test_what_goes_wrong_is_said(server: str, tmp_path: Path) -> None:
         1,
         f"Error: cannot write {tmp_path}/missing/r.md: No such file or directory\n",
     )
+    too_long = _loiter("--server", server, "--output", str(tmp_path / f"{'r' * 300}.md"))
+    assert too_long.exit_code == 1
+    assert too_long.stderr.endswith(".md: File name too long\n")
     unknown = _loiter("--server", server, "--schedule", "daily")
     assert unknown.exit_code == 1
     assert "no report is called 'daily'; none is scheduled (reports.file of the aggregator)" in unknown.stderr

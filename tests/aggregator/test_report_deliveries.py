@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from loiter_aggregator.reports.state import ReportState
 from support.aggregators import FakeClock
 from support.fleet_reports import fleet_report
 from support.programs import wait_until
-from support.reports import NOW
+from support.reports import HOUR, NOW
+from support.webhooks import receiver
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def state(tmp_path: Path) -> Iterator[ReportState]:
     """With a report that is to go to two webhooks."""
     one = ReportState(tmp_path)
     one.note_due("daily", "t", NOW, lambda _looked: Plan(NOW, ()))
-    (run,) = one.runs_to_build()
+    (run,) = one.runs_to_build(NOW)
     one.built(run.id, NOW, "1 new", fleet_report().SerializeToString(), ["webhook first", "webhook second"])
     yield one
     one.close()
@@ -35,12 +37,14 @@ class _Hook:
 
     def __init__(self) -> None:
         self.came = 0
+        self.ids: list[str] = []
         self.arrived, self.answers = asyncio.Event(), asyncio.Event()
         self.port = 0
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
         self.came += 1
+        self.ids += re.findall(r"(?i)^webhook-id: (\S+)", head.decode(), re.MULTILINE)
         self.arrived.set()
         try:
             await self.answers.wait()
@@ -79,7 +83,7 @@ async def _begun(folder: Path, state: ReportState, hook: _Hook) -> Deliveries:
 def _after_a_restart(state: ReportState, folder: Path) -> Sequence[tuple[str, str, int]]:
     state.close()
     other = ReportState(folder)
-    listed = [(one.target, one.state, one.attempts) for one in other.deliveries(other.latest_runs(1)[0].id)]
+    listed = [(one.target, one.state, one.attempts) for one in other.deliveries(other.latest_runs(1, NOW)[0].id)]
     other.close()
     return listed
 
@@ -110,15 +114,78 @@ def test_what_is_being_sent_is_waited_for_and_nothing_else_is_begun(tmp_path: Pa
 
 
 def test_what_takes_too_long_is_sent_again(tmp_path: Path, state: ReportState) -> None:
-    """The other end may have taken it, or not."""
+    """The other end may have taken it, or not: it is told again by the same id."""
 
-    async def stops() -> None:
+    async def stops_and_starts() -> Sequence[str]:
         async with _hook() as hook:
             deliveries = await _begun(tmp_path, state, hook)
             await deliveries.stop(patience=0.01)
+            after = _after_a_restart(state, tmp_path)
+            assert after == [("webhook first", "waiting", 1), ("webhook second", "waiting", 0)]
+            hook.answers.set()
+            other = ReportState(tmp_path)
+            await _to_its_end(await _begun(tmp_path, other, hook))
+            other.close()
+            return hook.ids
 
-    asyncio.run(stops())
-    assert _after_a_restart(state, tmp_path) == [("webhook first", "waiting", 1), ("webhook second", "waiting", 0)]
+    first, again, second = asyncio.run(stops_and_starts())
+    assert first == again != second
+
+
+async def _to_its_end(deliveries: Deliveries) -> None:
+    for _ in range(2):
+        await deliveries.ended()
+        await deliveries.begin_due(lambda: None)
+    await deliveries.ended()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no report of this name is in the file of reports any more"),
+        (
+            '[[report]]\nname = "renamed"\ncron = "0 8 * * *"\nfolder = "/tmp/x"\n',
+            "no report of this name is in the file of reports any more",
+        ),
+        (
+            '[[report]]\nname = "daily"\ncron = "0 8 * * *"\nfolder = "/tmp/x"\n',
+            "the report does not go there any more, by the file of reports",
+        ),
+    ],
+)
+def test_what_the_file_does_not_have_any_more_is_given_up_at_once(
+    tmp_path: Path, state: ReportState, caplog: pytest.LogCaptureFixture, text: str, why: str
+) -> None:
+    """A schedule or a target that was taken out or renamed while a delivery waits for its next try: it is said."""
+    for delivery in state.deliveries(state.latest_runs(1, NOW)[0].id):
+        state.sending(delivery.id, NOW)
+        state.not_delivered(delivery.id, "answered 503", NOW + HOUR)
+    file = tmp_path / "reports.toml"
+    file.write_text(text)
+
+    async def looks() -> None:
+        await _to_its_end(Deliveries(await asyncio.to_thread(load_reports, file), state, tmp_path, FakeClock()))
+
+    asyncio.run(looks())
+    found = state.deliveries(state.latest_runs(1, NOW)[0].id)
+    assert [(one.state, one.attempts, one.error) for one in found] == [("failed", 1, why)] * 2
+    assert f"report daily is not sent any more: webhook second: {why}" in caplog.text
+
+
+def test_what_is_given_up_at_once_is_said_in_words(
+    tmp_path: Path, state: ReportState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After one try, not after "1 tries"."""
+
+    async def sends() -> None:
+        with receiver([(404, {}), (404, {})]) as hook:
+            port = int(hook.url.rpartition(":")[2])
+            file = await asyncio.to_thread(_file, tmp_path, port)
+            await _to_its_end(Deliveries(file, state, tmp_path, FakeClock()))
+
+    asyncio.run(sends())
+    assert "webhook first: answered 404 Not Found; given up after 1 try" in caplog.text
+    assert "1 tries" not in caplog.text
 
 
 def test_what_has_arrived_is_recorded_though_the_record_is_busy_at_the_end(tmp_path: Path, state: ReportState) -> None:

@@ -21,10 +21,12 @@ from loiter_aggregator.reports.delivery.failure import DeliveryError, is_final, 
 from loiter_aggregator.reports.delivery.folder import deliver_to_folder
 from loiter_aggregator.reports.delivery.mail import compose, deliver_by_mail
 from loiter_aggregator.reports.delivery.outgoing import Outgoing, delivery_id
+from loiter_aggregator.reports.delivery.redaction import secrets_of, without
 from loiter_aggregator.reports.delivery.signing import webhook_headers
 from loiter_aggregator.reports.delivery.webhook import deliver_to_webhook, webhook_body
 from loiter_aggregator.reports.file import Smtp, Webhook
 from support.fleet_reports import HOSTILE_LINKS, fleet_report
+from support.full_disks import BALLAST_BYTES, small_disk
 from support.programs import free_port
 from support.reports import NOW
 from support.webhooks import receiver
@@ -239,6 +241,71 @@ def test_a_webhook_is_told_no_password_that_is_not_its_own(tmp_path: Path, monke
     assert "authorization" not in came.headers
 
 
+_URL = "https://hooks.example/services/T00AAA/B00BBB/s3cr%2Fet?key=pass+word&x=1"
+_KEY = base64.b64encode(bytes(range(24))).decode()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"no such hook: {_URL}",
+        "no_service: T00AAA/B00BBB/s3cr%2Fet",
+        "no_service: T00AAA of B00BBB, token s3cr/et",
+        r'{"path": "\/services\/T00AAA\/B00BBB\/s3cr%2fet"}',
+        "POST /services/T00AAA/B00BBB/s3cr%2Fet?key=pass+word",
+        "T00AAA%2FB00BBB%2Fs3cr%252Fet, key=pass%20word",
+        "t00aaa and the password 'pass word'",
+        f"signed with {_KEY}, which is whsec_{_KEY} or {bytes(range(24)).hex()}",
+        f"%77hsec {_KEY.replace('/', '%2F')}",
+    ],
+)
+def test_what_a_receiver_says_is_recorded_without_what_is_secret(said: str) -> None:
+    """It may echo the address, or parts of it, however they are written, and the key."""
+    shown = without(secrets_of(_URL, _KEY, bytes(range(24)).hex()), said)
+    for secret in ("services", "t00aaa", "b00bbb", "s3cr", "pass", _KEY.lower()[:20], "010203"):
+        assert secret not in shown.lower().replace("password '", "")
+    assert "…" in shown
+
+
+def test_what_a_receiver_says_of_why_stays_readable() -> None:
+    """Where it holds nothing secret."""
+    said = "invalid_payload: missing text in block 3"
+    assert without(secrets_of("https://x.example/in/a/b", _KEY), said) == said
+
+
+class _Echo:
+    """A web server that refuses what it gets, and says where it was sent, again and again."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        path = head.split(" ", 2)[1]
+        body = f"no {path} " * self._times
+        writer.write(f"HTTP/1.1 404 No {path}\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        writer.close()
+
+
+@pytest.mark.parametrize("times", [1, 200])
+def test_neither_the_reason_nor_what_is_cut_shows_a_part_of_a_secret(times: int) -> None:
+    """What is read of an answer ends somewhere, maybe within one."""
+    token = "k" + "0123456789" * 7
+
+    async def sends() -> str:
+        server = await asyncio.start_server(_Echo(times).take, "127.0.0.1", 0, limit=1 << 20)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(DeliveryError) as caught:
+                await deliver_to_webhook(_outgoing(), Webhook(name="x", url=f"http://127.0.0.1:{port}/hook/{token}"))
+        return str(caught.value)
+
+    said = asyncio.run(sends())
+    assert said.startswith("answered 404 No …: no …")
+    assert "012" not in said
+    assert "k0" not in said
+
+
 def test_a_webhook_is_reached_through_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slack is outside, and not every network lets everybody out."""
     with receiver() as proxy:
@@ -260,3 +327,17 @@ def test_a_folder_gets_files_of_the_due_time_and_the_same_again(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(DeliveryError, match=r"cannot write to .*file"):
         deliver_to_folder(_outgoing(json=b"{}"), tmp_path / "file")
+
+
+def test_a_disk_that_is_full_is_said_and_tried_again(tmp_path: Path) -> None:
+    """Nothing is left that would take room, or that is no whole file; when there is room, it arrives."""
+    large = bytes(BALLAST_BYTES // 2)
+    with small_disk(tmp_path / "disk", BALLAST_BYTES + 100_000) as disk:
+        folder = disk / "reports"
+        with pytest.raises(DeliveryError, match=r"cannot write to .*reports: No space left on device") as caught:
+            deliver_to_folder(_outgoing(json=b"{}", html=large), folder)
+        assert not caught.value.final
+        assert [file.name for file in folder.iterdir()] == ["daily-20270115T080000Z.json"]
+        (disk / "ballast").unlink()
+        deliver_to_folder(_outgoing(json=b"{}", html=large), folder)
+        assert (folder / "daily-20270115T080000Z.html").read_bytes() == large

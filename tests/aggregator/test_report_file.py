@@ -49,6 +49,7 @@ secret_file = "FOLDER/secret"
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "password").write_text("hunter2\n")
     (tmp_path / "url").write_text(SLACK + "\n")
+    (tmp_path / "clear").write_text(SLACK.replace("https", "http"))
     (tmp_path / "secret").write_text(SECRET + "\n")
     return tmp_path
 
@@ -118,6 +119,16 @@ def test_lists_of_targets_hold_no_secret(folder: Path) -> None:
         ("FOLDER/reports", "reports", r"is not absolute"),
         ("FOLDER/reports", "FOLDER/password", r"report daily: .*/password is not a folder"),
         ('url_file = "FOLDER/url"', "", r"webhook chat: set one of url and url_file"),
+        (
+            "https://tickets.example.net/in",
+            "https://me:hush@tickets.example.net/in",
+            r"url: .* no user and no password",
+        ),
+        ("FOLDER/url", "FOLDER/clear", r"webhook chat: an address of Slack's is a secret, .* write https://"),
+        ("FOLDER/reports", "/" + "r" * 300, r"report daily: cannot use the folder /r{79}…: File name too long"),
+        ("FOLDER/reports", "/xx" * 2_000, r"report daily: cannot use the folder /xx/.*: File name too long"),
+        ("FOLDER/reports", r"/x\u0000y", r"is not a path"),
+        ('name = "daily"', f'name = "{"d" * 64}"', r"is not a name: at most 63"),
         ('kind = "slack"', 'kind = "slack"\nca = "FOLDER/password"', r"webhook chat: .*password holds no certificates"),
     ],
 )

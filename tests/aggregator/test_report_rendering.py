@@ -18,6 +18,7 @@ from loiter_aggregator.reports.rendering import view
 from loiter_aggregator.reports.rendering.markdown import escape, markdown
 from loiter_aggregator.reports.rendering.plain import plain
 from loiter_aggregator.reports.rendering.render import render
+from loiter_aggregator.reports.rendering.terms import terms
 from support.fleet_reports import HOSTILE, HOSTILE_LINKS, PAGE, fleet_report
 
 REPORT = fleet_report()
@@ -48,6 +49,7 @@ def test_markdown_has_the_findings_by_change_then_the_worst_then_what_it_rests_o
         "Hosts",
         "Causes",
         "Coverage",
+        "What the words mean",
     ]
     assert "(before: 70.0 %, since 2027-01-15 05:00 UTC, runs out in 8h 43m) [show](https://loiter.example/app" in text
     assert "| order-api.service |     2 |     3 |     29,616 |   +1,234 | 0.98 |" in text
@@ -60,6 +62,37 @@ def test_many_findings_are_counted() -> None:
     assert "- and 5 more" in markdown(report)
     assert "  and 5 more" in plain(report)
     assert "and 5 more" in json.dumps(slack_message(report))
+
+
+def test_the_words_that_a_report_uses_are_explained() -> None:
+    """Who reads one for the first time knows neither the states of sockets nor the columns; only what is there is."""
+    explained = dict(terms(REPORT, tables=True))
+    assert {"CLOSE_WAIT", "TIME_WAIT", "File descriptors", "Ephemeral ports", "Silent", "Coverage"} <= set(explained)
+    columns = {column.title for ranking in view.rankings(REPORT) for column in ranking.columns}
+    known = {"APP", "HOST", "HOSTS", "PROCS", "PID", "STUCK"}
+    assert columns - set(explained) == known, "a column that nobody explains"
+    assert {cause for cause, _, _ in view.causes(REPORT)} <= set(explained)
+    assert not set(explained) & {"cpu_starved", "never_accepted"}
+    assert columns & set(dict(terms(REPORT, tables=False))) == {"CLOSE_WAIT"}
+    assert terms(pb.FleetReport(), tables=True) == []
+    for text in (plain(REPORT), markdown(REPORT), json.dumps(slack_message(REPORT))):
+        for term in dict(terms(REPORT, tables=False)):
+            assert term in text
+
+
+def test_an_e_mail_as_text_keeps_to_its_width() -> None:
+    """Of 80 columns, but for addresses."""
+    assert all(len(line) < 80 for line in plain(REPORT).splitlines() if "://" not in line)
+
+
+def test_what_there_is_to_know_about_a_report_is_said_in_every_form() -> None:
+    """Such as that it takes the place of another one."""
+    report = fleet_report()
+    report.notice = "It takes the place of <another> one."
+    assert "It takes the place of &lt;another&gt; one." in markdown(report)
+    assert report.notice in plain(report)
+    assert "It takes the place of &lt;another&gt; one." in "".join(texts(slack_message(report)["blocks"]))
+    assert json.loads(render(report, "json"))["notice"] == report.notice
 
 
 @pytest.mark.parametrize("name", NASTY)

@@ -17,6 +17,7 @@ from loiter_aggregator.reports.file import load_reports
 from loiter_aggregator.reports.reporting import Reporting
 from loiter_aggregator.reports.runs import Runs
 from loiter_aggregator.reports.state import ReportState
+from loiter_aggregator.reports.uptime import Uptime
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, store_samples
 from support.fleet_reports import HOSTILE
@@ -168,6 +169,73 @@ folder = "FOLDER/out"
 """
 
 
+def test_reports_that_are_due_at_once_are_all_built_and_sent(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path
+) -> None:
+    """Each once, under its own name."""
+    text = "".join(DAILY.replace("daily", name).replace("FOLDER", str(tmp_path)) for name in ("one", "other", "third"))
+    reporting = _reporting(store, clock, tmp_path, text)
+
+    async def due() -> list[pb.ReportRun]:
+        runs = await reporting._opened()
+        for clock.now in (NOW - MINUTE, NOW, NOW + SECOND):
+            await _round(runs)
+        listed = await reporting.list_reports(pb.ListReportsRequest())
+        await runs.stop()
+        return list(listed.runs)
+
+    listed = asyncio.run(due())
+    assert sorted((run.schedule, run.deliveries[0].attempts) for run in listed) == [
+        ("one", 1),
+        ("other", 1),
+        ("third", 1),
+    ]
+    assert sorted(file.name.partition("-")[0] for file in (tmp_path / "out").iterdir()) == ["one", "other", "third"]
+
+
+def test_a_report_that_is_built_again_says_so_and_is_no_repetition(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers drop what they have had; this one is about another period, up to when it was due."""
+    up = 0
+    monkeypatch.setattr("loiter_aggregator.reports.state.uptime", lambda: Uptime("boot", up))
+    _store_leak(store, "web-1", "api", NOW - 2 * HOUR, NOW, 10)
+    with receiver() as hook:
+        text = DAILY.replace('folder = "FOLDER/out"', 'webhooks = ["hook"]').replace("0 8 * * *", "0 * * * *")
+        reporting = _reporting(store, clock, tmp_path, f'{text}\n[[webhook]]\nname = "hook"\nurl = "{hook.url}"\n')
+
+        async def set_ahead_and_right() -> list[pb.ReportRun]:
+            nonlocal up
+            runs = await reporting._opened()
+            # An hour before NOW comes at its time. Then the clock is half an hour ahead, until it is put right.
+            for passed, clock.now in (
+                (0, NOW - HOUR - MINUTE),
+                (MINUTE, NOW - HOUR),
+                (29 * MINUTE, NOW),
+                (MINUTE, NOW - 29 * MINUTE),
+                (29 * MINUTE, NOW),
+            ):
+                up += passed
+                await _round(runs)
+                if clock.now == NOW - 29 * MINUTE:
+                    early, _ = (await reporting.list_reports(pb.ListReportsRequest())).runs
+                    assert early.error == "built before its time, by a clock that was ahead"
+            listed = await reporting.list_reports(pb.ListReportsRequest())
+            await runs.stop()
+            return list(listed.runs)
+
+        listed = asyncio.run(set_ahead_and_right())
+    sent = [json.loads(one.body)["data"] for one in hook.came]
+    assert len({one.headers["webhook-id"] for one in hook.came}) == len(sent) == 3
+    assert [one["notice"] is None for one in sent] == [True, True, False]
+    assert sent[2]["notice"].startswith("This report takes the place of one of the same time that was built too early")
+    assert sent[2]["compared_time"] == sent[0]["end_time"]
+    again, early, first = listed
+    assert [one.due_time.ToMilliseconds() for one in listed] == [NOW, NOW, NOW - HOUR]
+    assert early.error == "built 30m before its time, by a clock that was ahead; built again when that had come"
+    assert (again.error, first.error) == ("", "")
+
+
 async def _round(runs: Runs) -> float:
     """Does what is due, to its end."""
     await runs.note_due()
@@ -235,7 +303,7 @@ def test_what_is_due_by_the_start_or_soon_after_it_waits_for_the_agents(
             runs = Runs(load_reports(file), state, _fleet(store, clock), Links(), tmp_path, clock, settle)
             for clock.now in nows:
                 await _round(runs)
-            states.append(",".join(run.state for run in state.latest_runs(9)))
+            states.append(",".join(run.state for run in state.latest_runs(9, clock.now)))
             await runs.stop()
         return states
 
@@ -297,10 +365,10 @@ def test_a_report_that_can_not_be_summed_up_is_tried_again(
         with monkeypatch.context() as patched:
             patched.setattr("loiter_aggregator.reports.rendering.view.headline", _fails)
             await _round(runs)
-            shown += [(run.state, run.error) for run in runs.state.latest_runs(1)]
+            shown += [(run.state, run.error) for run in runs.state.latest_runs(1, clock.now)]
         clock.now = NOW + MINUTE
         await _round(runs)
-        shown += [(run.state, run.error) for run in runs.state.latest_runs(1)]
+        shown += [(run.state, run.error) for run in runs.state.latest_runs(1, clock.now)]
         await runs.stop()
         return shown
 

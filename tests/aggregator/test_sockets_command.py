@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
 
-from loiter.tcp_states import SS_NAMES
+from loiter.tcp_states import STATE_NAMES
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import socket_pb2
 from loiter_aggregator.commands import loiter
@@ -61,7 +61,7 @@ def test_a_socket_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     heading, titles, first, second, footer = text.splitlines()
     assert heading == "sockets of web-1 at 2027-01-15T08:00:00.000Z"
     assert titles.split() == ["STATE", "AGE", "RECV-Q", "SEND-Q", "PORT", "PEER", "PID", "APP"]
-    assert first.split()[:-1] == ["CLOSE-WAIT", "1h", "30m", "0", "4,000M", "8080", "198.51.100.222:54321", "4194304"]
+    assert first.split()[:-1] == ["CLOSE_WAIT", "1h", "30m", "0", "4,000M", "8080", "198.51.100.222:54321", "4194304"]
     assert second.split() == ["LISTEN", "-", "-", "-", "-", "-", "-", "-"]
     assert footer == "2 of 70,000 sockets"
     assert max(map(cell_len, text.splitlines())) <= 80
@@ -142,7 +142,7 @@ def test_states_are_called_what_ss_calls_them(monkeypatch: pytest.MonkeyPatch, w
 def test_every_state_that_the_kernel_lists_can_be_asked_for() -> None:
     """TCP_CLOSE is in none of its tables."""
     asked = {state for states in command._STATES.values() for state in states}
-    assert len(asked) == len(SS_NAMES) - 1
+    assert len(asked) == len(STATE_NAMES) - 1
     assert socket_pb2.TCP_STATE_CLOSE not in asked
 
 

@@ -152,6 +152,38 @@ def test_a_login_ends_with_its_token_and_says_so(
     serve(scenario)
 
 
+def test_a_copy_of_a_login_that_was_logged_out_of_is_worth_nothing(
+    serve: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others of the same token go on, also one of the same second. So many are kept: the first is forgotten first."""
+    token = make_token(tmp_path)
+    monkeypatch.setattr("loiter_aggregator.web.sessions._MAX_ENDED", 2)
+
+    async def scenario(served: Served) -> None:
+        browser = served.browser
+
+        async def new() -> dict[str, str]:
+            browser.cookies.clear()
+            await log_in(browser, token)
+            cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+            browser.cookies.clear()
+            return {"cookie": cookie}
+
+        async def status(cookie: dict[str, str]) -> int:
+            return (await browser.get("/metrics", headers=cookie)).status_code
+
+        mine, other = await new(), await new()
+        for _ in range(2):
+            assert (await browser.post("/logout", headers=mine)).status_code == 303
+        assert (await status(mine), await status(other)) == (401, 200)
+        assert "You have logged out" in (await browser.get("/login", headers={**mine, **PAGE})).text
+        for one in (second := await new(), third := await new()):
+            await browser.post("/logout", headers=one)
+        assert [await status(one) for one in (mine, second, third)] == [200, 401, 401]
+
+    serve(scenario)
+
+
 def test_a_login_ends_by_itself(serve: Callable[..., None], tmp_path: Path, clock: FakeClock) -> None:
     """After the time that is set, and says so."""
     token = make_token(tmp_path)
@@ -261,8 +293,10 @@ def test_a_page_of_another_name_is_not_served(serve: Callable[..., None], tmp_pa
 
         ours = ("127.0.0.1", "[::1]:7434", "localhost:1", "loiter.example.net", "LOITER.example.net.:443", "10.0.0.7")
         assert [await status(host) for host in ours] == [303] * 6
-        others = ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "127.0.0.1@evil", "[", "::")
-        assert [await status(host) for host in others] == [421] * 7
+        others = ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "127.0.0.1@evil", "[", "::",
+                  "127.0.0.1:x@evil.example", "localhost:80@evil.example", "[::1]evil.example", "[localhost]", ".",
+                  "localhost:x", "localhost evil.example", "localhost,evil.example", "localhost/")  # fmt: skip
+        assert {host: await status(host) for host in others} == dict.fromkeys(others, 421)
         assert await status("10-0-0-7.pod.cluster.local", "/healthz") == 200, "load balancers have names of their own"
         said = await served.browser.get("/metrics", headers={"host": "other.example"})
         assert "other.example" in said.text

@@ -221,23 +221,23 @@ def test_no_more_questions_are_under_way_than_the_fleet_takes() -> None:
             return await board.ask(fleet.get_fleet, request, wait=0)
 
         async def look_much(address: str) -> Seen[pb.GetFleetResponse]:
-            for at in range(16):
+            for at in range(64):
                 seen = await look(address, pb.GetFleetRequest(labels={address: str(at)}))
                 assert seen.loading
             return await look(address, ASK)
 
         refused = await asyncio.create_task(look_much("10.0.0.1"))
-        assert str(refused.error) == "16 of your questions wait for an answer; ask again later"
+        assert str(refused.error) == "64 of your questions wait for an answer; ask again later"
         other = await asyncio.create_task(look("10.0.0.2", ASK))
         assert other.loading, "it is asked for somebody else"
         assert (await asyncio.create_task(look("10.0.0.1", ASK))).loading, "which costs nothing more"
         for last in (3, 4):
             await asyncio.create_task(look_much(f"10.0.0.{last}"))
-        for at in range(64 - 3 * 16 - 1):
+        for at in range(200 - 3 * 64 - 1):
             await asyncio.create_task(look(f"10.0.1.{at}", pb.GetFleetRequest(labels={"n": str(at)})))
         full = await asyncio.create_task(look("10.0.2.1", pb.GetFleetRequest(labels={"n": "last"})))
         assert isinstance(full.error, Overloaded)
-        assert str(full.error) == "64 questions wait for an answer; ask again later"
+        assert str(full.error) == "200 questions wait for an answer; ask again later"
         await board.close()
 
     run(scenario())

@@ -250,6 +250,11 @@ def test_with_a_certificate_it_is_tls_and_the_login_is_for_it_alone(
         assert await shown(served) != first
         host = {"host": "renewed.example"}
         assert (await served.browser.get("/metrics", headers=host)).status_code == 200, "a name of the new certificate"
+        renewed = pki.server.certificate.read_bytes()
+        for between in (b"", renewed[:100], None):  # as it is written anew, or another takes its place
+            pki.server.certificate.unlink() if between is None else pki.server.certificate.write_bytes(between)
+            assert (await served.browser.get("/metrics", headers=host)).status_code == 200, between
+        pki.server.certificate.write_bytes(renewed)
         reader, writer = await dial(served)  # who does not speak TLS
         writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b"200" not in await reader.read()
@@ -302,11 +307,13 @@ def test_who_does_not_get_on_with_a_request_is_cut_off(
 
 
 def test_a_head_without_end_is_refused(serve: Callable[..., None]) -> None:
-    """And so is what is not HTTP; neither is logged."""
+    """However it comes, and one that ends after more than it may have; what is not HTTP, too. None of it is logged."""
 
     async def scenario(served: Served) -> None:
         for nonsense in (
             b"GET / HTTP/1.1\r\nx: " + b"x" * 40_000,
+            b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: " + b"x" * 20_000 + b"\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + b"x: y\r\n" * 4_000 + b"\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         ):
             reader, writer = await dial(served)
@@ -316,38 +323,130 @@ def test_a_head_without_end_is_refused(serve: Callable[..., None]) -> None:
             except ConnectionResetError:
                 answer = b"HTTP/1.1 400"
             assert answer.startswith(b"HTTP/1.1 400")
+            assert answer.count(b"HTTP/1.1") == 1
             writer.close()
+        allowed = await served.browser.get("/healthz", headers={"x": "x" * 15_000})
+        assert allowed.status_code == 200
 
     serve(scenario)
 
 
-def test_no_more_connections_are_open_than_there_is_room_for(
+def test_who_goes_away_while_asking_is_no_mistake_of_ours(
+    serve: Callable[..., None], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Nothing is logged, and it is counted as a request that was not whole."""
+    make_token(tmp_path)
+
+    async def scenario(served: Served) -> None:
+        counted: asyncio.Future[tuple[str, int]] = asyncio.get_running_loop().create_future()
+        served.site.state.metrics.observe_request = lambda page, code, _: counted.set_result((page, code))
+        _, writer = await dial(served)
+        writer.write(b"POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nto")
+        await writer.drain()
+        writer.close()
+        assert await asyncio.wait_for(counted, 10) == ("/login", 400)
+
+    serve(scenario)
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+ASK = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+async def dial_from(served: Served, source: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", served.port, local_addr=(source, 0))
+
+
+def test_who_is_idle_makes_room_for_the_next(
     serve: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One address does not take it all; one that is closed makes room."""
+    """The one that is so for longest, whether it never asked, asks without end, or was answered; others are let be."""
     monkeypatch.setattr(connections.Connections.__init__, "__kwdefaults__", {"limit": 4, "limit_per_address": 3})
 
     async def scenario(served: Served) -> None:
-        held = [await dial(served) for _ in range(3)]
-        reader, writer = await dial(served)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
-        writer.close()
-        other = socket.socket()
-        other.setblocking(False)
-        other.bind(("127.0.0.2", 0))
-        await asyncio.get_running_loop().sock_connect(other, ("127.0.0.1", served.port))
-        reader, writer = await asyncio.open_connection(sock=other)
-        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-        writer.close()
-        held[0][1].write_eof()
-        assert await asyncio.wait_for(held[0][0].read(), 5) == b"", "it is closed at the other end, too"
-        assert (await served.browser.get("/healthz")).status_code == 200
-        for _, held_writer in held:
-            held_writer.close()
+        silent = await dial_from(served, "127.0.0.2")
+        slow = await dial_from(served, "127.0.0.2")
+        slow[1].write(b"POST /login HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nto")
+        answered = await dial_from(served, "127.0.0.3")
+        answered[1].write(ASK)
+        await answered[0].readuntil(b"alive\n")
+        last = await dial_from(served, "127.0.0.3")
+        held = [silent, slow, answered, last]
+        for longest in (silent, slow, answered):
+            held.append(await dial_from(served, "127.0.0.1"))
+            held[-1][1].write(ASK)
+            await held[-1][0].readuntil(b"alive\n")
+            with suppress(ConnectionResetError):
+                assert await asyncio.wait_for(longest[0].read(), 5) == b""
+        last[1].write(ASK)
+        await last[0].readuntil(b"alive\n")
+        held.append(await dial_from(served, "127.0.0.1"))  # of an address with three already
+        held[-1][1].write(ASK)
+        await held[-1][0].readuntil(b"alive\n")
+        assert await asyncio.wait_for(held[4][0].read(), 5) == b""
+        for _, writer in held:
+            writer.close()
 
     serve(scenario)
-    assert "3 connections to the web page are open from 127.0.0.1" in caplog.text
+    assert "4 connections to the web page are open: the one that is idle for longest is closed" in caplog.text
+    assert "3 connections to the web page are open from 127.0.0.1: the one" in caplog.text
+
+
+def test_who_is_being_answered_is_not_sent_away_for_another(
+    serve: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where all are, the next has to come again, until one is through."""
+    monkeypatch.setattr(connections.Connections.__init__, "__kwdefaults__", {"limit": 4, "limit_per_address": 3})
+
+    async def scenario(served: Served) -> None:
+        begun, end = asyncio.Semaphore(0), asyncio.Event()
+
+        async def slow(_: Request) -> Response:
+            begun.release()
+            await end.wait()
+            return PlainTextResponse("done")
+
+        add_page(served, "/slow", slow)
+        busy = []
+        for source in ("127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.2"):
+            busy.append(await dial_from(served, source))
+            busy[-1][1].write(ASK.replace(b"/healthz", b"/slow"))
+            await asyncio.wait_for(begun.acquire(), 5)
+        for source in ("127.0.0.1", "127.0.0.3"):
+            reader, writer = await dial_from(served, source)
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        end.set()
+        for reader, writer in busy:
+            await reader.readuntil(b"done")
+            writer.close()
+            assert await reader.read() == b""
+        assert (await served.browser.get("/healthz")).status_code == 200
+
+    serve(scenario)
+    assert "3 connections to the web page are open from 127.0.0.1 and busy: 127.0.0.1 has to come again" in caplog.text
+    assert "4 connections to the web page are open and busy: 127.0.0.3 has to come again" in caplog.text
+
+
+def test_handshakes_that_do_not_end_make_room(
+    serve: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are connections, too, of whoever does not go on."""
+    monkeypatch.setattr(connections.Connections.__init__, "__kwdefaults__", {"limit": 2, "limit_per_address": 2})
+    pki = Pki(tmp_path / "ca")
+    settings = settings_of(tmp_path, tls=TlsSettings(pki.server.certificate, pki.server.key))
+    trusted = ssl.create_default_context(cafile=str(pki.ca))
+
+    async def scenario(served: Served) -> None:
+        held = [await dial(served) for _ in range(5)]
+        assert (await served.browser.get("/healthz")).status_code == 200
+        for reader, writer in held[:4]:
+            with suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+        held[4][1].close()
+
+    serve(scenario, settings, verify=trusted)
 
 
 def test_a_mistake_in_taking_connections_does_not_end_the_page(

@@ -10,15 +10,17 @@ from starlette.datastructures import QueryParams
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
+from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.output.rows import host_row, process_row
 from loiter_aggregator.queries import CAUSES
 from loiter_aggregator.web.address import Address, read_labels, read_moment, read_number, read_span
 from loiter_aggregator.web.views.ages import RANGE_WIDTH, age_range, histogram
 from loiter_aggregator.web.views.charts import Figure, charts_of
+from loiter_aggregator.web.views.first_steps import FirstSteps, first_steps
 from loiter_aggregator.web.views.forecast import forecast_chart
 from loiter_aggregator.web.views.sparklines import sparkline
-from loiter_aggregator.web.views.tables import ranking_table
+from loiter_aggregator.web.views.tables import MEANS, ranking_table
 from loiter_aggregator.web.views.tags import CAUSE_MEANS
 from support.reports import NOW, lasting, stamp
 
@@ -94,7 +96,7 @@ def test_a_sparkline_has_a_gap_where_nothing_is_known() -> None:
 
 def test_a_chart_keeps_gaps_and_its_table_says_so() -> None:
     """The latest value is that of the last parts that have one."""
-    found = charts_of(_history("close_wait", [1.0, None, 3.0, None]), [Figure("close_wait", "CLOSE-WAIT")])
+    found = charts_of(_history("close_wait", [1.0, None, 3.0, None]), [Figure("close_wait", "CLOSE_WAIT")])
     (chart,) = found.charts
     data = json.loads(chart.data)
     assert data["lines"][0]["values"] == [1.0, None, 3.0, None]
@@ -106,14 +108,14 @@ def test_a_chart_keeps_gaps_and_its_table_says_so() -> None:
 def test_a_long_history_has_a_table_that_can_be_read() -> None:
     """Each row has the most of the parts that it stands for."""
     values = [float(part % 7) for part in range(120)]
-    found = charts_of(_history("close_wait", list(values)), [Figure("close_wait", "CLOSE-WAIT")])
+    found = charts_of(_history("close_wait", list(values)), [Figure("close_wait", "CLOSE_WAIT")])
     assert len(found.rows) == 24
     assert found.rows[-1][1] == (str(round(max(values[:5]))),)
 
 
 def test_a_figure_of_which_nothing_is_known_is_not_drawn() -> None:
     """Nor is a history of nothing."""
-    figures = [Figure("close_wait", "CLOSE-WAIT"), Figure("stuck", "stuck")]
+    figures = [Figure("close_wait", "CLOSE_WAIT"), Figure("stuck", "stuck")]
     assert charts_of(_history("close_wait", [None, None]), figures).charts == ()
     assert charts_of(pb.GetHistoryResponse(), figures).charts == ()
 
@@ -222,3 +224,31 @@ def test_a_ranking_shows_the_measure_that_it_is_by() -> None:
 def test_every_cause_has_a_meaning() -> None:
     """And no meaning is of a cause that is not there."""
     assert set(CAUSE_MEANS) == set(CAUSES)
+
+
+def test_every_column_of_figures_has_a_meaning() -> None:
+    """Names speak for themselves."""
+    tables = (ranking_table(what, [], "ports", SPAN, wide=True) for what in ("hosts", "processes", "apps", "groups"))
+    titles = {column.title for table in tables for column in table.columns}
+    names = {"HOST", "PID", "APP", "NAME", "USER", "HOSTS", "GROUP", "SILENT", "STARTED", "LABELS", "LAST REPORT"}
+    assert titles - set(MEANS) <= names
+
+
+# What to type first.
+
+
+@pytest.mark.parametrize(
+    ("listen", "steps"),
+    [
+        ("127.0.0.1:7433", FirstSteps("AGGREGATOR:7433", "", True)),
+        ("127.0.0.1:8000", FirstSteps("AGGREGATOR:8000", " --server 127.0.0.1:8000", True)),
+        ("0.0.0.0:7433", FirstSteps("AGGREGATOR:7433", "", False)),
+        ("[::]:8000", FirstSteps("AGGREGATOR:8000", " --server 127.0.0.1:8000", False)),
+        ("loiter.example:7433", FirstSteps("loiter.example:7433", " --server loiter.example:7433", False)),
+    ],
+)
+def test_an_agent_elsewhere_is_not_told_of_an_address_that_only_this_machine_has(
+    listen: str, steps: FirstSteps
+) -> None:
+    """What agents of other hosts connect to, and one on this machine."""
+    assert first_steps(AggregatorSettings(listen=listen)) == steps

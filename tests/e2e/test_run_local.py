@@ -47,7 +47,7 @@ def test_it_shows_this_machine_and_leaves_nothing_behind(tmp_path: Path, number:
             start_new_session=True,
         )
     try:
-        wait_until(lambda: b"CLOSE-WAIT" in output.read_bytes(), 40, "the ranking is shown")
+        wait_until(lambda: b"CLOSE_WAIT" in output.read_bytes(), 40, "the ranking is shown")
         started = _started_with(tmp_path)
         for command in ("run-local.sh", "loiter serve", "loiter-agent run", "loiter top"):
             assert any(command in line for line in started), started

@@ -219,7 +219,7 @@ def test_an_application_on_several_hosts_is_one_alert_and_one_notification(scene
     assert alert["labels"] == {"alertname": "leak", "app": _API, "severity": "critical", "team": "payments"}
     assert alert["annotations"]["hosts"] == "web-1, web-2"
     assert alert["annotations"]["cause"] == "leak"
-    assert alert["annotations"]["summary"].startswith(f"{_API}: CLOSE-WAIT grows by ")
+    assert alert["annotations"]["summary"].startswith(f"{_API}: CLOSE_WAIT grows by ")
     (told,) = wait_until(lambda: scene.hook.of(_API, "firing"), 20, "a notification")
     assert told["groupLabels"] == {"app": _API}
 

@@ -277,6 +277,42 @@ def test_the_colours_are_chosen_by_hand_and_remembered(desk: Watched) -> None:
     assert page.evaluate(background) == light
 
 
+@pytest.mark.parametrize("path", ["/", "/top/processes", "/process?host={host}&pid={pid}"])
+def test_a_page_is_whole_at_200_percent_and_shows_where_the_keys_go(
+    browser: Browser, fleet: WatchedFleet, path: str
+) -> None:
+    """Of a screen of 1280 by 800 half as much is seen. Nothing moves by itself where people do not want that."""
+    small = {"width": 640, "height": 400}
+    with watched(browser, fleet.url, viewport=small, device_scale_factor=2, reduced_motion="reduce") as one:
+        page = one.show(path.format(host=fleet.host, pid=fleet.leaking_pid))
+        assert one.overflow() == 0
+        assert page.evaluate("document.getAnimations().length") == 0
+        ring = "getComputedStyle(document.activeElement).outlineStyle"
+        for _ in range(25):
+            page.keyboard.press("Tab")
+            assert page.evaluate(ring) == "solid", page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        one.check()
+
+
+def test_what_words_mean_is_there_without_a_pointer(browser: Browser, fleet: WatchedFleet) -> None:
+    """On a phone; what was opened stays so when the page asks again."""
+    with watched(browser, fleet.url, viewport={"width": 390, "height": 844}) as one:
+        page = one.show(f"/process?host={fleet.host}&pid={fleet.leaking_pid}")
+        words = page.locator("#why-words")
+        words.locator("summary").click()
+        for word in ("r²", "Survival", "turnover", "explains of that growth"):
+            expect(words).to_contain_text(word)
+        with page.expect_response(lambda answer: "/process?" in answer.url):
+            page.locator("#again").click()
+        page.wait_for_timeout(300)
+        expect(words).to_have_attribute("open", "")
+        page = one.show("/top/processes")
+        page.locator("#columns-meaning summary").click()
+        expect(page.locator("#columns-meaning")).to_contain_text("Time until the file descriptors run out")
+        assert one.overflow() == 0
+        one.check()
+
+
 def test_a_chart_says_the_value_under_the_pointer(desk: Watched) -> None:
     """And when that was; the latest stands there again when the pointer leaves."""
     page = desk.show("/host?name=web-1")
@@ -295,7 +331,7 @@ def test_a_process_shows_its_cause_its_forecast_and_the_ages_of_its_sockets(desk
     expect(page.locator("#forecast canvas")).to_be_visible()
     expect(page.locator("#ages .histogram")).to_contain_text("sockets")
     page.get_by_role("link", name="socket by socket").click()
-    expect(page.locator("tbody tr").first).to_contain_text("CLOSE-WAIT")
+    expect(page.locator("tbody tr").first).to_contain_text("CLOSE_WAIT")
     expect(page.locator("tbody tr").first).to_contain_text(_LEAK)
 
 

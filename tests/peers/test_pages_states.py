@@ -66,6 +66,8 @@ def test_the_first_page_of_an_empty_fleet_says_how_to_begin(browser: Browser, tm
             assert one.grave_violations() == []
             for what in ("processes", "apps"):
                 expect(one.show(f"/top/{what}").locator("#live")).to_contain_text("No host has reported yet")
+            expect(one.show("/top/hosts").locator("#live pre")).to_contain_text("--server AGGREGATOR:")
+            expect(one.page.locator("#live")).to_contain_text(f"loiter-agent run --server {server}")
             expect(one.show("/reports").locator("#live")).to_contain_text("loiter report --preview")
             one.check()
     finally:

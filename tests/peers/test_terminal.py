@@ -110,7 +110,7 @@ def test_it_is_readable_in_any_size(screen: Terminal) -> None:
     watch(screen)
     screen.resize(40, 10)
     wait_until(lambda: max(map(len, screen.screen().splitlines())) <= 40, 10, "narrow")
-    assert "1,1" not in screen.shows("web-1", "CLOSE-WAIT", "? help").splitlines()[-1]
+    assert "1,1" not in screen.shows("web-1", "CLOSE_WAIT", "? help").splitlines()[-1]
     screen.resize(300, 100)
     screen.shows("LAST REPORT", "LABELS", "role=web")
     screen.resize(80, 24)

@@ -116,7 +116,7 @@ def _named(program: str, arguments: list[str]) -> str | None:
 
 def _click_flags(arguments: list[str]) -> tuple[bool, set[str]]:
     command: click.Command = loiter
-    context = click.Context(loiter)
+    context = click.Context(loiter, **loiter.context_settings)
     for word in arguments:
         if not isinstance(command, click.Group) or word.startswith("-"):
             break

@@ -14,7 +14,7 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.alerts.alertmanager import Alertmanager
 from loiter_aggregator.alerts.figures import AlertFigures, count_alerts
 from loiter_aggregator.alerts.file import AlertFile
-from loiter_aggregator.alerts.measure import NotMeasured, measure
+from loiter_aggregator.alerts.measure import NotMeasured, Present, measure
 from loiter_aggregator.alerts.memory import FILE, recall, remember
 from loiter_aggregator.alerts.messages import alert_message, in_order, receiver_message, rule_message
 from loiter_aggregator.alerts.state import (
@@ -31,7 +31,7 @@ from loiter_aggregator.alerts.state import (
 )
 from loiter_aggregator.alerts.words import summary
 from loiter_aggregator.background import Mistakes, keep_running
-from loiter_aggregator.clock import Clock, boot_clock, to_timestamp
+from loiter_aggregator.clock import Clock, Steps, boot_clock, to_timestamp
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.links import Links
 
@@ -40,8 +40,6 @@ _log = logging.getLogger(__name__)
 # Between two evaluations there are as many times the last one's length, so that they never take more than a tenth of
 # what ingest and people need.
 _REST: Final = 9.0
-# By how much the clock may be set without a word.
-_TOLERATED_STEP_MS: Final = 2_000
 
 
 class Alerting:
@@ -61,11 +59,13 @@ class Alerting:
         The steady one tells when the other was set: in between, what lasts goes on.
         """
         self._rules, self._settings = file.rules, file.settings
-        self._fleet, self._links, self._clock, self._steady_clock = fleet, links, clock, steady_clock
+        self._fleet, self._links, self._clock = fleet, links, clock
         self._file = data_dir / FILE
         self._receivers = [Alertmanager(one, file.settings, links, clock) for one in file.receivers]
         self._alerts: dict[Key, Alert] = {}
-        self._offset = clock() - steady_clock()
+        self._steps = Steps(clock, steady_clock)
+        self._clock_set: int | None = None
+        self._clock_set_back: int | None = None
         self._troubles: dict[str, str] = {}
         self._mistakes = Mistakes()
         self._share = MAX_ALERTS // max(1, len(self._rules))
@@ -111,9 +111,13 @@ class Alerting:
     async def evaluate(self) -> None:
         """Evaluates every rule once, keeps what they came to, and offers it to the receivers."""
         before = monotonic()
-        self._follow_the_clock()
+        if await self._follow_the_clock():
+            return  # the store follows it, too, which takes a moment
         now = self._clock()
-        measured = await measure(self._fleet, self._rules, now, self._settings.forget, self._alerts, self._mistakes)
+        present = Present(now, self._clock_set, self._clock_set_back)
+        measured = await measure(self._fleet, self._rules, present, self._settings.forget, self._alerts, self._mistakes)
+        if await self._follow_the_clock():
+            return  # what was found is of no one time
         alerts, changed = await asyncio.to_thread(self._advance, measured, now)
         self._note_troubles({name: str(one) for name, one in measured.items() if isinstance(one, NotMeasured)})
         self._note_left_out()
@@ -173,11 +177,20 @@ class Alerting:
         for receiver in self._receivers:
             receiver.offer(self._alerts.values())
 
-    def _follow_the_clock(self) -> None:
-        offset = self._clock() - self._steady_clock()
-        step, self._offset = offset - self._offset, offset
-        if abs(step) > _TOLERATED_STEP_MS:
-            self._alerts = shifted(self._alerts, step)
+    async def _follow_the_clock(self) -> bool:
+        """Whether the clock was set since this was asked last: then what lasts goes on by the new time."""
+        step = self._steps.latest()
+        if not step:
+            return False
+        self._alerts = shifted(self._alerts, step)
+        self._clock_set = self._clock()
+        if step < 0:
+            self._clock_set_back = self._clock_set
+        try:
+            await self._remember()
+        finally:
+            self._offer()
+        return True
 
     async def _remember(self) -> None:
         try:

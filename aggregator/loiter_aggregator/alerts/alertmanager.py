@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
@@ -19,7 +20,7 @@ from loiter_aggregator.alerts.settings import AlertmanagerSettings, EvaluationSe
 from loiter_aggregator.alerts.state import Alert
 from loiter_aggregator.alerts.words import cause, hosts, link, summary
 from loiter_aggregator.background import Mistakes
-from loiter_aggregator.clock import Clock
+from loiter_aggregator.clock import Clock, boot_clock
 from loiter_aggregator.links import Links
 from loiter_aggregator.output.rows import cause_name
 from loiter_aggregator.receivers import read_secret, trust
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 _PATH: Final = "/api/v2/alerts"
 # In one request; Prometheus sends as many.
 _BATCH: Final = 64
+# Its clock and ours may differ by so much: the header Date is of whole seconds, and on its way for a while.
+_TOLERATED_MS: Final = 10_000
 _MAX_SAID_BYTES: Final = 4_096
 _MAX_SAID_CHARS: Final = 200
 
@@ -66,11 +69,16 @@ class Alertmanager:
         self._expires = round(1_000 * evaluation.expires)
         self._links = links
         self._clock = clock
+        # What to add to our steady clock to have the time by which the alerts are that were offered last, and to have
+        # that by its clock; None while it has not answered.
+        self._ours = clock() - boot_clock()
+        self._its: int | None = None
         self._outbox = Outbox(evaluation.resend)
         self._offered = asyncio.Event()
 
     def offer(self, alerts: Iterable[Alert]) -> None:
         """Takes the alerts that there are now."""
+        self._ours = self._clock() - boot_clock()
         self._outbox.offer(alerts)
         self._offered.set()
 
@@ -143,12 +151,38 @@ class Alertmanager:
         return False
 
     async def _push(self, client: httpx.AsyncClient, alerts: Sequence[Alert]) -> None:
-        body = [to_post(alert, self._links, self._clock(), self._expires) for alert in alerts]
+        """Pushes by its clock: where ours is behind, what fires would be over there."""
+        ahead = self._ahead()
+        await self._post(client, alerts, ahead)
+        if abs(self._ahead() - ahead) > _TOLERATED_MS:  # that is known by its answer alone
+            await self._post(client, alerts, self._ahead())
+
+    def _ahead(self) -> int:
+        """How far its clock is ahead of ours, in milliseconds; 0 where that is little, or not known."""
+        ahead = 0 if self._its is None else round(self._its - self._ours, -3)
+        return ahead if abs(ahead) > _TOLERATED_MS else 0
+
+    def _hear(self, date: int) -> None:
+        """Takes in what its clock shows; how long the answer took is no reason to tell it of other times."""
+        its = date - boot_clock()
+        if self._its is None or abs(its - self._its) > _TOLERATED_MS:
+            self._its = its
+
+    async def _post(self, client: httpx.AsyncClient, alerts: Sequence[Alert], ahead: int) -> None:
+        now = boot_clock() + self._ours
+        body = [to_post(alert, self._links, now, self._expires, ahead) for alert in alerts]
         headers, auth = self._credentials()
+        headers["Accept-Encoding"] = "identity"  # what it says is read as it comes
         async with client.stream("POST", self.url + _PATH, json=body, headers=headers, auth=auth) as response:
+            date = _date(response)
+            if date is not None:
+                self._hear(date)
+            said = await _said(response)
             if response.status_code != httpx.codes.OK:
                 kind = RefusedError if response.status_code in _REFUSED else PushError
-                raise kind(f"it answers {response.status_code}{await _said(response)}")
+                raise kind(f"it answers {response.status_code}{said}")
+            if said:  # where an Alertmanager takes alerts, it says nothing
+                raise PushError(f"what answers is no Alertmanager, but a page of a proxy or another program{said}")
 
     def _credentials(self) -> tuple[dict[str, str], httpx.BasicAuth | None]:
         """What to show, read each time as files are replaced. Raises ValueError."""
@@ -198,8 +232,8 @@ class Alertmanager:
         self.error = reason
 
 
-def to_post(alert: Alert, links: Links, now: int, expires: int) -> dict[str, Any]:
-    """An alert as Alertmanager takes it.
+def to_post(alert: Alert, links: Links, now: int, expires: int, ahead: int = 0) -> dict[str, Any]:
+    """An alert as Alertmanager takes it, whose clock is `ahead` of ours by so many milliseconds.
 
     Its labels name it, and never change while it fires: what changes, such as the cause, is an annotation. One that
     fires ends by itself `expires` milliseconds from now, unless it is pushed again.
@@ -209,8 +243,8 @@ def to_post(alert: Alert, links: Links, now: int, expires: int) -> dict[str, Any
     return {
         "labels": _labels(alert),
         "annotations": _annotations(alert, page),
-        "startsAt": _time(alert.firing_since),
-        "endsAt": _time(now + expires if alert.resolved_at is None else alert.resolved_at),
+        "startsAt": _time(alert.firing_since + ahead),
+        "endsAt": _time((now + expires if alert.resolved_at is None else alert.resolved_at) + ahead),
         **({"generatorURL": page} if page else {}),
     }
 
@@ -230,8 +264,16 @@ def _time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="milliseconds")
 
 
+def _date(response: httpx.Response) -> int | None:
+    """When it answered, by its clock, in milliseconds; None where it does not say."""
+    try:
+        return round(1_000 * parsedate_to_datetime(response.headers["Date"]).timestamp())
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
 async def _said(response: httpx.Response) -> str:
-    """What it says to a push that it does not take; not more than a line of it."""
+    """What it says to a push; not more than a line of it."""
     content = b""
     async for part in response.aiter_raw():
         content += part

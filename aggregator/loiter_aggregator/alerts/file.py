@@ -73,7 +73,7 @@ def _rule(given: RuleSettings) -> Rule:
     kind = KINDS[given.kind]
     other = "below" if kind.worse == "above" else "above"
     if getattr(given, other) is not None:
-        raise SettingsError(f"{given.where}: {other}: a rule of the kind {kind.name} has {kind.worse}")
+        raise SettingsError(f"{given.where.of(other)}: {other}: a rule of the kind {kind.name} has {kind.worse}")
     if getattr(given, kind.worse) is None:
         raise SettingsError(
             f"{given.where}: {kind.worse} is missing: what is too bad for a rule of the kind {kind.name}"
@@ -101,7 +101,7 @@ def _read(kind: Kind, given: RuleSettings, name: str) -> float:
     try:
         return float(kind.read(getattr(given, name)))
     except ValueError as error:
-        raise SettingsError(f"{given.where}: {name}: {error}") from None
+        raise SettingsError(f"{given.where.of(name)}: {name}: {error}") from None
 
 
 def _clear(kind: Kind, given: RuleSettings, threshold: float) -> float:
@@ -109,7 +109,7 @@ def _clear(kind: Kind, given: RuleSettings, threshold: float) -> float:
         return threshold if kind.slack is None else kind.slack * threshold
     clear = _read(kind, given, "clear")
     if (clear > threshold) if kind.worse == "above" else (clear < threshold):
-        raise SettingsError(f"{given.where}: clear: {given.clear!r} is worse than {kind.worse}")
+        raise SettingsError(f"{given.where.of('clear')}: clear: {given.clear!r} is worse than {kind.worse}")
     return clear
 
 
@@ -125,7 +125,7 @@ def _check_kind(kind: Kind, given: RuleSettings) -> None:
     for name, is_given in useless:
         if is_given:
             raise SettingsError(
-                f"{given.where}: {name}: a rule of the kind {kind.name} has no use for it; leave it out"
+                f"{given.where.of(name)}: {name}: a rule of the kind {kind.name} has no use for it; leave it out"
             )
 
 
@@ -139,13 +139,15 @@ def _check_distinct(kind: str, name: str, tables: Iterable[Any]) -> None:
     for table in tables:
         value = getattr(table, name)
         if value in seen:
-            raise SettingsError(f"{table.where}: {name}: {value} is there twice; give each [[{kind}]] its own")
+            raise SettingsError(f"{table.where.of(name)}: {name}: {value} is there twice; give each [[{kind}]] its own")
         seen.add(value)
 
 
 def _checked(settings: EvaluationSettings) -> EvaluationSettings:
     if settings.expires < 2 * settings.resend:
-        raise SettingsError(f"{settings.where}: expires: less than two times resend; an alert would end between pushes")
+        raise SettingsError(
+            f"{settings.where.of('expires')}: expires: less than two times resend; an alert would end between pushes"
+        )
     return settings
 
 
@@ -153,16 +155,21 @@ def _check_receiver(given: AlertmanagerSettings) -> None:
     if (given.user is None) != (given.password_file is None):
         raise SettingsError(f"{given.where}: user and password_file go together")
     if given.user is not None and given.token_file is not None:
-        raise SettingsError(f"{given.where}: token_file: there is a user already; choose one of the two")
+        raise SettingsError(
+            f"{given.where.of('token_file')}: token_file: there is a user already; choose one of the two"
+        )
     secret = given.token_file or given.password_file
     parts = urlsplit(given.url)
     if secret is not None and parts.scheme == "http" and not (given.insecure or is_loopback(f"{parts.hostname}:0")):
         raise SettingsError(
-            f"{given.where}: url: a secret would go over the network in the clear; take https, or set insecure = true"
+            f"{given.where.of('url')}: url: a secret would go over the network in the clear; take https, or set "
+            "insecure = true"
         )
+    about = "password_file" if given.token_file is None else "token_file"
     try:
         if secret is not None:
             read_secret(secret)
+        about = "ca"
         trust(given.ca)
     except ValueError as error:
-        raise SettingsError(f"{given.where}: {error}") from None
+        raise SettingsError(f"{given.where.of(about)}: {about}: {error}") from None

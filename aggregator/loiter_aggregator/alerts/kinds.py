@@ -82,8 +82,8 @@ _ALL: Final = (
         for_=10 * _MINUTE,
         left_out=sample_pb2.DEGRADATION_COUNTS_ONLY,
         absent_is_none=False,
-        broken="CLOSE-WAIT grows by {} sockets an hour",
-        limit="CLOSE-WAIT of a process grows by {} sockets an hour or more",
+        broken="CLOSE_WAIT grows by {} sockets an hour",
+        limit="CLOSE_WAIT of a process grows by {} sockets an hour or more",
         fits=True,
     ),
     Kind(
@@ -99,8 +99,8 @@ _ALL: Final = (
         for_=10 * _MINUTE,
         left_out=sample_pb2.DEGRADATION_NO_DETAIL,
         absent_is_none=False,
-        broken="{} sockets are stuck in CLOSE-WAIT",
-        limit="{} sockets of a process or more are stuck in CLOSE-WAIT",
+        broken="{} sockets are stuck in CLOSE_WAIT",
+        limit="{} sockets of a process or more are stuck in CLOSE_WAIT",
     ),
     Kind(
         name="fd-eta",
@@ -147,8 +147,8 @@ _ALL: Final = (
         for_=0.0,
         left_out=sample_pb2.DEGRADATION_COUNTS_ONLY,
         absent_is_none=False,
-        broken="{} TIME-WAIT sockets were destroyed for want of room",
-        limit="{} TIME-WAIT sockets or more are destroyed for want of room",
+        broken="{} TIME_WAIT sockets were destroyed for want of room",
+        limit="{} TIME_WAIT sockets or more are destroyed for want of room",
     ),
     Kind(
         name="host-silent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -27,6 +27,10 @@ _ROWS: Final = (1_000, MAX_RANKING_ROWS)
 _MAX_NAMED_HOSTS: Final = 1_000
 # The totals of a fleet are not needed: over a short window they cost least.
 _SHORT: Final = Duration(seconds=10)
+# By then, the store has followed a clock that was set back.
+_FOLLOWED_MS: Final = 2_000
+# No question is about less, in seconds.
+_SHORTEST: Final = 0.001
 _NOT_ANSWERED: Final = (InvalidRequest, Overloaded, TookTooLong, Unavailable, StoreError)
 
 Labels = tuple[tuple[str, str], ...]
@@ -37,6 +41,28 @@ _Member = tuple[Subject, str]
 
 class NotMeasured(Exception):
     """A rule could not be evaluated; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The time by the aggregator's clock, and when that was set, and set back, last; in milliseconds since the epoch.
+
+    A window that reaches back to before then is not full yet, and where the clock was set back, what is stored of
+    before may be of any time: a line through both would be of neither.
+    """
+
+    now: int
+    clock_set: int | None = None
+    clock_set_back: int | None = None
+
+    def window(self, seconds: float) -> float:
+        """How far to look back where a rule says so many seconds."""
+        back = self.clock_set_back
+        return seconds if back is None else max(_SHORTEST, min(seconds, (self.now - back - _FOLLOWED_MS) / 1_000))
+
+    def is_full(self, seconds: float) -> bool:
+        """Whether so many seconds have passed since the clock was set."""
+        return self.clock_set is None or self.now - self.clock_set >= 1_000 * seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +85,30 @@ class _Question:
 
 
 async def measure(
-    fleet: Fleet, rules: Iterable[Rule], now: int, forget: float, alerts: Alerts, mistakes: Mistakes
+    fleet: Fleet, rules: Iterable[Rule], present: Present, forget: float, alerts: Alerts, mistakes: Mistakes
 ) -> dict[str, Measurement | NotMeasured]:
     """Measures rules, and says of each what was found, or why it is not known.
 
     Args:
         fleet: Whom to ask, one question after the other, so that there is room for those of people.
         rules: The rules.
-        now: The time, in milliseconds since the epoch.
+        present: The time, and when the clock was set.
         forget: Hosts that have been silent for so many seconds are taken for gone.
         alerts: Those that there are: what became of their hosts has to be known, too.
         mistakes: Where to log errors that nobody foresaw. One in a rule leaves the others alone.
     """
-    fleets = _Fleets(fleet, now, forget)
+    fleets = _Fleets(fleet, present.now, forget)
     by_question: dict[_Question | None, list[Rule]] = {}
     for rule in rules:
-        by_question.setdefault(_question(rule), []).append(rule)
+        by_question.setdefault(_question(rule, present), []).append(rule)
     measured: dict[str, Measurement | NotMeasured] = {}
     for question, sharing in by_question.items():
         try:
             if question is None:
                 measured |= await _silence(fleets, sharing)
             else:
-                measured |= await _rank(fleet, fleets, question, sharing, _members(sharing, alerts))
+                found = await _rank(fleet, fleets, question, sharing, _members(sharing, alerts))
+                measured |= {rule.name: _reckoned(found[rule.name], rule, present) for rule in sharing}
         except _NOT_ANSWERED as error:
             measured |= {rule.name: NotMeasured(str(error)) for rule in sharing}
         except Exception as error:
@@ -92,9 +119,14 @@ async def measure(
     return measured
 
 
-def _question(rule: Rule) -> _Question | None:
+def _question(rule: Rule, present: Present) -> _Question | None:
     kind = rule.kind
-    return None if kind.by is None else _Question(kind.about, kind.by, rule.window, rule.labels)
+    return None if kind.by is None else _Question(kind.about, kind.by, present.window(rule.window), rule.labels)
+
+
+def _reckoned(found: Measurement, rule: Rule, present: Present) -> Measurement:
+    """What was found, in which nothing is said to be over while the window is not full again."""
+    return found if present.is_full(rule.window) else replace(found, complete=False)
 
 
 class _Fleets:
@@ -122,7 +154,9 @@ class _Fleets:
 
     def seconds_silent(self, host: pb.SilentHost, aggregator: pb.AggregatorStatus) -> float:
         """For how long a host has been silent. While there was no aggregator, it could not be heard."""
-        heard = max(from_timestamp(host.last_report_time), from_timestamp(aggregator.start_time))
+        started = from_timestamp(aggregator.start_time)
+        # It may have started later than now, by a clock that was set back since.
+        heard = max(from_timestamp(host.last_report_time), started if started <= self._now else 0)
         return max(0, self._now - heard) / 1_000
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loiter.limits import MAX_STRING_CHARS, MAX_WINDOW_SECONDS
-from loiter.settings import REQUIRED, boolean, duration, labels, matching, one_of, path, setting, text
+from loiter.settings import REQUIRED, Where, boolean, duration, labels, matching, one_of, path, setting, text
 from loiter_aggregator.alerts.kinds import KINDS
 from loiter_aggregator.receivers import web_address
 
@@ -60,7 +60,11 @@ def _receiver(value: object) -> str:
         raise ValueError("an address is no place for a password; set user and password_file, or token_file")
     if parts.query or parts.fragment:
         raise ValueError(f"not an address such as {_EXAMPLE}")
-    return text(value).rstrip("/").removesuffix("/api/v2/alerts")
+    # That of the API, as programs are told it elsewhere, is that of the Alertmanager with a path behind it.
+    address = re.sub(r"/api/v2(/alerts)?$", "", text(value).rstrip("/"))
+    if re.search(r"/api(/v[0-9]+(/alerts)?)?$", address) is not None:
+        raise ValueError(f"not the address of an Alertmanager, but of another API; write it as {_EXAMPLE}")
+    return address
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class RuleSettings:
     except_apps: tuple[str, ...] = setting((), _patterns, "not these applications")
     add_labels: tuple[tuple[str, str], ...] = setting((), _added_labels, "labels that its alerts get, to route them by")
     enabled: bool = setting(True, boolean, "whether it is in force")
-    where: str = field(default="", compare=False)
+    where: Where = field(default=Where(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class DefaultSettings:
     """The table `[defaults]`."""
 
     enabled: bool = setting(True, boolean, "whether loiter's own rules are in force")
-    where: str = field(default="", compare=False)
+    where: Where = field(default=Where(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class AlertmanagerSettings:
     password_file: Path | None = setting(None, path, "file with the password of `user`")
     insecure: bool = setting(False, boolean, "send a token or a password without TLS, off this machine")
     timeout: float = setting(10.0, duration(0.1, 300), "how long a push may take")
-    where: str = field(default="", compare=False)
+    where: Where = field(default=Where(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +130,4 @@ class EvaluationSettings:
         _DAY, duration(60, 30 * _DAY), "how long a host may be silent before its alerts end, as it will not come back"
     )
     keep_resolved: float = setting(3_600.0, duration(0, 7 * _DAY), "how long a resolved alert is listed")
-    where: str = field(default="", compare=False)
+    where: Where = field(default=Where(), compare=False)

@@ -43,7 +43,7 @@ def host(
     watch: bool,
     server: str,
 ) -> None:
-    """Show one host: sockets by state, worst processes, owners of TIME-WAIT, ports, and what that rests on.
+    """Show one host: sockets by state, worst processes, owners of TIME_WAIT, ports, and what that rests on.
 
     With --until, the figures over the window and the processes are those of then; the rest is of the latest sample.
     """

@@ -10,13 +10,22 @@ from typing import Final
 import click
 
 from loiter.files import write_atomically
+from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.client import connect
 from loiter_aggregator.commands.options import DurationType, label_option, query_labels, server_option
 from loiter_aggregator.queries import query_duration
 
 _FORMS: Final = ("html", "md", "json", "csv")
-_ENDINGS: Final = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md", ".json": "json", ".csv": "csv"}
+_ENDINGS: Final = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "md",
+    ".markdown": "md",
+    ".txt": "md",
+    ".json": "json",
+    ".csv": "csv",
+}
 _STANDARD_OUTPUT: Final = "-"
 _DEFAULT_PERIOD_SECONDS: Final = 86_400.0
 _MODE: Final = 0o644
@@ -69,6 +78,7 @@ def report(
         raise click.UsageError("--schedule has a period and labels of its own; leave --period and --label out")
     if preview and (output != _STANDARD_OUTPUT or form not in (None, "html")):
         raise click.UsageError("--preview is HTML, in a file of its own; leave --output and --format out")
+    chosen = "html" if preview else form or _form_of(output)
     request = pb.GetReportRequest(
         schedule=schedule or "",
         period=query_duration(period or _DEFAULT_PERIOD_SECONDS),
@@ -76,7 +86,6 @@ def report(
     )
     with connect(server) as client:
         found = client.ask(client.stub.GetReport, request, _TIMEOUT_SECONDS).report
-    chosen = "html" if preview else form or _ENDINGS.get(Path(output).suffix.lower(), "md")
     content = _rendered(found, chosen)
     if preview:
         _open(content)
@@ -85,6 +94,17 @@ def report(
         sys.stdout.flush()
     else:
         _write(Path(output), content)
+
+
+def _form_of(output: str) -> str:
+    """The form that the ending of a file says; Markdown where it has none, such as standard output."""
+    ending = Path(output).suffix.lower()
+    if ending and ending not in _ENDINGS:
+        raise click.UsageError(
+            f"{printable(ending)[:20]} is no form of a report; --output takes {', '.join(_ENDINGS)}, "
+            "or say the form by --format"
+        )
+    return _ENDINGS.get(ending, "md")
 
 
 def _list(server: str, as_data: bool) -> None:

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from loiter.limits import MAX_LISTED_SOCKETS
-from loiter.tcp_states import SS_NAMES
+from loiter.tcp_states import STATE_NAMES
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import socket_pb2
 from loiter_aggregator.client import connect
@@ -28,10 +28,10 @@ _ALIASES: Final = {"estab": "established", "listening": "listen", "fin-wait1": "
 def _known_states() -> dict[str, tuple[socket_pb2.TcpState.ValueType, ...]]:
     """The states by their names. To ss(8), a connection request is in SYN-RECV, too."""
     known: dict[str, tuple[socket_pb2.TcpState.ValueType, ...]] = {}
-    for key, name in SS_NAMES.items():
+    for key, name in STATE_NAMES.items():
         if key != "close":  # those are in no table of the kernel
-            word = _ALIASES.get(name.lower(), name.lower())
-            known[word] = (socket_pb2.TcpState.Value(f"TCP_STATE_{key.upper()}"),)
+            word = name.lower().replace("_", "-")
+            known[_ALIASES.get(word, word)] = (socket_pb2.TcpState.Value(f"TCP_STATE_{key.upper()}"),)
     known["syn-recv"] += known.pop("new-syn-recv")
     return known
 

@@ -71,7 +71,7 @@ def top(
 ) -> None:
     """Rank the worst hosts, processes or apps of the fleet, or groups of hosts by the value of a label.
 
-    GROWTH/h is the least-squares slope of the CLOSE-WAIT count over the window, in sockets per hour, and R² how well
+    GROWTH/h is the least-squares slope of the CLOSE_WAIT count over the window, in sockets per hour, and r² how well
     that line fits. CAUSE says why the sockets stay; 'loiter explain HOST PID' says more. FD% is the share of the limit
     on file descriptors that is in use, FD-ETA when they are used up. "-" stands for unknown, and for no cause.
     """

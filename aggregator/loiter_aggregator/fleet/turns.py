@@ -17,8 +17,9 @@ from loiter_aggregator.store.question import CalledOff, Question
 
 Answer = TypeVar("Answer")
 
-_WAITING: Final = 100
-_WAITING_OF_ONE: Final = 25
+_WAITING: Final = 200
+# A browser that opens a dozen pages again asks as many at once.
+_WAITING_OF_ONE: Final = 64
 # An interrupt that comes just before a query begins is lost.
 _INTERRUPT_AGAIN_SECONDS: Final = 0.05
 

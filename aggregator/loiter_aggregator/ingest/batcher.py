@@ -15,11 +15,12 @@ from typing import Final
 
 import grpc
 
+from loiter.durations import format_duration
 from loiter.logs import fields
 from loiter.text import printable
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.access.refusals import RefusalLog
-from loiter_aggregator.clock import Clock
+from loiter_aggregator.clock import Clock, Steps
 from loiter_aggregator.config import LimitSettings
 from loiter_aggregator.ingest.answers import Hearer
 from loiter_aggregator.ingest.counters import Counters
@@ -28,6 +29,7 @@ from loiter_aggregator.ingest.losses import missing, told
 from loiter_aggregator.ingest.names import NameBudget
 from loiter_aggregator.ingest.rates import HourlyBudget
 from loiter_aggregator.ingest.room import Amount, Room
+from loiter_aggregator.ingest.time_again import TimeAgain
 from loiter_aggregator.store.batch import Batch, HostRecord, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError, UnfitError
 from loiter_aggregator.store.parts import Entry, halves, only_entry, rejected
@@ -60,15 +62,25 @@ class _Due:
 
 @dataclass(slots=True)
 class _Pending:
-    """A batch on its way into the store, the room it takes by host, and who is to hear of it."""
+    """A batch on its way into the store, the room it takes by host, and who is to hear of it.
+
+    `received` is when the first and the last of it came, by our clock, which was set by `clock_step` just before.
+    """
 
     batch: Batch = field(default_factory=Batch)
+    clock_step: int = 0
+    received: tuple[int, int] | None = None
     amounts: dict[int, Amount] = field(default_factory=dict)
     due: dict[Hearer, _Due] = field(default_factory=dict)
 
     def grow(self, host_key: int, rows: int, size: int) -> None:
         """Notes the room that something takes."""
         self.amounts.setdefault(host_key, Amount()).add(rows, size)
+
+    def note(self, received: int) -> None:
+        """Notes when something came."""
+        first = received if self.received is None else self.received[0]
+        self.received = first, received
 
     def due_to(self, hearer: Hearer) -> _Due:
         """What a stream is to hear."""
@@ -85,8 +97,12 @@ class Batcher:
         commit_seconds: float = 1.0,
         limits: LimitSettings | None = None,
         room: Room | None = None,
+        steady_clock: Clock | None = None,
     ) -> None:
-        """Takes the store to write to, in which is what was stored before."""
+        """Takes the store to write to, in which is what was stored before.
+
+        Where there is a steady clock, one that never steps, what is stored follows the other one when that is set.
+        """
         self.limits = LimitSettings() if limits is None else limits
         self.counters = Counters(started=clock())
         self.room = Room() if room is None else room
@@ -98,6 +114,8 @@ class Batcher:
         self.failure: str | None = None
         self._store = store
         self._clock = clock
+        self._steps = None if steady_clock is None else Steps(clock, steady_clock)
+        self._time_again = TimeAgain(store)
         self._commit_seconds = commit_seconds
         # Readers can keep the threads that all share busy: these are our own.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
@@ -184,8 +202,8 @@ class Batcher:
             self.room.leave(host_key, rows, size)
         else:
             self._note_epoch(host_key, host, epoch, rows, size)
+            received = self._receive()
             self._open.grow(host_key, rows, size)
-            received = self._clock()
             known = _settled(host, settled, epoch)
             if report.WhichOneof("content") == "loss":
                 self._lose(host_key, told(report, known, skew, received), received)
@@ -220,11 +238,12 @@ class Batcher:
         host = await self._enter(host_key, 1, _REJECTION_BYTES)
         epoch, sequence = rejection.spool_epoch, rejection.sequence
         self._note_epoch(host_key, host, epoch, 1, _REJECTION_BYTES)
+        received = self._receive()
         self._open.grow(host_key, 1, _REJECTION_BYTES)
         if sequence > host.marks.get(epoch, 0):
             lost = Lost(epoch, sequence, sequence, pb.LOSS_REASON_REJECTED)
             losses = [*missing(epoch, sequence, _settled(host, settled, epoch)), lost]
-            self._lose(host_key, losses, self._clock())
+            self._lose(host_key, losses, received)
             host.marks[epoch] = sequence
         self._open.due_to(hearer).rejections.append(rejection)
         self._seal_if_large()
@@ -262,6 +281,7 @@ class Batcher:
         Raises:
             StoreError: Something could not be stored; it is kept for the next time.
         """
+        self._follow_the_clock()
         last = self._open
         while True:
             if not self._gathered:
@@ -281,11 +301,11 @@ class Batcher:
 
     async def _write(self, pending: _Pending) -> None:
         batch = pending.batch
-        if not batch.rows:
+        if not batch.rows and not pending.clock_step:
             return
         began = time.monotonic()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._store.write, batch)
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._store_pending, pending)
         except Exception:
             self.counters.failed_commits += 1
             raise
@@ -295,6 +315,32 @@ class Batcher:
         self.counters.commit_rows.observe(batch.rows)
         now = self._clock()
         self.counters.lag_seconds.observe_all((now - taken) / 1_000 for taken in batch.times())
+
+    def _store_pending(self, pending: _Pending) -> None:
+        if self._steps is not None:
+            if pending.clock_step and pending.received is not None:
+                self._time_again.follow(pending.clock_step, pending.received[0])
+                pending.clock_step = 0
+            if pending.received is not None:
+                self._time_again.make_room(*pending.received)
+        if pending.batch.rows:
+            self._store.write(pending.batch)
+
+    def _receive(self) -> int:
+        """The time at which something comes in, to be stored with what else came by the same setting of the clock."""
+        self._follow_the_clock()
+        now = self._clock()
+        self._open.note(now)
+        return now
+
+    def _follow_the_clock(self) -> None:
+        step = 0 if self._steps is None else self._steps.latest()
+        if step:
+            size, way = format_duration(abs(step) / 1_000), "forward" if step > 0 else "back"
+            _log.warning("the clock was set %s by %s", way, size, extra=fields(seconds=step / 1_000))
+            self._seal()
+            self._open.clock_step = step
+            self._open.note(self._clock())
 
     async def _isolate(self, pending: _Pending, error: Exception) -> None:
         """Takes a batch that can not be stored apart, so that one report that is at fault does not stop the others.

@@ -12,6 +12,7 @@ from rich.text import Text
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.driver import Driver
 from textual.widgets import Input, Static
 
@@ -60,7 +61,9 @@ class LiveView(App[None]):
     #trouble { color: ansi_red; text-style: bold; max-height: 3; }
     #notes { text-style: dim; }
     #keys { text-style: dim; height: 1; }
-    #filter { height: 1; border: none; padding: 0; background: ansi_default; color: ansi_default; }
+    #filtering { height: 1; }
+    #prompt { width: auto; text-style: bold; }
+    #filter { width: 1fr; height: 1; border: none; padding: 0; background: ansi_default; color: ansi_default; }
     SheetView { height: 1fr; background: ansi_default; color: ansi_default; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -100,17 +103,21 @@ class LiveView(App[None]):
         yield SheetView(self._wide)
         yield Static(id="notes")
         yield Static(id="keys")
-        yield Input(
-            id="filter",
-            placeholder="a text in a name; Enter keeps it, Esc drops it",
-            max_length=100,
-            compact=True,
-            select_on_focus=False,
+        yield Horizontal(
+            Static("filter: ", id="prompt"),
+            Input(
+                id="filter",
+                placeholder="a text in a name; Enter keeps it, Esc drops it",
+                max_length=100,
+                compact=True,
+                select_on_focus=False,
+            ),
+            id="filtering",
         )
 
     def on_mount(self) -> None:
         """Begins to ask."""
-        self.query_one(Input).display = False
+        self.query_one("#filtering").display = False
         self.query_one(SheetView).focus()
         self.set_interval(_LOOK_SECONDS, self._show_status)
         self.run_worker(self._ask_on(), name="asking")
@@ -165,7 +172,7 @@ class LiveView(App[None]):
         shown, width = self.shown, self.size.width
         content = shown.content or Content()
         if self._helping:
-            content = Content(above=(Text("\n".join(help_lines())),))
+            content = Content(above=(Text("\n".join(help_lines(width))),))
         self.query_one(SheetView).show(content, shown.viewport if not self._helping else None)
         trouble = self.query_one("#trouble", Static)
         trouble.display = bool(shown.trouble)
@@ -237,26 +244,28 @@ class LiveView(App[None]):
         field.value = self.shown.page.contains
         field.cursor_position = len(field.value)
         self.query_one("#keys").display = False
-        field.display = True
+        self.query_one("#filtering").display = True
         field.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Filters while it is typed."""
-        if event.input.display:
+        if self._is_filtering():
             text = event.value
             self.set_timer(_TYPING_SECONDS, lambda: self._filter_if_still(text))
 
     def _filter_if_still(self, text: str) -> None:
-        if self.query_one(Input).display and self.query_one(Input).value == text:
+        if self._is_filtering() and self.query_one(Input).value == text:
             self._turn_to(replace(self.shown.page, contains=text.strip()))
+
+    def _is_filtering(self) -> bool:
+        return self.query_one("#filtering").display
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Keeps the filter."""
         self._end_filter(event.value.strip())
 
     def _end_filter(self, text: str) -> None:
-        field = self.query_one(Input)
-        field.display = False
+        self.query_one("#filtering").display = False
         self.query_one("#keys").display = True
         self.query_one(SheetView).focus()
         self._turn_to(replace(self.shown.page, contains=text))
@@ -265,7 +274,7 @@ class LiveView(App[None]):
         """One step back: out of the help, the typing, the page, or the filter."""
         if self._helping:
             self.action_help()
-        elif self.query_one(Input).display:
+        elif self._is_filtering():
             self._end_filter("")
         elif len(self._stack) > 1:
             self._stack.pop()

@@ -72,6 +72,17 @@ def key_line(width: int) -> str:
     return line
 
 
-def help_lines() -> list[str]:
-    """All keys, a line each."""
-    return [f"{key.shown:<7} {key.help}" for key in KEYS]
+def help_lines(width: int) -> list[str]:
+    """All keys; two short ones share a line, so that all are seen at once."""
+    half = width // 2
+    lines: list[str] = []
+    alone = True
+    for key in KEYS:
+        text = f"{key.shown:<7} {key.help}"
+        if lines and alone and max(len(lines[-1]), len(text)) < half:
+            lines[-1] = f"{lines[-1]:<{half}}{text}"
+            alone = False
+        else:
+            lines.append(text)
+            alone = True
+    return lines

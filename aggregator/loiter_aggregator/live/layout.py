@@ -24,6 +24,10 @@ Line = Sequence[Segment]
 _TABLE_COLUMNS: Final = 80
 # Of the wide form: when it breaks and how many stay are worth more than whose it is.
 _WORTH_MOST: Final = ("FD-ETA", "STUCK", "PORTS%")
+# When it breaks is worth more than how it came about.
+_GIVES_WAY: Final = "TREND"
+# What says nothing without another.
+_GROWTH, _FIT = "GROWTH/h", "r²"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +63,39 @@ def lay_out(content: Content, width: int, wide: bool) -> Sheet:
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
-    """The columns with those of the wide form that there is room for: what is worth most first, then from the left."""
+    """The columns with those of the wide form that there is room for: what is worth most first, then from the left.
+
+    Where there is none for FD-ETA, TREND gives way to it.
+    """
+    columns = _with_eta(columns, rows, width)
     room = width - sum(_width(column, rows) for column in columns if not column.wide_only)
     offered = [column for column in columns if column.wide_only]
     offered.sort(
         key=lambda column: _WORTH_MOST.index(column.title) if column.title in _WORTH_MOST else len(_WORTH_MOST)
     )
-    shown = set()
+    shown = {column.title for column in columns if not column.wide_only}
     for column in offered:
+        if column.title == _FIT and _GROWTH not in shown:
+            continue
         if (needed := _width(column, rows)) <= room:
             room -= needed
             shown.add(column.title)
     return [replace(column, wide_only=False) if column.title in shown else column for column in columns]
+
+
+def _with_eta(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Sequence[Column]:
+    """The columns with FD-ETA in the place of TREND, where there is room for one alone."""
+    narrow = [column for column in columns if not column.wide_only]
+    eta = next((column for column in columns if column.title == _WORTH_MOST[0] and column.wide_only), None)
+    trend = next((column for column in narrow if column.title == _GIVES_WAY), None)
+    if eta is None or trend is None:
+        return columns
+    with_trend = sum(_width(column, rows) for column in narrow)
+    without = sum(_least(column, rows) for column in narrow) - _width(trend, rows)
+    if with_trend + _width(eta, rows) <= width or without + _width(eta, rows) > width:
+        return columns
+    turned = {eta.title: False, trend.title: True}
+    return [replace(column, wide_only=turned.get(column.title, column.wide_only)) for column in columns]
 
 
 def two_sides(left: str, right: str, width: int) -> Text:

@@ -6,15 +6,23 @@ import asyncio
 import os
 import signal
 import sys
+from codecs import getincrementaldecoder
 from contextlib import suppress
+from selectors import EVENT_READ, SelectSelector
 from typing import Any, Final, TextIO
 
+from rich.text import Text
+from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
+from loiter.text import printable
 from loiter_aggregator.client import FleetClient
 from loiter_aggregator.live.app import LiveView
 from loiter_aggregator.live.pages import Page
 
+# How often it is seen that no more keys are wanted.
+_LOOK_SECONDS: Final = 0.1
+_READ_BYTES: Final = 4_096
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -26,6 +34,7 @@ def watch(client: FleetClient, page: Page, wide: bool) -> None:
     view = LiveView(client, page, wide, driver=_Terminal)
     asyncio.run(_run(view))
     if view.return_code:
+        print("loiter: the live view ended by a mistake in the program, which is above", file=sys.stderr)
         sys.exit(view.return_code)
 
 
@@ -72,8 +81,26 @@ class _Terminal(LinuxDriver):
             return super()._get_terminal_size()
 
     def run_input_thread(self) -> None:
-        """Reads keys."""
+        """Reads keys. Bytes that are no UTF-8, as a terminal of another encoding sends, are a key that does nothing."""
         try:
-            super().run_input_thread()
+            self._read_keys()
         except OSError:
             self._app.call_later(self._app.exit)
+        except Exception as error:
+            said = f"the keyboard can not be read: {type(error).__name__}: {error}"
+            self._app.call_later(self._app.exit, None, 1, Text(printable(said)))
+
+    def _read_keys(self) -> None:
+        """As its base does, which gives up at the first byte that is no UTF-8. Raises OSError at the terminal's end."""
+        parser = XTermParser(self._debug)
+        decode = getincrementaldecoder("utf-8")("replace").decode
+        with SelectSelector() as selector:
+            selector.register(self.fileno, EVENT_READ)
+            while not self.exit_event.is_set():
+                if selector.select(_LOOK_SECONDS):
+                    if not (typed := os.read(self.fileno, _READ_BYTES)):
+                        raise OSError("the terminal went away")
+                    for event in parser.feed(decode(typed)):
+                        self.process_message(event)
+                for event in parser.tick():
+                    self.process_message(event)

@@ -85,8 +85,8 @@ def page(answer: pb.GetFleetResponse, window: float, limit: int, wide: bool) -> 
         Text(f"fleet now; trends over the last {format_duration(window)}", style="bold"),
         states_table(answer.tcp_states),
         Text(),
-        _trend("CLOSE-WAIT", trend_values(answer.close_wait_trend)),
-        _trend("TIME-WAIT", trend_values(answer.time_wait_trend)),
+        _trend("CLOSE_WAIT", trend_values(answer.close_wait_trend)),
+        _trend("TIME_WAIT", trend_values(answer.time_wait_trend)),
         Text(),
     ]
     matters = _matters(answer)

@@ -119,12 +119,12 @@ def above_processes(answer: pb.GetHostResponse, window: float, until: datetime |
         Text(),
         Text(f"over the {window_text(window, until)}:"),
         Text(
-            f"CLOSE-WAIT {cells.sparkline(trend['close_wait_trend'], 20)} "
+            f"CLOSE_WAIT {cells.sparkline(trend['close_wait_trend'], 20)} "
             f"{cells.growth(trend['close_wait_growth_per_hour'])}/h, "
             f"r² {cells.fit(trend['close_wait_growth_fit'])}, at most {cells.count(trend['close_wait_max'])}"
         ),
         Text(
-            f"TIME-WAIT  mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}, "
+            f"TIME_WAIT  mean {cells.count(trend['time_wait_mean'])}, at most {cells.count(trend['time_wait_max'])}, "
             f"{cells.count(trend['time_wait_overflows'])} destroyed for want of room"
         ),
         Text(
@@ -167,7 +167,7 @@ def coverage_lines(latest: sample_pb2.Sample) -> str:
         f"{known['namespaces_unread']} of {known['namespaces']} network namespaces unread",
     ]
     if latest.coverage.close_wait_uncharged:
-        lines.append(f"{known['close_wait_uncharged']} in CLOSE-WAIT charged to nobody")
+        lines.append(f"{known['close_wait_uncharged']} in CLOSE_WAIT charged to nobody")
     if latest.coverage.namespaces_by_procfs:
         lines.append(
             f"{known['namespaces_by_procfs']} network namespaces read from /proc/PID/net/tcp, which tells less"

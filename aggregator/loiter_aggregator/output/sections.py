@@ -22,7 +22,7 @@ from loiter_aggregator.output.tables import Column, table
 
 _NAMESPACE: Final = Column("NAMESPACE", "namespace", cells.text, right=False, min_width=8, wide_only=True)
 _TIME_WAIT: Final = (
-    Column("TIME-WAIT", "count", cells.count),
+    Column("TIME_WAIT", "count", cells.count),
     Column("CLOSES/s", "closes_per_second", cells.rate),
     Column("OF", "of", cells.text, right=False, min_width=12),
     Column("OWNER", "who", cells.text, right=False, min_width=8),
@@ -34,7 +34,7 @@ _PORTS: Final = (
     Column("PORTS", "used", cells.count),
     Column("OF", "available", cells.count),
     Column("%", "share", cells.percent),
-    Column("TIME-WAIT", "time_wait", cells.count),
+    Column("TIME_WAIT", "time_wait", cells.count),
     Column("GONE IN", "exhausted_in_seconds", cells.duration),
     Column("FROM", "source", cells.text, right=False, min_width=8),
     Column("TO", "destination", cells.text, right=False, min_width=12),
@@ -109,7 +109,7 @@ def limits_line(limits: sample_pb2.TimeWaitLimits) -> str:
     rate = known["overflows_per_second"]
     now = f", {cells.rate(rate)} a second at present" if rate else ""
     return (
-        f"this side closed first; TIME-WAIT lasts {cells.duration(limits.seconds or None)}, "
+        f"this side closed first; TIME_WAIT lasts {cells.duration(limits.seconds or None)}, "
         f"at most {cells.count(known['max_buckets'])} (tcp_max_tw_buckets)\n"
         f"{cells.count(known['overflows'])} destroyed for want of room since boot{now}; "
         f"tcp_tw_reuse {cells.text(known['reuse'])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from loiter.tcp_states import SS_NAMES
+from loiter.tcp_states import STATE_NAMES
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import socket_pb2
 from loiter_aggregator.output import cells
@@ -18,7 +18,7 @@ _STATES: Final = {
 
 def state_title(state: str | None) -> str:
     """What ss(8) prints for a state."""
-    return cells.text(None if state is None else SS_NAMES.get(state, state))
+    return cells.text(None if state is None else STATE_NAMES.get(state, state))
 
 
 def _port(end: str) -> str:

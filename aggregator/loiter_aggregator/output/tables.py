@@ -45,16 +45,16 @@ def _age(percentile: str) -> Callable[[Any], str]:
 _RANK: Final = Column("#", "rank", cells.count)
 _HOST: Final = Column("HOST", "host", cells.text, right=False, min_width=8)
 _CLOSE_WAIT: Final = (
-    Column("CLOSE-WAIT", "close_wait", cells.count),
+    Column("CLOSE_WAIT", "close_wait", cells.count),
     Column("GROWTH/h", "close_wait_growth_per_hour", cells.growth),
-    Column("R²", "close_wait_growth_fit", cells.fit),
+    Column("r²", "close_wait_growth_fit", cells.fit),
     Column("TREND", "close_wait_trend", _bars(5), right=False, fixed=True),
     Column("MAX", "close_wait_max", cells.count, wide_only=True),
 )
 _FD_SHARE: Final = Column("FD%", "fd_share", cells.percent)
 _ESTABLISHED: Final = Column("ESTAB", "established", cells.count, wide_only=True)
 _TIME_WAIT: Final = (
-    Column("TIME-WAIT", "time_wait", cells.count, wide_only=True),
+    Column("TIME_WAIT", "time_wait", cells.count, wide_only=True),
     Column("TW-MEAN", "time_wait_mean", cells.count),
     Column("TW-MAX", "time_wait_max", cells.count),
 )
@@ -142,17 +142,17 @@ GROUPS: Final = (
 
 # What stands in the place of growth and descriptors in a narrow table that is by another measure.
 _SHOWN_BY: Final[Mapping[str, Sequence[str]]] = {
-    "time-wait": ("TIME-WAIT", "TW-MEAN", "TW-MAX"),
-    "time-wait-max": ("TIME-WAIT", "TW-MEAN", "TW-MAX"),
+    "time-wait": ("TIME_WAIT", "TW-MEAN", "TW-MAX"),
+    "time-wait-max": ("TIME_WAIT", "TW-MEAN", "TW-MAX"),
     "stuck": ("STUCK", "AGE-P50", "AGE-P99"),
     "fd-eta": ("FDS", "FD%", "FD-ETA"),
-    "ports": ("PORTS%", "TIME-WAIT"),
+    "ports": ("PORTS%", "TIME_WAIT"),
 }
-_ALWAYS: Final = ("#", "HOST", "PID", "APP", "GROUP", "HOSTS", "SILENT", "PROCS", "CLOSE-WAIT", "CAUSE")
+_ALWAYS: Final = ("#", "HOST", "PID", "APP", "GROUP", "HOSTS", "SILENT", "PROCS", "CLOSE_WAIT", "CAUSE")
 
 
 def by_measure(columns: Sequence[Column], by: str) -> tuple[Column, ...]:
-    """The columns of a ranking by a measure: its figures take the place of the growth of CLOSE-WAIT."""
+    """The columns of a ranking by a measure: its figures take the place of the growth of CLOSE_WAIT."""
     if by not in _SHOWN_BY:
         return tuple(columns)
     narrow = (*_ALWAYS, *_SHOWN_BY[by])
@@ -207,7 +207,7 @@ def coverage_line(coverage: pb.FleetCoverage) -> str:
     ]
     # Named only where there are any.
     gaps = (
-        (coverage.close_wait_uncharged, "CLOSE-WAIT charged to nobody"),
+        (coverage.close_wait_uncharged, "CLOSE_WAIT charged to nobody"),
         (coverage.processes_unreadable, "processes unreadable"),
         (coverage.namespaces_unread, "namespaces unread"),
         (coverage.namespaces_by_procfs, "namespaces read by procfs"),

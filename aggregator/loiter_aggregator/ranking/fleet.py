@@ -188,10 +188,10 @@ def fleet_trend(store: Reader, labels: Mapping[str, str], since: int, now: int, 
         f"""
         SELECT part, sum(y) FROM (
             SELECT host_key, {trend_part(since, now)} AS part, max({state}) AS y
-            FROM host_sample WHERE ts >= $since AND {state} IS NOT NULL{label_filter(labels)}
+            FROM host_sample WHERE ts >= {int(since)} AND ts <= {int(now)} AND {state} IS NOT NULL{label_filter(labels)}
             GROUP BY host_key, part) AS parts
         GROUP BY part""",
-        label_parameters(labels) | {"since": since},
+        label_parameters(labels),
     )
     return trends(rows).get((), ())
 

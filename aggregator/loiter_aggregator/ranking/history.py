@@ -145,8 +145,7 @@ def _reach(store: Reader, history: History) -> str:
     parameters = label_parameters(history.ranking.labels)
     (before,) = store.read(f"SELECT coalesce(max({SILENT}), 0) FROM host WHERE {history.hosts}", parameters)[0]
     since = history.ranking.since - min(int(before), history.ranking.now - history.ranking.since)
-    until = f" AND ts <= {int(history.ranking.now)}" if history.ranking.past else ""
-    return f"ts >= {since}{until} AND {history.hosts}"
+    return f"ts >= {since} AND ts <= {int(history.ranking.now)} AND {history.hosts}"
 
 
 def _read(

@@ -72,10 +72,12 @@ FIT: Final = """
 class Ranking:
     """A question: by what, since when (milliseconds), how many rows, on which hosts, and which rows.
 
-    `now` is the end of the window. Where that is `past`, samples after it are left out; otherwise there are none but of
-    clocks that run ahead, and those count. `app` is the whole name of an application, `contains` a part of a name in
-    whatever case; both are empty where all are wanted, as are `cause`, `hosts`, the keys of hosts, and `apps`, whole
-    names, None. Rankings of applications alone know `apps`.
+    `now` is the end of the window, `past` where that is not the present. Samples after it are left out: those that lie
+    ahead of the present were stored before the clock was set back, and are older than what has come since.
+
+    `app` is the whole name of an application, `contains` a part of a name in whatever case; both are empty where all
+    are wanted, as are `cause`, `hosts`, the keys of hosts, and `apps`, whole names, None. Rankings of applications
+    alone know `apps`.
     """
 
     by: By
@@ -109,7 +111,7 @@ class Ranking:
     @property
     def window(self) -> str:
         """A condition on the rows of a table of samples: taken within the window."""
-        return f"ts >= {int(self.since)}" + (f" AND ts <= {int(self.now)}" if self.past else "")
+        return f"ts >= {int(self.since)} AND ts <= {int(self.now)}"
 
     @property
     def seen(self) -> str:
@@ -178,7 +180,7 @@ def trends(rows: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Trend]:
 
 
 def trend_part(since: int, now: int, parts: int = TREND_PARTS) -> str:
-    """The number of the part of the window that `ts` falls into; the last for a clock that runs ahead."""
+    """The number of the part of the window that `ts` falls into; the last where it is later."""
     span = max(1, int(now - since))
     scaled = f"least(greatest((ts - {int(since)}) * {int(parts)}, 0), {int(parts) * span - 1})"
     return f"CAST(({scaled} - {scaled} % {span}) / {span} AS INTEGER)"

@@ -21,7 +21,8 @@ from loiter_aggregator.reports.file import ReportFile, Schedule
 from loiter_aggregator.reports.rendering.worker import RenderError, render_apart
 from loiter_aggregator.reports.state import Delivery, ReportState, Run
 
-GONE: Final = "it is not in the file of reports any more"
+GONE: Final = "no report of this name is in the file of reports any more"
+_NOT_A_TARGET: Final = "the report does not go there any more, by the file of reports"
 _RECORD_AGAIN_SECONDS: Final = 10.0
 # What is to be tried again later than that was noted while the clock was ahead.
 _FURTHEST_TRY_MS: Final = 86_400_000 + 60_000
@@ -55,7 +56,7 @@ class Deliveries:
         for delivery, run in await asyncio.to_thread(self._state.open_deliveries):
             if delivery.id in self._in_hand or self._stopping:
                 continue
-            if not is_time(delivery.next_try, now):
+            if self._given_up(delivery, run) is None and not is_time(delivery.next_try, now):
                 seconds = min(seconds, (delivery.next_try - now) / 1_000)
             elif len(self._in_hand) < _AT_ONCE:
                 task = asyncio.create_task(self._deliver(delivery, run))
@@ -76,7 +77,7 @@ class Deliveries:
         self._stopping = True
         sending = list(self._in_hand.values())
         if sending:
-            _log.info("waiting for %d reports that are being sent, up to %.0f s", len(sending), patience)
+            _log.info("waiting for what is being sent, up to %.0f s; deliveries: %d", patience, len(sending))
             await asyncio.wait(sending, timeout=patience)
         for task in sending:
             task.cancel()
@@ -91,8 +92,11 @@ class Deliveries:
 
     async def _deliver(self, delivery: Delivery, run: Run) -> None:
         schedule = self._file.schedule(run.schedule)
-        if schedule is None or delivery.target not in targets_of(schedule):
-            await self._record(self._state.not_delivered, delivery.id, GONE, None)
+        given_up = self._given_up(delivery, run)
+        if schedule is None or given_up is not None:
+            facts = fields(report=run.schedule, target=delivery.target)
+            _log.warning("report %s is not sent any more: %s: %s", run.schedule, delivery.target, given_up, extra=facts)
+            await self._record(self._state.not_delivered, delivery.id, given_up or GONE, None)
             return
         began = await self._record(self._state.sending, delivery.id, self._clock())
         try:
@@ -114,6 +118,13 @@ class Deliveries:
                 extra=fields(report=run.schedule, target=delivery.target),
             )
 
+    def _given_up(self, delivery: Delivery, run: Run) -> str | None:
+        """Why a delivery is not made any more, now that the file says otherwise; None where it is made."""
+        schedule = self._file.schedule(run.schedule)
+        if schedule is None:
+            return GONE
+        return None if delivery.target in targets_of(schedule) else _NOT_A_TARGET
+
     async def _outgoing(self, delivery: Delivery, run: Run, schedule: Schedule) -> Outgoing:
         content = await asyncio.to_thread(self._state.report, run.id)
         if content is None:
@@ -124,7 +135,7 @@ class Deliveries:
             files = await render_apart(report, forms, self._cache) if forms else {}
         except RenderError as error:
             raise DeliveryError(str(error)) from None
-        identity = delivery_id(self._state.installation, run.schedule, run.due, delivery.target)
+        identity = delivery_id(self._state.installation, run.schedule, run.due, delivery.target, run.edition)
         return Outgoing(report, files, run.schedule, run.due, identity)
 
     async def _not_delivered(self, delivery: Delivery, run: Run, began: int, error: DeliveryError) -> None:
@@ -134,7 +145,7 @@ class Deliveries:
         facts = fields(report=run.schedule, target=delivery.target, reason=error)
         what = f"report {run.schedule} is not delivered: {delivery.target}: {error}"
         if wait is None:
-            _log.error("%s; given up after %d tries", what, attempts, extra=facts)
+            _log.error("%s; given up after %d %s", what, attempts, "try" if attempts == 1 else "tries", extra=facts)
         elif attempts == 1:
             _log.warning("%s; tried again in %s, and for a day", what, format_duration(wait), extra=facts)
         next_try = None if wait is None else now + round(wait * 1_000)

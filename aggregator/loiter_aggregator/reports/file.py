@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from loiter.limits import MAX_WINDOW_SECONDS
@@ -22,6 +23,7 @@ from loiter_aggregator.reports.due import Timing
 _DAY: Final = 86_400.0
 _STANDARD_WEBHOOKS_PREFIX: Final = "whsec_"
 _MIN_KEY_BYTES: Final = 16
+_MAX_SHOWN: Final = 80
 _UTC: Final = ZoneInfo("UTC")
 
 
@@ -154,13 +156,20 @@ def _there_are(names: Sequence[str]) -> str:
 
 
 def _check_folder(where: str, folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{where}: {folder} is not a folder")
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{where}: {folder} is not a folder")
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+    except OSError as error:  # such as a name that is too long
+        raise ValueError(f"{where}: cannot use the folder {_cut(str(folder))}: {error.strerror}") from None
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(
             f"{where}: cannot write to {there}; give it to the aggregator's user, or choose another folder"
         )
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…"
 
 
 def _check_smtp(smtp: Smtp) -> None:
@@ -180,7 +189,11 @@ def _check_webhook(webhook: Webhook) -> None:
     if webhook.kind == "slack" and webhook.secret_file is not None:
         raise ValueError(f"{where}: Slack takes no signature, its address is the secret; leave secret_file out")
     try:
-        webhook_url(webhook)
+        url = urlsplit(webhook_url(webhook))
+        if webhook.kind == "slack" and url.scheme != "https" and not _is_loopback(url.hostname or ""):
+            raise ValueError(
+                "an address of Slack's is a secret, and goes over the network in the clear; write https://"
+            )
         signing_key(webhook)
         trust(webhook.ca)
     except ValueError as error:

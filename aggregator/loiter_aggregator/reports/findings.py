@@ -111,7 +111,7 @@ def _stuck(app: pb.AppRank, processes: Sequence[pb.ProcessRank]) -> Found | None
             cause=app.cause,
             figure=stuck,
             since_time=_since(app),
-            summary=f"{cells.count(stuck)} CLOSE_WAIT sockets of {printable(app.app)} stay, "
+            summary=f"{cells.count(stuck)} CLOSE_WAIT sockets of {printable(app.app)} are older than a minute, "
             f"on {_where(app, hosts)}{_because(app.cause)}.",
         ),
         strong=stuck >= _STUCK.begins,

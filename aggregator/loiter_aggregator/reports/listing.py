@@ -7,6 +7,7 @@ from loiter_aggregator.clock import to_timestamp
 from loiter_aggregator.reports.delivery.targets import targets_of
 from loiter_aggregator.reports.due import next_due
 from loiter_aggregator.reports.file import ReportFile
+from loiter_aggregator.reports.noting import EARLY_MS
 from loiter_aggregator.reports.state import Delivery, ReportState, Run
 
 _STATES = {
@@ -15,7 +16,8 @@ _STATES = {
     "delivered": pb.DELIVERY_STATE_DELIVERED,
     "failed": pb.DELIVERY_STATE_FAILED,
 }
-MISSED = "missed: the aggregator was down when it was due, or a later one was due when it came back"
+MISSED = "missed: when it was due the aggregator was down, or the clock was set past that time"
+EARLY = "built before its time, by a clock that was ahead"
 
 
 def list_schedules(file: ReportFile, now: int) -> list[pb.ReportSchedule]:
@@ -35,20 +37,26 @@ def list_schedules(file: ReportFile, now: int) -> list[pb.ReportSchedule]:
     return listed
 
 
-def list_runs(state: ReportState, limit: int) -> list[pb.ReportRun]:
+def list_runs(state: ReportState, limit: int, now: int) -> list[pb.ReportRun]:
     """The latest runs, latest first. Blocks; raises sqlite3.Error."""
-    return [_run(run, state.deliveries(run.id)) for run in state.latest_runs(limit)]
+    return [_run(run, state.deliveries(run.id), now) for run in state.latest_runs(limit, now)]
 
 
-def _run(run: Run, deliveries: list[Delivery]) -> pb.ReportRun:
+def _run(run: Run, deliveries: list[Delivery], now: int) -> pb.ReportRun:
     return pb.ReportRun(
         schedule=run.schedule,
         due_time=to_timestamp(run.due),
         built_time=None if run.built is None else to_timestamp(run.built),
-        error=MISSED if run.state == "missed" else run.error,
+        error=_error(run, now),
         deliveries=[_delivery(one) for one in deliveries],
         title=run.title,
     )
+
+
+def _error(run: Run, now: int) -> str:
+    if run.state == "missed":
+        return MISSED
+    return EARLY if run.state == "built" and run.due - now > EARLY_MS else run.error
 
 
 def _delivery(delivery: Delivery) -> pb.ReportDelivery:

@@ -73,8 +73,10 @@ def mail_addresses(value: object) -> tuple[str, ...]:
 
 
 def web_address(value: object) -> str:
-    """Reads an address that begins with https:// or http://."""
-    receivers.web_address(text(value), "https://example.net/hook")
+    """Reads an address that begins with https:// or http://, without a user and a password in it."""
+    parts = receivers.web_address(text(value), "https://example.net/hook")
+    if "@" in parts.netloc:
+        raise ValueError("an address holds no user and no password here; a secret belongs in its path, in url_file")
     return text(value)
 
 

@@ -23,7 +23,7 @@ from loiter_aggregator.reports.building import Order, build_unscheduled, shorten
 from loiter_aggregator.reports.file import ReportFile
 from loiter_aggregator.reports.listing import list_runs, list_schedules
 from loiter_aggregator.reports.runs import Runs
-from loiter_aggregator.reports.state import ReportState
+from loiter_aggregator.reports.state import FILE, ReportState
 from loiter_aggregator.reports.timetable import LOOK_SECONDS, Timetable
 
 _DEFAULT_PERIOD_MS: Final = 86_400_000
@@ -61,8 +61,8 @@ class Reporting:
 
     async def run(self) -> None:
         """Builds what is due and delivers it, until it is cancelled. Then what is being sent is waited for a while."""
-        if not self._file.reports:
-            await asyncio.Event().wait()
+        if not self._file.reports and not (self._data_dir / FILE).exists():
+            await asyncio.Event().wait()  # nothing is scheduled, nor is anything of before on its way
         timetable = Timetable(self._file.reports, self._woken.set)
         timetable.start()
         try:
@@ -131,7 +131,7 @@ class Reporting:
             return pb.ListReportsResponse()
         try:
             state = (await self._opened()).state
-            runs = await asyncio.to_thread(list_runs, state, request.limit or _DEFAULT_RUNS)
+            runs = await asyncio.to_thread(list_runs, state, request.limit or _DEFAULT_RUNS, self._clock())
         except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"what became of the reports can not be read: {error}") from None
         return pb.ListReportsResponse(schedules=schedules, runs=runs)

@@ -28,6 +28,9 @@ from loiter_aggregator.store.duckdb_store import StoreError
 # Of what was missed, so many are shown.
 _MISSED: Final = 20
 _BUILD_AGAIN_MS: Final = 60_000
+BUILT_AGAIN: Final = (
+    "This report takes the place of one of the same time that was built too early, by a clock that was ahead."
+)
 _DAY_MS: Final = 86_400_000
 
 _log = logging.getLogger(__name__)
@@ -83,7 +86,7 @@ class Runs:
         if unsettled > 0:
             return unsettled
         now = self._clock()
-        for run in await asyncio.to_thread(self.state.runs_to_build):
+        for run in await asyncio.to_thread(self.state.runs_to_build, now):
             if is_time(run.next_try, now):
                 await self._build(run)
         return float("inf")
@@ -91,11 +94,14 @@ class Runs:
     async def _build(self, run: Run) -> None:
         schedule = self._file.schedule(run.schedule)
         if schedule is None:
+            _log.warning("report %s is not built: %s", run.schedule, GONE, extra=fields(report=run.schedule))
             await asyncio.to_thread(self.state.not_built, run.id, GONE, None)
             return
         try:
-            last = await asyncio.to_thread(self.state.last_delivered, schedule.name, run.id)
+            last = await asyncio.to_thread(self.state.last_delivered, schedule.name, self._clock(), run)
             report = await self._report(schedule, run.due, last)
+            if run.edition:
+                report.notice = BUILT_AGAIN
             said, content = await asyncio.to_thread(_written, report)
         except sqlite3.Error:
             raise
@@ -124,8 +130,9 @@ class Runs:
 
     async def build_now(self, schedule: Schedule) -> pb.FleetReport:
         """Builds a report as it would be sent now. Raises as the methods of Fleet do, and sqlite3.Error."""
-        last = await asyncio.to_thread(self.state.last_delivered, schedule.name)
-        return shortened(await self._report(schedule, self._clock(), last))
+        now = self._clock()
+        last = await asyncio.to_thread(self.state.last_delivered, schedule.name, now)
+        return shortened(await self._report(schedule, now, last))
 
     async def _report(self, schedule: Schedule, due: int, last: bytes | None) -> pb.FleetReport:
         order, before = await asyncio.to_thread(_order, schedule, due, last, self._clock())

@@ -163,11 +163,11 @@ class DuckDbStore:
         """
         slices = self._slices(time)
         for end in slices:
-            self._delete(
+            self._change(
                 ("DELETE FROM host_sample WHERE ts < ?", [end]), ("DELETE FROM process_sample WHERE ts < ?", [end])
             )
         long_gone = time - _LONG_GONE_MS
-        self._delete(
+        self._change(
             ("DELETE FROM lost_sample WHERE greatest(last_ts, received) < ?", [time]),
             ("DELETE FROM host_latest WHERE ts < ?", [time]),
             ("DELETE FROM high_water WHERE updated < ?", [long_gone]),
@@ -176,6 +176,26 @@ class DuckDbStore:
         )
         if slices:
             self._forget_identities()
+
+    def forget_between(self, after: int, until: int) -> None:
+        """Deletes samples of later than `after`, up to `until`; both in milliseconds. Raises StoreError."""
+        span = [after, until]
+        self._change(
+            ("DELETE FROM host_sample WHERE ts > ? AND ts <= ?", span),
+            ("DELETE FROM process_sample WHERE ts > ? AND ts <= ?", span),
+        )
+
+    def follow_clock(self, step: int, now: int) -> None:
+        """Has the clock set by `step` milliseconds to `now`: when hosts were heard of is as long ago as before.
+
+        Raises StoreError.
+        """
+        self._change(("UPDATE host SET last_seen = least(last_seen + ?, ?) WHERE last_seen IS NOT NULL", [step, now]))
+
+    def newest_sample(self) -> int | None:
+        """When the newest sample was taken, in milliseconds; None without any. Raises StoreError."""
+        newest: int | None = self.read("SELECT max(ts) FROM host_sample")[0][0]
+        return newest
 
     def _slices(self, time: int) -> list[int]:
         """The times up to which to delete one after the other, so that each step is of some rows and not of all."""
@@ -192,8 +212,8 @@ class DuckDbStore:
         )
         return [min((minute + 1) * _MINUTE_MS, time) for (minute,) in rows]
 
-    def _delete(self, *statements: tuple[str, list[int]]) -> None:
-        """Takes one step, unless the store is being closed."""
+    def _change(self, *statements: tuple[str, list[int]]) -> None:
+        """Runs statements together, unless the store is being closed."""
         with self._turn():
             if self._closing.is_set():
                 return

@@ -72,13 +72,17 @@ def _insert(
 
 
 def _replace_latest(connection: duckdb.DuckDBPyConnection, batch: Batch) -> None:
-    """Keeps the latest sample of each host: an older one that comes late does not take its place."""
+    """Keeps the latest sample of each host: an older one that comes late does not take its place.
+
+    One of later than what is received now was stored before the clock was set back, and is the older one.
+    """
     if not batch.latest:
         return
     with _incoming(connection, batch.latest_columns()):
         connection.execute(
             "INSERT INTO host_latest BY NAME SELECT host_key, ts, sample FROM incoming ON CONFLICT (host_key) "
-            "DO UPDATE SET ts = excluded.ts, sample = excluded.sample WHERE excluded.ts >= host_latest.ts"
+            "DO UPDATE SET ts = excluded.ts, sample = excluded.sample "
+            f"WHERE excluded.ts >= host_latest.ts OR host_latest.ts > {max(batch.last_seen.values())}"
         )
 
 

@@ -33,9 +33,9 @@ _FORGET_SECONDS: Final = 300.0
 _LONGEST_REST_SECONDS: Final = 600.0
 _MAX_ENTRIES: Final = 500
 _MAX_BYTES: Final = 32_000_000
-_MAX_UNDER_WAY: Final = 64
-# A page asks half a dozen; whoever opens many at once has them one after the other.
-_MAX_UNDER_WAY_OF_ONE: Final = 16
+_MAX_UNDER_WAY: Final = 200
+# A page asks half a dozen, and a browser opens a dozen pages again as it starts.
+_MAX_UNDER_WAY_OF_ONE: Final = 64
 
 
 class Mistake(Exception):

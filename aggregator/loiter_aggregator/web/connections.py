@@ -1,4 +1,7 @@
-"""Takes in connections: so many and no more, and none that keeps the aggregator waiting."""
+"""Takes in connections: so many and no more, and none that keeps the aggregator waiting.
+
+Where there is no room, a connection whose client is waited for makes room for the next: the one that is so for longest.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 import h11
@@ -28,6 +31,8 @@ _REQUEST_SECONDS: Final = 10.0
 # Within which what was sent has to be acknowledged: see TCP_USER_TIMEOUT in tcp(7).
 _UNACKNOWLEDGED_MS: Final = 30_000
 _ACCEPT_AGAIN_SECONDS: Final = 1.0
+# h11 holds a head to its limit only while it is not whole: what comes at once is handed to it in pieces.
+_PIECE_BYTES: Final = 1_024
 
 Make = Callable[[], "Connection"]
 
@@ -37,19 +42,43 @@ class Connection(H11Protocol):
 
     deadline: asyncio.TimerHandle | None = None
     on_lost: Callable[[], None] = staticmethod(lambda: None)
+    _idle_since = 0.0
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when the client is waited for: to ask, to end its request, or to take an answer. None: it waits for us.
+
+        In seconds of the loop's clock.
+        """
+        is_asking = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return self._idle_since if is_asking or self.flow.write_paused else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Waits for the first request from now on."""
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
         self._expect()
 
     def data_received(self, data: bytes) -> None:
         """Goes on waiting until the request is there as a whole."""
-        super().data_received(data)
+        for at in range(0, len(data), _PIECE_BYTES):
+            if self.transport.is_closing():  # what comes after a mistake is not looked at
+                return
+            super().data_received(data[at : at + _PIECE_BYTES])
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
             self._expect()
         else:
             self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        """Waits for the next request from now on."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Waits for the client to take what was sent."""
+        self._idle_since = self.loop.time()
+        super().pause_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Makes room for the next."""
@@ -67,6 +96,28 @@ class Connection(H11Protocol):
             self.deadline = None
 
 
+@dataclass(eq=False)
+class _Place:
+    """The room that a connection takes, from before its handshake until it is over."""
+
+    network: str
+    accepted_at: float
+    handshake: asyncio.Task[None] | None = None
+    connection: Connection | None = None
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when its client is waited for; None where it is not."""
+        return self.accepted_at if self.connection is None else self.connection.idle_since
+
+    def end(self) -> None:
+        """Closes the connection."""
+        if self.connection is not None:
+            self.connection.transport.abort()
+        elif self.handshake is not None:
+            self.handshake.cancel()
+
+
 class Connections:
     """Accepts connections on a socket, those included whose handshake is still to come."""
 
@@ -82,8 +133,7 @@ class Connections:
         """Takes a socket that listens and does not block, and what speaks HTTP on each connection."""
         self._listener, self._make, self._tls = listener, make, tls
         self._limit, self._limit_per_address = limit, limit_per_address
-        self._open = Counter[str]()
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._places: set[_Place] = set()
         self._refusals = RefusalLog(_log)
 
     async def run(self) -> None:
@@ -104,38 +154,47 @@ class Connections:
 
     async def close(self) -> None:
         """Gives up on handshakes that are not over."""
-        for task in self._handshakes:
+        handshakes = [place.handshake for place in self._places if place.handshake and place.connection is None]
+        for task in handshakes:
             task.cancel()
-        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        await asyncio.gather(*handshakes, return_exceptions=True)
 
     def _begin(self, accepted: socket.socket, network: str) -> None:
         if not self._has_room(network):
             accepted.close()
             return
-        self._open[network] += 1
-        task = asyncio.get_running_loop().create_task(self._take(accepted, network))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        loop = asyncio.get_running_loop()
+        place = _Place(network, loop.time())
+        self._places.add(place)
+        place.handshake = loop.create_task(self._take(accepted, place))
+        place.handshake.add_done_callback(lambda task: self._taken(task, accepted, place))
 
     def _has_room(self, network: str) -> bool:
-        if self._open.total() >= self._limit:
-            self._refusals.say(
-                "all", f"{self._limit} connections to the web page are open: {network} has to come again"
-            )
+        """Whether there is room for one more, or could be made."""
+        of_network = [place for place in self._places if place.network == network]
+        if len(of_network) >= self._limit_per_address:
+            full, those = f"{self._limit_per_address} connections to the web page are open from {network}", of_network
+        elif len(self._places) >= self._limit:
+            full, those = f"{self._limit} connections to the web page are open", list(self._places)
+        else:
+            return True
+        idle = [(since, place) for place in those if (since := place.idle_since) is not None]
+        if not idle:
+            self._refusals.say((full, "busy"), f"{full} and busy: {network} has to come again")
             return False
-        if self._open[network] >= self._limit_per_address:
-            why = f"{self._limit_per_address} connections to the web page are open from {network}: it has to come again"
-            self._refusals.say(network, why)
-            return False
+        _, longest = min(idle, key=lambda one: one[0])
+        self._places.discard(longest)
+        longest.end()
+        self._refusals.say((full, "idle"), f"{full}: the one that is idle for longest is closed for the next")
         return True
 
-    async def _take(self, accepted: socket.socket, network: str) -> None:
-        connection: Connection | None = None
+    async def _take(self, accepted: socket.socket, place: _Place) -> None:
+        made: Connection | None = None
 
-        def made() -> Connection:
-            nonlocal connection
-            connection = self._make()
-            return connection
+        def make() -> Connection:
+            nonlocal made
+            made = self._make()
+            return made
 
         with suppress(OSError):  # of a connection that is over already
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -144,23 +203,21 @@ class Connections:
         if self._tls is not None:
             options = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": 2.0}
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(made, accepted, **options)
+            await asyncio.get_running_loop().connect_accepted_socket(make, accepted, **options)
         except (OSError, TimeoutError) as error:  # whoever it was does not speak TLS, or went away
-            _log.debug("no connection to the web page with %s: %s", network, error)
+            _log.debug("no connection to the web page with %s: %s", place.network, error)
             accepted.close()
-            self._leave(network)
         except BaseException:
             accepted.close()
-            self._leave(network)
             raise
         else:
-            assert connection is not None, "it was made"
-            if connection.transport.is_closing():
-                self._leave(network)
-            else:
-                connection.on_lost = lambda: self._leave(network)
+            assert made is not None, "it was made"
+            if not made.transport.is_closing():
+                place.connection = made
+                made.on_lost = lambda: self._places.discard(place)
 
-    def _leave(self, network: str) -> None:
-        self._open[network] -= 1
-        if self._open[network] <= 0:
-            del self._open[network]
+    def _taken(self, task: asyncio.Task[None], accepted: socket.socket, place: _Place) -> None:
+        if task.cancelled():  # also before it began
+            accepted.close()
+        if place.connection is None:
+            self._places.discard(place)

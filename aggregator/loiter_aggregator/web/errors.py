@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,9 +57,12 @@ def problem_of(error: Exception) -> Problem:
         case TookTooLong():
             return Problem(504, "No answer in time", _sentence(said))
         case StoreError():
-            return Problem(500, "The store can not be read", "The aggregator's log says why.", "Ask whoever runs it.")
+            said = "The aggregator can not read its store; its log says why."
+            return Problem(500, "The store can not be read", said, "Ask whoever runs it.")
         case HTTPException():
             return _of_http(error)
+        case ClientDisconnect():  # nobody reads it; it is counted as what it was
+            return Problem(400, "Not a whole request", "The client went away before its request was whole.")
         case Mistake():
             return Problem(500, _MISTAKE.title, _sentence(said))
         case _:

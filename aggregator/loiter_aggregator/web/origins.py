@@ -8,6 +8,7 @@ has to come from a page of ours.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from loiter_aggregator.web.errors import Problem, send_problem
 from loiter_aggregator.web.health import PATHS as HEALTH_PATHS
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+# HOST or HOST:PORT as a Host header has it (RFC 9110, 7.2), in lower case: with neither user nor path.
+_ADDRESS: Final = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+?)\.?)(?::[0-9]{0,5})?")
 
 
 class OurNames:
@@ -42,14 +45,14 @@ class OurNames:
         self._own = frozenset(name.lower() for name in own if name)
         self._certificate = settings.tls.certificate
         self._watch = Watch([] if self._certificate is None else [self._certificate], monotonic)
-        self._certified = _names_in(self._certificate)
+        self._certified = _names_in(self._certificate) or frozenset()
 
     def include(self, host: str) -> bool:
         """Whether a name is ours, in lower case. An IP address is: nobody can point it anywhere."""
         if host in self._own or host.endswith(".localhost") or _is_ip(host):
             return True
-        if self._watch.changed():
-            self._certified = _names_in(self._certificate)
+        if self._watch.changed() and (names := _names_in(self._certificate)) is not None:
+            self._certified = names
         return host in self._certified or f"*.{host.partition('.')[2]}" in self._certified
 
 
@@ -73,12 +76,13 @@ class OriginCheck:
         # Load balancers ask by whatever name they have; there is nothing to learn from the answer.
         if request.url.path in HEALTH_PATHS:
             return None
-        host = host_of(request.headers.get("host", ""))
+        asked = request.headers.get("host", "")
+        host = host_of(asked)
         if not self._names.include(host):
             return Problem(
                 421,
                 "Not a name of this aggregator",
-                f"This page is not served under the name {printable(host)!r}.",
+                f"This page is not served under the name '{printable(asked)[:100]}'.",
                 "Set web.url of the aggregator to the address that people use, or use its IP address.",
             )
         if request.method not in _SAFE_METHODS and not self._is_from_us(request, host):
@@ -100,9 +104,12 @@ class OriginCheck:
 
 
 def host_of(address: str) -> str:
-    """The host of HOST or HOST:PORT, in lower case, without the brackets of IPv6 and the dot at the end."""
-    host = address.rpartition("]")[0].lstrip("[") if address.startswith("[") else address.partition(":")[0]
-    return host.lower().rstrip(".")
+    """The host of HOST or HOST:PORT, in lower case, without the brackets of IPv6 and the dot at the end.
+
+    Empty where it is neither: with a user before it, a path after it, or a space in it.
+    """
+    found = _ADDRESS.fullmatch(address.lower())
+    return (found["ipv6"] or found["name"]) if found else ""
 
 
 def _host_of_url(url: str) -> str:
@@ -121,13 +128,15 @@ def _is_ip(host: str) -> bool:
     return True
 
 
-def _names_in(certificate: Path | None) -> frozenset[str]:
-    """The DNS names in a certificate; none where it can not be read, which whoever serves by it says."""
+def _names_in(certificate: Path | None) -> frozenset[str] | None:
+    """The DNS names in a certificate. None where it can not be read, which whoever serves by it says."""
     if certificate is None:
         return frozenset()
     try:
         first = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
         names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound):
+    except (OSError, ValueError):  # such as while it is being replaced
+        return None
+    except x509.ExtensionNotFound:
         return frozenset()
     return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))

@@ -1,6 +1,7 @@
 """Logins: a cookie that names a token and says until when, signed, so that nobody but us can make one.
 
-The token itself is neither in the cookie nor kept by the browser. The cookie counts for as long as the token does.
+The token itself is neither in the cookie nor kept by the browser. The cookie counts for as long as the token does, and
+until it is logged out with.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +27,8 @@ _log = logging.getLogger(__name__)
 _KEY_BYTES: Final = 32
 # The browser keeps the cookie for longer than it counts, so that the page can say why one has to log in again.
 _KEPT_SECONDS: Final = 7 * 86_400
+# Logins that were logged out of before their time: of more, those longest ago are forgotten.
+_MAX_ENDED: Final = 10_000
 
 
 class SessionEnded(Exception):
@@ -33,10 +37,12 @@ class SessionEnded(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Whose login it is: a token's id, and what tells it from another of the same id."""
+    """A login: a token's id, what tells it from another of the same id, until when in seconds, and what is its own."""
 
     token_id: str
     fingerprint: str
+    until: int
+    nonce: str
 
 
 class Sessions:
@@ -53,13 +59,15 @@ class Sessions:
         self._seconds = seconds
         self._port = port
         self._clock = clock
+        # Those that were logged out of, by their nonces, with until when they would have counted.
+        self._ended: dict[str, int] = {}
 
     def open(self, token: Token, request: Request, response: Response) -> None:
         """Logs the holder of a token in."""
         until = self._clock() // 1_000 + round(self._seconds)
         response.set_cookie(
             self._name(request),
-            self._serializer.dumps([token.id, fingerprint(token), until]),
+            self._serializer.dumps([token.id, fingerprint(token), until, secrets.token_urlsafe(9)]),
             max_age=round(self._seconds) + _KEPT_SECONDS,
             path="/",
             secure=_is_encrypted(request),
@@ -68,7 +76,14 @@ class Sessions:
         )
 
     def close(self, request: Request, response: Response) -> None:
-        """Logs out."""
+        """Logs out: takes the cookie from the browser, and no copy of it counts from then on, until a restart."""
+        with suppress(SessionEnded):
+            if (session := self.read(request)) is not None:
+                now = self._clock() // 1_000
+                self._ended = {nonce: until for nonce, until in self._ended.items() if until > now}
+                if len(self._ended) >= _MAX_ENDED:
+                    del self._ended[next(iter(self._ended))]
+                self._ended[session.nonce] = session.until
         response.delete_cookie(
             self._name(request), path="/", secure=_is_encrypted(request), httponly=True, samesite="lax"
         )
@@ -79,12 +94,14 @@ class Sessions:
         if cookie is None:
             return None
         try:
-            token_id, mark, until = self._serializer.loads(cookie)
+            session = Session(*self._serializer.loads(cookie))
         except (BadSignature, ValueError, TypeError):
             return None
-        if until * 1_000 <= self._clock():
+        if session.until * 1_000 <= self._clock():
             raise SessionEnded("Your login has ended, as it does after a while. Please log in again.")
-        return Session(token_id, mark)
+        if session.nonce in self._ended:
+            raise SessionEnded("You have logged out. Please log in again.")
+        return session
 
     def _name(self, request: Request) -> str:
         """Under TLS a name that browsers let nobody set but this very host, by TLS."""

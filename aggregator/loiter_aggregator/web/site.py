@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -35,7 +35,17 @@ from loiter_aggregator.web.static_files import PREFIX, StaticFolder
 
 _log = logging.getLogger(__name__)
 
-_ERRORS = (HTTPException, InvalidRequest, NotFound, Unavailable, Overloaded, TookTooLong, StoreError, Mistake)
+_ERRORS = (
+    HTTPException,
+    ClientDisconnect,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    Overloaded,
+    TookTooLong,
+    StoreError,
+    Mistake,
+)
 
 
 def make_site(

@@ -18,7 +18,7 @@ from loiter_aggregator.output import cells
 from loiter_aggregator.web.address import moment
 from loiter_aggregator.web.views.sparklines import sparkline
 from loiter_aggregator.web.views.tables import measure_words
-from loiter_aggregator.web.views.tags import cause_words, row_id
+from loiter_aggregator.web.views.tags import row_id
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 
@@ -57,7 +57,6 @@ def _environment() -> Environment:
         "size": cells.size,
         "share": _share,
         "known": cells.text,
-        "cause": cause_words,
         "measure": measure_words,
         "moment": moment,
         "stamp": _stamp,

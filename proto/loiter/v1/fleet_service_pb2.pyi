@@ -937,12 +937,15 @@ class FleetReport(_message.Message):
     SILENT_HOSTS_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """What it is called."""
     url: _builtins.str
     """The link to the fleet's page over this period; empty where no address is set."""
     version: _builtins.str
     """The release of the aggregator."""
+    notice: _builtins.str
+    """What there is to know about how it came about, in a sentence; empty for most."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the period begins, and what it is compared with."""
@@ -1014,10 +1017,11 @@ class FleetReport(_message.Message):
         silent_hosts: _abc.Iterable[Global___SilentHost] | None = ...,
         url: _builtins.str = ...,
         version: _builtins.str = ...,
+        notice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compared_time", b"compared_time", "coverage", b"coverage", "end_time", b"end_time", "history", b"history", "next_time", b"next_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "causes", b"causes", "compared_time", b"compared_time", "coverage", b"coverage", "end_time", b"end_time", "findings", b"findings", "history", b"history", "hosts", b"hosts", "labels", b"labels", "next_time", b"next_time", "processes", b"processes", "silent_hosts", b"silent_hosts", "start_time", b"start_time", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "causes", b"causes", "compared_time", b"compared_time", "coverage", b"coverage", "end_time", b"end_time", "findings", b"findings", "history", b"history", "hosts", b"hosts", "labels", b"labels", "next_time", b"next_time", "notice", b"notice", "processes", b"processes", "silent_hosts", b"silent_hosts", "start_time", b"start_time", "title", b"title", "url", b"url", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1235,7 +1239,7 @@ class ReportRun(_message.Message):
     schedule: _builtins.str
     """The schedule."""
     error: _builtins.str
-    """Why it could not be built; empty where it could, or is not yet."""
+    """Why it could not be built, or was built again; empty where neither."""
     title: _builtins.str
     """Its title, with what is in it."""
     @_builtins.property

@@ -30,6 +30,7 @@ class Outgoing:
         return f"{self.schedule}-{datetime.fromtimestamp(self.due / 1_000, UTC):%Y%m%dT%H%M%SZ}"
 
 
-def delivery_id(installation: str, schedule: str, due: int, target: str) -> str:
-    """Identifies a delivery, however often it is tried."""
-    return hashlib.sha256("\0".join((installation, schedule, str(due), target)).encode()).hexdigest()[:32]
+def delivery_id(installation: str, schedule: str, due: int, target: str, edition: int = 0) -> str:
+    """Identifies a delivery, however often it is tried. Another edition of a report is no repetition."""
+    which = f"{due}.{edition}" if edition else f"{due}"
+    return hashlib.sha256("\0".join((installation, schedule, which, target)).encode()).hexdigest()[:32]

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.reports.rendering import view
+from loiter_aggregator.reports.rendering.terms import terms
 
 _MAX_BLOCKS: Final = 50
 _MAX_SECTION_CHARS: Final = 3_000
@@ -37,8 +38,12 @@ def slack_message(report: pb.FleetReport) -> dict[str, Any]:
     """The message: blocks, and a text for notifications and for receivers that know no blocks."""
     heading = f"{view.title(report)}: {view.headline(report)}"
     blocks = [_heading(heading), _note(_about(report)), *_findings(report)]
-    # The last says what it rests on, whatever there is no room for.
-    blocks = [*blocks[: _MAX_BLOCKS - 1], _note(escape(view.coverage(report)))]
+    # The last says what it rests on and what the words mean, whatever there is no room for.
+    said = [
+        escape(view.coverage(report)),
+        *(f"{escape(term)}: {escape(means)}" for term, means in terms(report, tables=False)),
+    ]
+    blocks = [*blocks[: _MAX_BLOCKS - 1], _note("\n".join(said))]
     return {"text": _text(report, heading), "blocks": blocks}
 
 
@@ -50,7 +55,8 @@ def _text(report: pb.FleetReport, heading: str) -> str:
 
 
 def _about(report: pb.FleetReport) -> str:
-    said = f"{view.period(report)}. {view.comparison(report)} {escape(view.of_hosts(report))}".strip()
+    sentences = (f"{view.period(report)}.", view.comparison(report), view.of_hosts(report), view.notice(report))
+    said = " ".join(escape(one) for one in sentences if one)
     return said + (f" {_link(report.url, 'The fleet over this period')}" if report.url else "")
 
 

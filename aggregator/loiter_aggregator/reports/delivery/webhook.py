@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import ssl
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -16,6 +19,7 @@ from loiter.version import version
 from loiter_aggregator import receivers
 from loiter_aggregator.reports.delivery.failure import DeliveryError, is_final, retry_after_seconds
 from loiter_aggregator.reports.delivery.outgoing import Outgoing
+from loiter_aggregator.reports.delivery.redaction import secrets_of, without
 from loiter_aggregator.reports.delivery.signing import webhook_headers
 from loiter_aggregator.reports.delivery.slack import slack_message
 from loiter_aggregator.reports.file import Webhook, signing_key, webhook_url
@@ -46,53 +50,65 @@ def webhook_body(outgoing: Outgoing, webhook: Webhook) -> bytes:
     return json.dumps(event).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class _Receiver:
+    """Where to, what to sign with, whom to trust there, and what nobody is to be shown."""
+
+    url: str
+    key: bytes | None
+    trust: ssl.SSLContext
+    secrets: Sequence[str]
+
+
 async def deliver_to_webhook(outgoing: Outgoing, webhook: Webhook) -> None:
     """Sends it. Raises DeliveryError; its message holds neither the address nor what is secret."""
     try:
-        url, key, trust = await asyncio.to_thread(_prepare, webhook)
+        to = await asyncio.to_thread(_receiver, webhook)
     except (ValueError, OSError) as error:
         raise DeliveryError(f"{error}") from None
     body = await asyncio.to_thread(webhook_body, outgoing, webhook)
     headers = {
         "content-type": "application/json",
         "user-agent": f"loiter/{version()}",
-        **webhook_headers(f"msg_{outgoing.id}", round(time.time()), body, key),
+        **webhook_headers(f"msg_{outgoing.id}", round(time.time()), body, to.key),
     }
     try:
         async with asyncio.timeout(_TOTAL_SECONDS):
-            await _post(url, body, headers, trust)
+            await _post(to, body, headers)
     except TimeoutError:
         raise DeliveryError(f"no answer within {_TOTAL_SECONDS:.0f} s") from None
     except httpx.TimeoutException as error:
         raise DeliveryError(f"no answer in time ({type(error).__name__})") from None
     except httpx.ConnectError as error:
-        raise DeliveryError(f"can not be reached: {_without(url, str(error))}") from None
+        raise DeliveryError(f"can not be reached: {_shown(to, str(error))}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DeliveryError(_without(url, str(error)) or type(error).__name__) from None
+        raise DeliveryError(_shown(to, str(error)) or type(error).__name__) from None
 
 
-def _prepare(webhook: Webhook) -> tuple[str, bytes | None, ssl.SSLContext]:
-    return webhook_url(webhook), signing_key(webhook), receivers.trust(webhook.ca)
+def _receiver(webhook: Webhook) -> _Receiver:
+    url, key = webhook_url(webhook), signing_key(webhook)
+    written = () if key is None else (base64.b64encode(key).decode(), key.hex())
+    return _Receiver(url, key, receivers.trust(webhook.ca), secrets_of(url, *written))
 
 
-async def _post(url: str, body: bytes, headers: dict[str, str], trust: ssl.SSLContext) -> None:
+async def _post(to: _Receiver, body: bytes, headers: Mapping[str, str]) -> None:
     async with (
-        httpx.AsyncClient(verify=trust, timeout=_TIMEOUTS, follow_redirects=False) as client,
-        client.stream("POST", url, content=body, headers=headers) as answer,
+        httpx.AsyncClient(verify=to.trust, timeout=_TIMEOUTS, follow_redirects=False) as client,
+        client.stream("POST", to.url, content=body, headers=headers) as answer,
     ):
         if answer.is_success:
             return
         said = b""
         async for part in answer.aiter_raw():
             said += part
-            if len(said) >= _MAX_SAID_BYTES:
+            if len(said) > _MAX_SAID_BYTES:
                 break
-    status = f"{answer.status_code} {printable(answer.reason_phrase)}".strip()
+    status = f"{answer.status_code} {_shown(to, answer.reason_phrase)}".strip()
     if answer.is_redirect:
         raise DeliveryError(
             f"answered {status}; it is not followed elsewhere: write the address that it is at", final=True
         )
-    words = _without(url, " ".join(said[:_MAX_SAID_BYTES].decode(errors="replace").split()))
+    words = _shown(to, _whole(said, to))
     raise DeliveryError(
         f"answered {status}" + (f": {words}" if words else ""),
         final=is_final(answer.status_code),
@@ -100,10 +116,13 @@ async def _post(url: str, body: bytes, headers: dict[str, str], trust: ssl.SSLCo
     )
 
 
-def _without(url: str, said: str) -> str:
-    """What was said, for a person, without the address and its parts that may be secret."""
-    parts = httpx.URL(url)
-    for secret in (url, parts.raw_path.decode(), parts.path, parts.query.decode(), parts.password, parts.username):
-        if len(secret) > 1:
-            said = said.replace(secret, "…")
-    return printable(said)[:_MAX_SAID]
+def _whole(said: bytes, to: _Receiver) -> str:
+    """What was said, as far as it was read: of what is cut there may be the beginning of a secret at its end."""
+    text = said[:_MAX_SAID_BYTES].decode(errors="replace")
+    longest = max(map(len, to.secrets), default=0)
+    return " ".join((text if len(said) <= _MAX_SAID_BYTES else text[: -longest or None]).split())
+
+
+def _shown(to: _Receiver, said: str) -> str:
+    """What was said, for a person, without what is secret."""
+    return printable(without(to.secrets, said))[:_MAX_SAID]

@@ -29,8 +29,8 @@ from loiter_aggregator.reports.rendering import view
 # Where it has no home to keep its cache in, it says so at each start.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
-_WIDTH_INCHES: Final = 6.0
-_HEIGHT_INCHES: Final = 2.4
+_WIDTH_INCHES: Final = 5.0
+_HEIGHT_INCHES: Final = 2.2
 _BAR_INCHES: Final = 0.34
 _PNG_DPI: Final = 160
 
@@ -158,7 +158,7 @@ def _lines(
     axes.grid(axis="y", color=colours.grid, linewidth=0.8)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    locator = AutoDateLocator(tz=UTC, maxticks=7)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(tz=UTC, maxticks=6)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=UTC, show_offset=False)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(formatter)

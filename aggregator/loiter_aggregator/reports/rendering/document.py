@@ -35,6 +35,7 @@ def document(report: pb.FleetReport) -> Row:
         "end_time": time(report.end_time),
         "next_time": optional_time(report, "next_time"),
         "compared_time": optional_time(report, "compared_time"),
+        "notice": report.notice or None,
         "labels": dict(sorted(report.labels.items())),
         "findings": [finding_row(one, report) for one in report.findings],
         "apps": [app_row(rank, one) for rank, one in enumerate(report.apps, start=1)],

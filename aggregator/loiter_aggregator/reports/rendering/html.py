@@ -13,6 +13,7 @@ from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.reports.rendering import view
 from loiter_aggregator.reports.rendering.charts import Chart, as_svg, charts
+from loiter_aggregator.reports.rendering.terms import terms
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _TILES: Final = ("new", "worse", "resolved")
@@ -21,13 +22,13 @@ _TILES: Final = ("new", "worse", "resolved")
 def page(report: pb.FleetReport) -> str:
     """The page, with its charts as SVG."""
     drawn = [(chart.name, chart.heading, _svg(chart)) for chart in charts(report)]
-    return _render("report.html", report, charts=drawn)
+    return _render("report.html", report, charts=drawn, terms=terms(report, tables=True))
 
 
 def mail(report: pb.FleetReport, pictures: Mapping[str, str]) -> str:
     """The HTML part of an e-mail. `pictures` says by the name of a chart which part it is (Content-ID)."""
     drawn = [(chart, pictures[chart.name]) for chart in charts(report) if chart.name in pictures]
-    return _render("mail.html", report, charts=drawn)
+    return _render("mail.html", report, charts=drawn, terms=terms(report, tables=False))
 
 
 def _svg(chart: Chart) -> Markup:
@@ -50,6 +51,7 @@ def _render(template: str, report: pb.FleetReport, **more: Any) -> str:
         period=view.period(report),
         comparison=view.comparison(report),
         of_hosts=view.of_hosts(report),
+        notice=view.notice(report),
         before_when=view.before_when(report),
         tiles=_tiles(counts, compared),
         breaching=view.breaching(report),

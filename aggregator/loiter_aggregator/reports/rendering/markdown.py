@@ -9,6 +9,7 @@ from typing import Final
 from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.reports.rendering import view
+from loiter_aggregator.reports.rendering.terms import terms
 
 _ENTITIES: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"})
 _SPECIAL: Final = re.compile(r"[\\`*\[\]|~#!{}$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -38,12 +39,16 @@ def markdown(report: pb.FleetReport) -> str:
     if causes:
         lines = [f"{escape(cause)}: {sockets:,} sockets (processes: {number:,})" for cause, sockets, number in causes]
         parts += ["## Causes", _list(lines)]
-    parts += [_coverage(report), f"loiter {escape(report.version)}"]
+    parts.append(_coverage(report))
+    explained = [f"**{escape(term)}**: {escape(means)}" for term, means in terms(report, tables=True)]
+    parts += ["## What the words mean", _list(explained)] if explained else []
+    parts += [f"loiter {escape(report.version)}"]
     return "\n\n".join(parts) + "\n"
 
 
 def _about(report: pb.FleetReport) -> str:
     lines = [f"{view.period(report)}.", view.comparison(report), escape(view.of_hosts(report))]
+    lines.append(escape(view.notice(report)))
     if report.url:
         lines.append(f"[The fleet over this period]({_target(report.url)})")
     return "  \n".join(line for line in lines if line)

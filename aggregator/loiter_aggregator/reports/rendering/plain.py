@@ -9,6 +9,7 @@ from typing import Final
 from loiter.text import printable
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.reports.rendering import view
+from loiter_aggregator.reports.rendering.terms import terms
 
 _COLUMNS: Final = 76
 
@@ -17,14 +18,21 @@ def plain(report: pb.FleetReport) -> str:
     """The report."""
     heading = view.title(report)
     lines = [heading, "=" * len(heading), "", view.headline(report), f"{view.period(report)}.", view.comparison(report)]
-    lines += [line for line in (view.of_hosts(report), report.url) if line]
+    lines += [line for line in (view.of_hosts(report), view.notice(report), report.url) if line]
     soon = view.breaching(report)
     if soon:
         lines += ["", f"Will run out {view.before_when(report)}", *_items(soon)]
     for section in view.sections(report):
         lines += ["", section.heading, *_items(section.items)]
         lines += [f"  and {section.more:,} more"] if section.more else []
-    lines += ["", "Coverage", f"  {view.coverage(report)}", "", f"loiter {printable(report.version)}"]
+    causes = view.causes(report)
+    if causes:
+        counts = (f"- {cause}: {sockets:,} sockets (processes: {number:,})" for cause, sockets, number in causes)
+        lines += ["", "Why CLOSE_WAIT sockets stay", *counts]
+    lines += ["", "Coverage", f"  {view.coverage(report)}"]
+    explained = [f"- {term}: {means}" for term, means in terms(report, tables=False)]
+    lines += ["", "What the words mean", *explained] if explained else []
+    lines += ["", f"loiter {printable(report.version)}"]
     return "\n".join(_wrapped(line) for line in lines) + "\n"
 
 

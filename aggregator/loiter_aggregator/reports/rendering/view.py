@@ -43,7 +43,7 @@ KINDS: Final[Mapping[int, str]] = {
 }
 
 # Beside the first column, those that a page has room for, by their titles.
-_FIGURES: Final = ("CLOSE-WAIT", "GROWTH/h", "R²", "TREND", "CAUSE", "STUCK", "FD%", "FD-ETA", "PORTS%")
+_FIGURES: Final = ("CLOSE_WAIT", "GROWTH/h", "r²", "TREND", "CAUSE", "STUCK", "FD%", "FD-ETA", "PORTS%")
 _OF_HOSTS: Final = (*_FIGURES[:6], "TW-MEAN", "TW-MAX", "PORTS%")
 
 
@@ -121,8 +121,13 @@ def period(report: pb.FleetReport) -> str:
 def comparison(report: pb.FleetReport) -> str:
     """What it is compared with, in a sentence."""
     if report.HasField("compared_time"):
-        return f"Compared with {moment(report.compared_time)} UTC."
+        return f"Compared with how it was at {moment(report.compared_time)} UTC."
     return "There is nothing to compare with: nothing is said to be new."
+
+
+def notice(report: pb.FleetReport) -> str:
+    """What there is to know about how it came about, in a sentence; empty for most."""
+    return printable(report.notice)
 
 
 def of_hosts(report: pb.FleetReport) -> str:

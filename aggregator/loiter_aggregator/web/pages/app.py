@@ -22,9 +22,9 @@ from loiter_aggregator.web.views.tags import CAUSE_MEANS
 
 _PARAMETERS: Final = ("name", "window", "until", "label")
 _FIGURES: Final = (
-    Figure("close_wait", "CLOSE-WAIT"),
+    Figure("close_wait", "CLOSE_WAIT"),
     Figure("stuck", "stuck"),
-    Figure("time_wait", "TIME-WAIT"),
+    Figure("time_wait", "TIME_WAIT"),
     Figure("established", "ESTABLISHED"),
     Figure("fd_open", "open descriptors"),
     Figure("processes", "processes"),

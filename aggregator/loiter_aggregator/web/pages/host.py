@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loiter.limits import MAX_RANKING_ROWS
-from loiter.tcp_states import SS_NAMES
+from loiter.tcp_states import STATE_NAMES
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.fleet.errors import InvalidRequest
@@ -35,21 +35,21 @@ from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
 
 _PARAMETERS: Final = ("name", "window", "until", "by", "limit", "wide")
 _FIGURES: Final = (
-    Figure("close_wait", "CLOSE-WAIT"),
+    Figure("close_wait", "CLOSE_WAIT"),
     Figure("stuck", "stuck"),
-    Figure("time_wait", "TIME-WAIT"),
+    Figure("time_wait", "TIME_WAIT"),
     Figure("established", "ESTABLISHED"),
-    Figure("fin_wait1", "FIN-WAIT-1"),
-    Figure("fin_wait2", "FIN-WAIT-2"),
-    Figure("syn_sent", "SYN-SENT"),
-    Figure("last_ack", "LAST-ACK"),
+    Figure("fin_wait1", "FIN_WAIT1"),
+    Figure("fin_wait2", "FIN_WAIT2"),
+    Figure("syn_sent", "SYN_SENT"),
+    Figure("last_ack", "LAST_ACK"),
     Figure("fd_allocated", "file handles"),
     Figure("ports_share", "fullest port budget", "share"),
 )
 # These are drawn although they are 0 all the time: that they are is worth knowing.
-_ALWAYS: Final = ("CLOSE-WAIT", "TIME-WAIT", "ESTABLISHED", "file handles")
+_ALWAYS: Final = ("CLOSE_WAIT", "TIME_WAIT", "ESTABLISHED", "file handles")
 _FIRST: Final = ("established", "close_wait", "time_wait", "fin_wait1", "fin_wait2")
-STATES: Final = (*_FIRST, *(state for state in SS_NAMES if state not in _FIRST))
+STATES: Final = (*_FIRST, *(state for state in STATE_NAMES if state not in _FIRST))
 _UNREAD: Final = 10
 
 
@@ -90,7 +90,7 @@ async def host(request: Request) -> Response:
                 "notes": _notes(answer) if answer is not None and span.live else [],
                 "limits": _limits(answer),
                 "states": STATES,
-                "state_names": SS_NAMES,
+                "state_names": STATE_NAMES,
                 "table": ranking_table("of-host", processes, by, span, wide=query.get("wide") == "1"),
                 "history": None if history.answer is None else _worth_drawing(history.answer),
                 "history_said": said(history),

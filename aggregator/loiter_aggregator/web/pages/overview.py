@@ -9,7 +9,6 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loiter.limits import DEFAULT_SERVER
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.clock import to_duration
 from loiter_aggregator.output.fleet import document
@@ -19,14 +18,15 @@ from loiter_aggregator.output.tables import coverage_line
 from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, patience, read_labels, read_span
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.charts import Figure, charts_of
+from loiter_aggregator.web.views.first_steps import first_steps
 from loiter_aggregator.web.views.pulse import pulse_of, said
 from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
 from loiter_aggregator.web.views.tags import ALERT_STATES, CHANGES
 
 _PARAMETERS: Final = ("window", "until", "label")
 _FIGURES: Final = (
-    Figure("close_wait", "CLOSE-WAIT"),
-    Figure("time_wait", "TIME-WAIT"),
+    Figure("close_wait", "CLOSE_WAIT"),
+    Figure("time_wait", "TIME_WAIT"),
     Figure("established", "ESTABLISHED"),
 )
 _WORST: Final = 5
@@ -75,7 +75,7 @@ async def overview(request: Request) -> Response:
             "fleet": None if answer is None else document(answer),
             "states": {} if answer is None else {one.name: value(answer.tcp_states, one.name) for one in _FIGURES},
             "coverage": None if answer is None else coverage_line(answer.coverage),
-            "server": _where_agents_report(request),
+            "first": first_steps(request.app.state.settings),
             "history": None if history.answer is None else charts_of(history.answer, _FIGURES),
             "history_said": said(history),
             "changes": None if changes.answer is None else _changes(changes.answer.report),
@@ -112,8 +112,3 @@ def _firing(answer: pb.ListAlertsResponse) -> dict[str, Any]:
         "pending": sum(state == "pending" for state, _ in states),
         "rules": len(answer.rules),
     }
-
-
-def _where_agents_report(request: Request) -> str:
-    listen: str = request.app.state.settings.listen
-    return "" if listen == DEFAULT_SERVER or listen.startswith(("0.0.0.0:", "[::]:")) else listen

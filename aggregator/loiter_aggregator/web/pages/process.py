@@ -27,9 +27,9 @@ from loiter_aggregator.web.views.tags import CAUSE_MEANS
 _PARAMETERS: Final = ("host", "pid", "window", "until")
 _MAX_PID: Final = 4_194_304
 _FIGURES: Final = (
-    Figure("close_wait", "CLOSE-WAIT"),
+    Figure("close_wait", "CLOSE_WAIT"),
     Figure("stuck", "stuck"),
-    Figure("time_wait", "TIME-WAIT"),
+    Figure("time_wait", "TIME_WAIT"),
     Figure("established", "ESTABLISHED"),
 )
 _EXAMPLE: Final = "/process?host=web1&pid=4711"

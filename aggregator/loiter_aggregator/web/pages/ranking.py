@@ -31,6 +31,7 @@ from loiter_aggregator.web.address import (
 from loiter_aggregator.web.board import Seen
 from loiter_aggregator.web.making import MAX_ROWS, make
 from loiter_aggregator.web.templating import render
+from loiter_aggregator.web.views.first_steps import first_steps
 from loiter_aggregator.web.views.pulse import pulse_of
 from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
 from loiter_aggregator.web.views.tags import CAUSE_MEANS
@@ -140,6 +141,7 @@ async def ranking(request: Request) -> Response:
                 "hosts": None if answer is None else answer.coverage.hosts,
                 "fixed": fixed_to_now(request, address, asked.span),
                 "nobody_owns": nobody_owns(rows, asked.by),
+                "first": first_steps(request.app.state.settings),
             },
         )
 

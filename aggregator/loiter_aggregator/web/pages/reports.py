@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,15 +27,26 @@ async def reports(request: Request) -> Response:
             "address": Address("/reports", ()),
             "pulse": pulse_of(seen),
             "answer": answer,
-            "runs": [] if answer is None else [_run(one) for one in answer.runs],
+            "runs": [] if answer is None else _runs(answer.runs),
         },
     )
 
 
-def _run(one: pb.ReportRun) -> dict[str, object]:
+def _runs(runs: Sequence[pb.ReportRun]) -> list[dict[str, object]]:
+    """The rows, latest first. A report of a time may have been built again: then there are two of it."""
+    seen: Counter[tuple[str, int]] = Counter()
+    rows = []
+    for one in reversed(runs):
+        which = (one.schedule, one.due_time.seconds)
+        rows.append(_run(one, row_id(*which, *((seen[which],) if seen[which] else ()))))
+        seen[which] += 1
+    return rows[::-1]
+
+
+def _run(one: pb.ReportRun, row: str) -> dict[str, object]:
     deliveries = [(DELIVERY_STATES.get(delivery.state, "unknown"), delivery) for delivery in one.deliveries]
     return {
-        "id": row_id(one.schedule, one.due_time.seconds),
+        "id": row,
         "run": one,
         "deliveries": deliveries,
         "failed": bool(one.error) or any(state == "failed" or delivery.error for state, delivery in deliveries),

@@ -27,7 +27,7 @@ STATES: Final = {
     for name, state in socket_pb2.TcpState.items()
     if state
 }
-_NAMES: Final = {state: name.upper() for name, state in STATES.items()}
+_NAMES: Final = {state: name.upper().replace("-", "_") for name, state in STATES.items()}
 # Who asks again wants to see how it is now.
 _FRESH_SECONDS: Final = 0.5
 

@@ -18,16 +18,16 @@ _ROOM_FOR: Final = frozenset({"STUCK", "FD-ETA", "LABELS"})
 _ROOM_FOR_OF_HOSTS: Final = _ROOM_FOR | {"TW-MEAN", "PORTS%"}
 # What explains a measure, and is shown in a ranking by it.
 _BESIDE: Final[Mapping[str, Sequence[str]]] = {
-    "time-wait": ("TIME-WAIT", "TW-MAX"),
-    "time-wait-max": ("TIME-WAIT", "TW-MEAN"),
+    "time-wait": ("TIME_WAIT", "TW-MAX"),
+    "time-wait-max": ("TIME_WAIT", "TW-MEAN"),
     "stuck": ("AGE-P50", "AGE-P99"),
     "fd-eta": ("ETA-MIN", "ETA-MAX", "FDS", "LIMIT"),
-    "ports": ("TIME-WAIT",),
+    "ports": ("TIME_WAIT",),
 }
 _NOT_SHOWN: Final = frozenset({"TW-MAX"})
 # The measure that each heading ranks by.
 SORTS: Final[Mapping[str, str]] = {
-    "CLOSE-WAIT": "close-wait",
+    "CLOSE_WAIT": "close-wait",
     "GROWTH/h": "close-wait-growth",
     "STUCK": "stuck",
     "TW-MEAN": "time-wait",
@@ -38,16 +38,16 @@ SORTS: Final[Mapping[str, str]] = {
 }
 MEANS: Final[Mapping[str, str]] = {
     "#": "Place",
-    "CLOSE-WAIT": "Sockets in CLOSE-WAIT at the latest sample: closed by the other side, and not by the program here",
-    "GROWTH/h": "Slope of a least-squares line through the CLOSE-WAIT counts of the window, in sockets per hour",
-    "R²": "How well that line fits, from 0 to 1",
-    "TREND": "CLOSE-WAIT over the window, from 0 to its maximum",
-    "MAX": "The most in CLOSE-WAIT in any sample of the window",
-    "CAUSE": "Why the sockets stay in CLOSE-WAIT",
-    "STUCK": "Sockets in CLOSE-WAIT for longer than a minute",
-    "TIME-WAIT": "Sockets in TIME-WAIT at the latest sample",
-    "TW-MEAN": "Sockets in TIME-WAIT, mean over the window",
-    "TW-MAX": "Sockets in TIME-WAIT, the most in any sample of the window",
+    "CLOSE_WAIT": "Sockets in CLOSE_WAIT at the latest sample: closed by the other side, and not by the program here",
+    "GROWTH/h": "Slope of a least-squares line through the CLOSE_WAIT counts of the window, in sockets per hour",
+    "r²": "How well that line fits, from 0 to 1",
+    "TREND": "CLOSE_WAIT over the window, from 0 to its maximum",
+    "MAX": "The most in CLOSE_WAIT in any sample of the window",
+    "CAUSE": "Why the sockets stay in CLOSE_WAIT",
+    "STUCK": "Sockets in CLOSE_WAIT for longer than a minute",
+    "TIME_WAIT": "Sockets in TIME_WAIT at the latest sample",
+    "TW-MEAN": "Sockets in TIME_WAIT, mean over the window",
+    "TW-MAX": "Sockets in TIME_WAIT, the most in any sample of the window",
     "ESTAB": "Sockets in ESTABLISHED at the latest sample",
     "FDS": "Open file descriptors at the latest sample",
     "LIMIT": "The limit on them",
@@ -58,8 +58,8 @@ MEANS: Final[Mapping[str, str]] = {
     "ETA-MAX": "The latest of that, with 95 % confidence",
     "FDS+/h": "Growth of the open file descriptors, per hour",
     "PORTS%": "The fullest budget of ephemeral ports: used over available, in percent",
-    "AGE-P50": "Median of how long sockets have been in CLOSE-WAIT",
-    "AGE-P99": "99th percentile of how long sockets have been in CLOSE-WAIT",
+    "AGE-P50": "Median of how long sockets have been in CLOSE_WAIT",
+    "AGE-P99": "99th percentile of how long sockets have been in CLOSE_WAIT",
     "PROCS": "Processes",
     "ESTABLISHED": "Sockets in ESTABLISHED",
 }
@@ -67,10 +67,10 @@ MEANS: Final[Mapping[str, str]] = {
 
 # What a ranking is by, for people; an address has the names of the command line.
 MEASURE_WORDS: Final[Mapping[str, str]] = {
-    "close-wait-growth": "CLOSE-WAIT growth",
-    "close-wait": "CLOSE-WAIT now",
-    "time-wait": "TIME-WAIT, mean",
-    "time-wait-max": "TIME-WAIT, maximum",
+    "close-wait-growth": "CLOSE_WAIT growth",
+    "close-wait": "CLOSE_WAIT now",
+    "time-wait": "TIME_WAIT, mean",
+    "time-wait-max": "TIME_WAIT, maximum",
     "fd-share": "descriptors in use",
     "stuck": "stuck sockets",
     "fd-eta": "time until descriptors run out",

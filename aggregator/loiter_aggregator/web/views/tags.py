@@ -28,11 +28,6 @@ DELIVERY_STATES: Final[Mapping[int, str]] = {
 }
 
 
-def cause_words(name: str) -> str:
-    """A cause in words."""
-    return name.replace("_", " ")
-
-
 def row_id(*parts: object) -> str:
     """A name of a row that stays with what it is about, whatever its place: of characters that no host chose."""
     return "r" + hashlib.blake2s("\0".join(map(str, parts)).encode("utf-8", "replace"), digest_size=8).hexdigest()
