@@ -306,7 +306,7 @@ def _does(facts: Facts) -> str:
     if evidence.thread_states:
         said.append(f"{_counts(evidence.thread_states, _state)} (threads looked at: {evidence.threads_read:,}).")
     if evidence.wait_channels:
-        said.append(f"They sleep in {_counts(evidence.wait_channels, printable)}.")
+        said.append(f"They sleep in {_threads(evidence.wait_channels)}.")
     return " ".join(said)
 
 
@@ -386,7 +386,7 @@ def _has_descriptors(facts: Facts) -> str:
     said += f" They grow by {cells.rate(forecast.growth_per_hour)} an hour and are used up in {_time(forecast.seconds)}"
     if forecast.HasField("earliest_seconds") and forecast.HasField("latest_seconds"):
         earliest, latest = _time(forecast.earliest_seconds), _time(forecast.latest_seconds)
-        said += f" ({earliest if earliest == latest else f'{earliest} to {latest}'} with 95 % confidence)"
+        said += f" ({'' if earliest == latest else f'{earliest} to {latest} '}with 95 % confidence)"
     if forecast.HasField("close_wait_share"):
         said += f"; CLOSE_WAIT explains {_share(forecast.close_wait_share)} of that growth"
     return said + "."
@@ -608,6 +608,12 @@ def _state(letter: str) -> str:
 def _counts(counts: Mapping[str, int], name: Callable[[str], str]) -> str:
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return _listed([f"{count:,} {name(key)}" for key, count in largest])
+
+
+def _threads(wait_channels: Mapping[str, int]) -> str:
+    if len(wait_channels) == 1:
+        return printable(next(iter(wait_channels)))
+    return _counts(wait_channels, printable)
 
 
 def _listed(parts: Sequence[str]) -> str:

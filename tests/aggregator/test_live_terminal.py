@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,14 +41,19 @@ watch(Nobody(), Shown(pb.RankingQuery(), "stuck", 60.0), False)
 class Pty:
     """A program on a terminal."""
 
-    def __init__(self, program: subprocess.Popen[bytes], terminal: int) -> None:
+    def __init__(self, program: subprocess.Popen[bytes], terminal: int, its_end: int) -> None:
         self.program = program
-        self._terminal = terminal
+        self._terminal, self._its_end = terminal, its_end
         self._seen = b""
 
     def press(self, keys: bytes) -> None:
-        """Types."""
+        """Types, and waits until it was read."""
         os.write(self._terminal, keys)
+        end = time.monotonic() + SECONDS
+        # FIONREAD: how many bytes nobody has read yet; see ioctl_tty(2).
+        while fcntl.ioctl(self._its_end, termios.FIONREAD, bytes(4)) != bytes(4):
+            assert time.monotonic() < end, f"{keys!r} was not read"
+            self._read()
 
     def shows(self, text: str) -> str:
         """Waits until a text was written, and returns what was until then; begins anew after it."""
@@ -85,13 +92,13 @@ def on_terminal(folder: Path) -> Iterator[Pty]:
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, process_group=0
     )
-    os.close(theirs)
     try:
-        yield Pty(program, ours)
+        yield Pty(program, ours, theirs)
     finally:
         if program.poll() is None:
             program.send_signal(signal.SIGKILL)
         program.wait(SECONDS)
+        os.close(theirs)
         os.close(ours)
 
 
@@ -103,7 +110,13 @@ def test_bytes_of_another_encoding_are_keys_that_do_nothing(tmp_path: Path) -> N
         one.shows("by close-wait-growth")
         one.press(b"\xff\xfe\xc3\x28t")
         one.shows("by time-wait")
+        one.press(b"g")
+        one.shows("by close-wait-growth")
         one.press(b"\xe9")
+        one.press(b"t")
+        one.shows("by time-wait")
+        one.press(b"\xc3")
+        one.press(b"\xa9")
         one.press(b"q")
         status, _ = one.ends()
         assert status == 0

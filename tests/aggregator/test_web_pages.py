@@ -202,8 +202,8 @@ def test_the_last_answer_stays_where_no_new_one_comes(look: Callable[[Scenario],
         served.site.state.reading = replace(served.site.state.reading, fleet=slow)
         await _page(served, "/top/hosts")
         slow.error = TookTooLong("no answer within 30s")
-        board = served.site.state.board
-        await board.ask(slow.rank_hosts, pb.RankHostsRequest(query=_FIRST), wait=None, fresh=0)
+        answers = served.site.state.answers
+        await answers.ask(slow.rank_hosts, pb.RankHostsRequest(query=_FIRST), wait=None, fresh=0)
         html = await _page(served, "/top/hosts")
         assert "No answer within 30s." in html
         assert "web1" in html
@@ -237,7 +237,7 @@ def test_a_page_has_room_for_500_rows(look: Callable[[Scenario], None]) -> None:
     async def scenario(served: Served) -> None:
         for address in ("/top/hosts?limit=10000", "/host?name=web1&limit=10000"):
             await _page(served, address)
-        asked = [key for key in served.site.state.board._entries if key[0].endswith(("rank_hosts", "get_host"))]
+        asked = [key for key in served.site.state.answers._entries if key[0].endswith(("rank_hosts", "get_host"))]
         limits = [
             pb.RankHostsRequest.FromString(question).query.limit
             if method.endswith("rank_hosts")

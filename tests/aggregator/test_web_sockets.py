@@ -49,7 +49,7 @@ def test_each_who_looks_is_in_the_log_and_refused_alone(
         # The clock of the rate stands: ten times, and no more.
         served.site.state.reading = replace(reading, sockets=Sockets(reading.fleet, agents, lambda: 0.0))
         # What is fresh stays so.
-        served.site.state.board._monotonic = lambda: 0.0
+        served.site.state.answers._monotonic = lambda: 0.0
 
         async def look(name: str, address: str) -> tuple[int, str]:
             headers = PAGE | {"authorization": f"Bearer {tokens[name]}", "hx-request": "true"}

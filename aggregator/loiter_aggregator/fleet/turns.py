@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from loiter.durations import format_duration
 from loiter_aggregator.access.principal import OURSELVES, who_asks
 from loiter_aggregator.fleet.errors import Overloaded, TookTooLong
-from loiter_aggregator.fleet.line import TURNS, Line
+from loiter_aggregator.fleet.fair_queue import TURNS, FairQueue
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from loiter_aggregator.store.question import CalledOff, Question
 
@@ -42,7 +42,7 @@ class Turns:
         """Takes the store to read from, and how long a question may take, from when it comes in."""
         self._store = store
         self._seconds = seconds
-        self._line = Line()
+        self._queue = FairQueue()
         self.counts = QuestionCounts()
 
     async def answer(self, work: Callable[[Question], Answer]) -> Answer:
@@ -61,7 +61,7 @@ class Turns:
         self.counts.in_hand += 1
         try:
             async with asyncio.timeout(self._seconds):
-                async with self._line.turn(asker):
+                async with self._queue.turn(asker):
                     answer = await self._work(work)
             self.counts.answered += 1
             return answer
@@ -79,7 +79,7 @@ class Turns:
 
     def _full(self, asker: str) -> str:
         """What keeps one more question from waiting; empty where nothing does."""
-        if self._line.waiting(asker) >= _WAITING_OF_ONE:
+        if self._queue.waiting(asker) >= _WAITING_OF_ONE:
             return f"{_WAITING_OF_ONE} of your questions"
         return f"{_WAITING} questions" if self.counts.in_hand >= TURNS + _WAITING else ""
 

@@ -29,7 +29,7 @@ from loiter_aggregator.ingest.known_hosts import KnownHost
 from loiter_aggregator.ingest.ownership import NotYours, certificate_name, check_owner
 from loiter_aggregator.ingest.rates import TokenBucket
 from loiter_aggregator.ingest.registry import Conflict, Machine, Registry, Session, silent_after
-from loiter_aggregator.ingest.socket_queries import Line, SocketQueries
+from loiter_aggregator.ingest.socket_queries import AgentStream, SocketQueries
 from loiter_aggregator.ingest.validation import (
     Invalid,
     check_hello,
@@ -221,7 +221,7 @@ class IngestService:
             hostname=printable(hello.host.hostname),
             settled={position.spool_epoch: position.sequence for position in hello.settled},
             clock=self._host_clock(hello, sent),
-            line=self.socket_queries.open(host_key, hello, answers),
+            stream=self.socket_queries.open(host_key, hello, answers),
         )
         self._note_clock(intake)
         answering = asyncio.create_task(answers.run())
@@ -231,7 +231,7 @@ class IngestService:
                     await self._take(intake, answers, data)
                     await self._keep_to_rate(host_key)
         finally:
-            self.socket_queries.close(intake.line)
+            self.socket_queries.close(intake.stream)
             answering.cancel()
             await asyncio.gather(answering, return_exceptions=True)  # a stream that broke is no error of ours
             self._forget_rate(host_key)
@@ -243,7 +243,7 @@ class IngestService:
         try:
             request = _decode(data)
             if request.WhichOneof("request") == "socket_answer":
-                self.socket_queries.take(intake.line, request.socket_answer)
+                self.socket_queries.take(intake.stream, request.socket_answer)
                 return
             if request.WhichOneof("request") != "report":
                 raise Invalid("the message is not a report")
@@ -419,7 +419,7 @@ class _Intake:
     hostname: str
     settled: Mapping[int, int]
     clock: HostClock
-    line: Line
+    stream: AgentStream
     rejected: int = 0
 
     def facts(self, **more: object) -> dict[str, object]:

@@ -39,7 +39,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Line:
+class AgentStream:
     """The stream of a host, by which its agent can be asked."""
 
     host_key: int
@@ -65,22 +65,22 @@ class SocketQueries:
         """Takes where to count answers that nobody waited for, and how long to wait for one."""
         self._counters = counters
         self._seconds = seconds
-        self._lines: dict[int, Line] = {}
+        self._streams: dict[int, AgentStream] = {}
         self._ids = itertools.count(1)
         self._in_hand = 0
 
-    def open(self, host_key: int, hello: ingest_service_pb2.Hello, answers: Answers) -> Line:
+    def open(self, host_key: int, hello: ingest_service_pb2.Hello, answers: Answers) -> AgentStream:
         """A stream is open, until `close`. Of several of one host, the last one is asked."""
-        line = Line(host_key, hello.host.agent_version, hello.answers_socket_queries, answers)
-        self._lines[host_key] = line
-        return line
+        stream = AgentStream(host_key, hello.host.agent_version, hello.answers_socket_queries, answers)
+        self._streams[host_key] = stream
+        return stream
 
-    def close(self, line: Line) -> None:
+    def close(self, stream: AgentStream) -> None:
         """A stream is over: who waits for an answer by it does so no longer."""
-        line.open = False
-        line.fail("the connection broke")
-        if self._lines.get(line.host_key) is line:
-            del self._lines[line.host_key]
+        stream.open = False
+        stream.fail("the connection broke")
+        if self._streams.get(stream.host_key) is stream:
+            del self._streams[stream.host_key]
 
     async def ask(self, host_key: int, query: socket_pb2.SocketQuery) -> socket_pb2.SocketAnswer:
         """Asks the agent of a host. The id of the question is set here.
@@ -92,44 +92,44 @@ class SocketQueries:
             NoAnswer: The stream broke, or the answer breaks a rule.
             TimeoutError: No answer came in time.
         """
-        line = self._lines.get(host_key)
-        if line is None:
+        stream = self._streams.get(host_key)
+        if stream is None:
             raise NotConnected
-        if not line.answers_queries:
-            raise DoesNotAnswer(line.agent_version)
-        if line.in_hand >= _IN_HAND_OF_A_HOST:
-            raise TooManyQuestions(f"{line.in_hand} questions to this agent")
+        if not stream.answers_queries:
+            raise DoesNotAnswer(stream.agent_version)
+        if stream.in_hand >= _IN_HAND_OF_A_HOST:
+            raise TooManyQuestions(f"{stream.in_hand} questions to this agent")
         if self._in_hand >= _IN_HAND:
             raise TooManyQuestions(f"{self._in_hand} questions to agents")
         self._in_hand += 1
-        line.in_hand += 1
+        stream.in_hand += 1
         try:
-            async with asyncio.timeout(self._seconds), line.turn:
-                return await self._exchange(line, query)
+            async with asyncio.timeout(self._seconds), stream.turn:
+                return await self._exchange(stream, query)
         finally:
-            line.in_hand -= 1
+            stream.in_hand -= 1
             self._in_hand -= 1
 
-    async def _exchange(self, line: Line, query: socket_pb2.SocketQuery) -> socket_pb2.SocketAnswer:
-        if not line.open:
+    async def _exchange(self, stream: AgentStream, query: socket_pb2.SocketQuery) -> socket_pb2.SocketAnswer:
+        if not stream.open:
             raise NoAnswer("the connection broke")
         query.query_id = next(self._ids)
-        line.asked, line.answered = query, asyncio.get_running_loop().create_future()
-        line.answers.ask(query)
+        stream.asked, stream.answered = query, asyncio.get_running_loop().create_future()
+        stream.answers.ask(query)
         try:
-            return await line.answered
+            return await stream.answered
         finally:
-            line.asked = line.answered = None
+            stream.asked = stream.answered = None
 
-    def take(self, line: Line, answer: socket_pb2.SocketAnswer) -> None:
+    def take(self, stream: AgentStream, answer: socket_pb2.SocketAnswer) -> None:
         """Takes in what an agent answers. What nobody waits for is dropped, and counted."""
-        asked, answered = line.asked, line.answered
+        asked, answered = stream.asked, stream.answered
         if asked is None or answered is None or answered.done() or answer.query_id != asked.query_id:
             self._counters.socket_answers_dropped += 1
             return
         try:
             check_socket_answer(answer, asked.limit)
         except Invalid as error:
-            line.fail(f"its answer breaks a rule: {error}")
+            stream.fail(f"its answer breaks a rule: {error}")
         else:
             answered.set_result(answer)

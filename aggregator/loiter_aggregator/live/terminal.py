@@ -100,7 +100,8 @@ class _Terminal(LinuxDriver):
                 if selector.select(_LOOK_SECONDS):
                     if not (typed := os.read(self.fileno, _READ_BYTES)):
                         raise OSError("the terminal went away")
-                    for event in parser.feed(decode(typed)):
+                    # Nothing, where a character is not whole yet; the parser takes that for the end.
+                    for event in parser.feed(text) if (text := decode(typed)) else ():
                         self.process_message(event)
                 for event in parser.tick():
                     self.process_message(event)

@@ -74,6 +74,8 @@ class Connection(H11Protocol):
         """Waits for the next request from now on."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:  # it came right behind the one before, and is not whole
+            self._expect()
 
     def pause_writing(self) -> None:
         """Waits for the client to take what was sent."""

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loiter_aggregator.fleet.errors import InvalidRequest, NotFound, Overloaded, TookTooLong, Unavailable
 from loiter_aggregator.store.duckdb_store import StoreError
-from loiter_aggregator.web.board import Mistake
+from loiter_aggregator.web.answer_cache import Mistake
 
 _log = logging.getLogger(__name__)
 

@@ -67,7 +67,7 @@ class WebServer:
         self._listener.close()
         await self._connections.close()
         await self._end_connections()
-        await self._site.state.board.close()
+        await self._site.state.answers.close()
         self._site.state.makers.shutdown(wait=False, cancel_futures=True)
 
     def url(self, tls: ssl.SSLContext | None) -> str:

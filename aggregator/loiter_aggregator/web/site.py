@@ -21,7 +21,7 @@ from loiter_aggregator.fleet.reading import Reading
 from loiter_aggregator.metrics.metrics import Metrics
 from loiter_aggregator.store.duckdb_store import StoreError
 from loiter_aggregator.web.access import LOGIN, LOGOUT, Access, AccessGate
-from loiter_aggregator.web.board import Board, Mistake
+from loiter_aggregator.web.answer_cache import AnswerCache, Mistake
 from loiter_aggregator.web.errors import ErrorBoundary, answer_error
 from loiter_aggregator.web.headers import SecurityHeaders
 from loiter_aggregator.web.health import Readiness, healthz, readyz
@@ -95,7 +95,7 @@ def make_site(
     site.state.metrics = metrics
     site.state.settings = settings
     site.state.clock = clock
-    site.state.board = Board(clock)
+    site.state.answers = AnswerCache(clock)
     site.state.makers = page_makers()
     site.state.static = static
     site.state.readiness = readiness

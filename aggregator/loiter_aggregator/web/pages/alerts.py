@@ -17,7 +17,7 @@ from loiter_aggregator.web.views.tags import ALERT_STATES, row_id
 async def alerts(request: Request) -> Response:
     """Shows the alerts."""
     state = request.app.state
-    seen = await state.board.ask(state.reading.alerts.list_alerts, pb.ListAlertsRequest(), wait=patience(request))
+    seen = await state.answers.ask(state.reading.alerts.list_alerts, pb.ListAlertsRequest(), wait=patience(request))
     answer = seen.answer if seen.loading else seen.need()
 
     def page() -> Response:

@@ -38,7 +38,7 @@ async def app(request: Request) -> Response:
     query = request.query_params
     span, labels, name = read_span(query), read_labels(query), read_name(query, "name", "/app?name=shop.service")
     address = address_of(request, _PARAMETERS)
-    reading, ask = request.app.state.reading, partial(request.app.state.board.ask, wait=patience(request))
+    reading, ask = request.app.state.reading, partial(request.app.state.answers.ask, wait=patience(request))
     asked = pb.RankingQuery(window=span.window, limit=_ROWS, labels=labels, end_time=span.end_time, app=name)
     seen, hosts, processes, history = await asyncio.gather(
         ask(reading.fleet.rank_apps, pb.RankAppsRequest(query=asked)),

@@ -62,7 +62,7 @@ async def host(request: Request) -> Response:
     if by not in MEASURES:
         raise InvalidRequest(f"by: {by!r} is no measure; there are {', '.join(MEASURES)}")
     address = address_of(request, _PARAMETERS)
-    reading, ask = request.app.state.reading, partial(request.app.state.board.ask, wait=patience(request))
+    reading, ask = request.app.state.reading, partial(request.app.state.answers.ask, wait=patience(request))
     seen, history = await asyncio.gather(
         ask(
             reading.fleet.get_host,

@@ -41,7 +41,7 @@ async def overview(request: Request) -> Response:
     """Shows the fleet."""
     span, labels = read_span(request.query_params), read_labels(request.query_params)
     address = address_of(request, _PARAMETERS)
-    reading, ask = request.app.state.reading, partial(request.app.state.board.ask, wait=patience(request))
+    reading, ask = request.app.state.reading, partial(request.app.state.answers.ask, wait=patience(request))
     query = pb.RankingQuery(window=span.window, limit=_WORST, labels=labels, end_time=span.end_time)
     fleet, history, changes, alerts, hosts, apps = await asyncio.gather(
         ask(reading.fleet.get_fleet, pb.GetFleetRequest(window=span.window, labels=labels)),

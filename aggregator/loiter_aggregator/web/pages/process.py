@@ -15,7 +15,7 @@ from loiter_aggregator.fleet.errors import NotFound
 from loiter_aggregator.output.explanation import document
 from loiter_aggregator.output.rows import seconds
 from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, patience, read_name, read_number, read_span
-from loiter_aggregator.web.board import Seen
+from loiter_aggregator.web.answer_cache import Seen
 from loiter_aggregator.web.socket_reading import read_sockets
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.ages import age_range, histogram
@@ -43,7 +43,7 @@ async def process(request: Request) -> Response:
     span, name = read_span(query), read_name(query, "host", _EXAMPLE)
     pid = read_number(query, "pid", 1, _MAX_PID, 0)
     address = address_of(request, _PARAMETERS)
-    reading, ask = request.app.state.reading, partial(request.app.state.board.ask, wait=patience(request))
+    reading, ask = request.app.state.reading, partial(request.app.state.answers.ask, wait=patience(request))
     seen, history = await asyncio.gather(
         ask(reading.fleet.explain_process, pb.ExplainProcessRequest(name=name, pid=pid, window=span.window)),
         ask(

@@ -28,7 +28,7 @@ from loiter_aggregator.web.address import (
     read_number,
     read_span,
 )
-from loiter_aggregator.web.board import Seen
+from loiter_aggregator.web.answer_cache import Seen
 from loiter_aggregator.web.making import MAX_ROWS, make
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.first_steps import first_steps
@@ -177,7 +177,7 @@ async def _choose_label(request: Request, asked: Asked, address: Address) -> Res
 async def _ask(request: Request, asked: Asked, wait: float | None) -> Seen[Any]:
     state = request.app.state
     method = getattr(state.reading.fleet, f"rank_{asked.what}")
-    seen: Seen[Any] = await state.board.ask(method, asked.kind.question(asked.query), wait=wait)
+    seen: Seen[Any] = await state.answers.ask(method, asked.kind.question(asked.query), wait=wait)
     return seen
 
 

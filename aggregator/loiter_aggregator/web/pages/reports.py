@@ -18,7 +18,7 @@ from loiter_aggregator.web.views.tags import DELIVERY_STATES, row_id
 async def reports(request: Request) -> Response:
     """Shows the reports."""
     state = request.app.state
-    seen = await state.board.ask(state.reading.reports.list_reports, pb.ListReportsRequest(), wait=patience(request))
+    seen = await state.answers.ask(state.reading.reports.list_reports, pb.ListReportsRequest(), wait=patience(request))
     answer = seen.answer if seen.loading else seen.need()
     return render(
         request,

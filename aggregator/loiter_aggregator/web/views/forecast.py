@@ -77,4 +77,5 @@ def _words(rank: pb.ProcessRank, limit: int | None) -> str:
         return f"{told} None is left."
     told += f" At {cells.growth(ahead.growth_per_hour)} an hour they are used up in {cells.duration(ahead.seconds)}"
     ends = dict.fromkeys(cells.duration(end) for end in (earliest, latest) if end)
-    return f"{told} ({' to '.join(ends)} with 95 % confidence)." if latest else f"{told}."
+    between = f"{' to '.join(ends)} " if len(ends) > 1 else ""
+    return f"{told} ({between}with 95 % confidence)." if latest else f"{told}."

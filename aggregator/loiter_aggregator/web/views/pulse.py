@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from loiter_aggregator.web.board import Seen
+from loiter_aggregator.web.answer_cache import Seen
 from loiter_aggregator.web.errors import problem_of
 
-# From then on the board asks anew, and shows what it has meanwhile.
+# From then on the cache asks anew, and shows what it has meanwhile.
 _OLD_SECONDS: Final = 5.0
 
 

@@ -26,7 +26,7 @@ _FRESH_SECONDS: Final = 5.0
 _STALE_SECONDS: Final = 15.0
 # Most first answers take less; who waits longer would rather see the page come.
 _WAIT_SECONDS: Final = 0.15
-# Where there is an older answer to show, waiting for the new one is worth even less.
+# Where there is an older answer to show, waiting for the new one is worth even less; nothing where it takes longer.
 _RENEWAL_WAIT_SECONDS: Final = 0.05
 _FORGET_SECONDS: Final = 300.0
 # However long an answer took, the next is asked for after that.
@@ -79,12 +79,13 @@ class Seen(Generic[Answer]):
 class _Entry:
     """One question. `tried` and `answered` are seconds of the monotonic clock, None where that has not happened.
 
-    It is not asked anew before `rests_until`.
+    It is not asked anew before `rests_until`. To answer it `took` so many seconds the last time.
     """
 
     looked_at: float
     tried: float | None = None
     rests_until: float = 0.0
+    took: float = 0.0
     task: asyncio.Task[None] | None = None
     answer: Message | None = None
     size: int = 0
@@ -93,7 +94,7 @@ class _Entry:
     error: Exception | None = field(default=None)
 
 
-class Board:
+class AnswerCache:
     """Answers of late, by question. Belongs to one event loop."""
 
     def __init__(self, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -140,7 +141,7 @@ class Board:
         if entry.task is not None:
             seconds = wait
             if wait is not None and (entry.answer is not None or entry.error is not None):
-                seconds = min(wait, _RENEWAL_WAIT_SECONDS)
+                seconds = 0.0 if entry.took > _RENEWAL_WAIT_SECONDS else min(wait, _RENEWAL_WAIT_SECONDS)
             await asyncio.wait({entry.task}, timeout=seconds)
         return self._seen(entry)
 
@@ -214,7 +215,8 @@ class Board:
         finally:
             entry.task = None
             ended = self._monotonic()
-            entry.rests_until = ended + min(_LONGEST_REST_SECONDS, rest * (ended - asked))
+            entry.took = ended - asked
+            entry.rests_until = ended + min(_LONGEST_REST_SECONDS, rest * entry.took)
 
     def _seen(self, entry: _Entry) -> Seen[Any]:
         age = None if entry.answered is None else max(0.0, self._monotonic() - entry.answered)

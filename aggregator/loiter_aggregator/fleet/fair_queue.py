@@ -17,7 +17,7 @@ _FOR_CALLERS: Final = 3
 _FOR_ONE: Final = 2
 
 
-class Line:
+class FairQueue:
     """Gives turns to those who ask: to who has the fewest at present, or has waited longest since. Of one event loop.
 
     Nobody has more than two turns at a time, and all callers together three: one is for the aggregator's own questions.

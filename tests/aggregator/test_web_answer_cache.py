@@ -14,7 +14,7 @@ from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.access.principal import caller_address
 from loiter_aggregator.fleet.errors import NotFound, Overloaded
 from loiter_aggregator.store.duckdb_store import StoreError
-from loiter_aggregator.web.board import Board, Mistake, Seen
+from loiter_aggregator.web.answer_cache import AnswerCache, Mistake, Seen
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Time:
         return self.seconds
 
 
-def board_at(time: Time) -> Board:
-    return Board(lambda: round(time.seconds * 1_000), time)
+def cache_at(time: Time) -> AnswerCache:
+    return AnswerCache(lambda: round(time.seconds * 1_000), time)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -63,14 +63,14 @@ def test_many_who_ask_at_once_cost_one_question() -> None:
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet()
-        board = board_at(time)
+        answers = cache_at(time)
         fleet.gate.set()
-        seen = await asyncio.gather(*(board.ask(fleet.get_fleet, ASK) for _ in range(50)))
+        seen = await asyncio.gather(*(answers.ask(fleet.get_fleet, ASK) for _ in range(50)))
         time.seconds += 4
-        seen.append(await board.ask(fleet.get_fleet, ASK))
+        seen.append(await answers.ask(fleet.get_fleet, ASK))
         assert {number(one) for one in seen} == {1}
         assert (seen[-1].at, seen[-1].age, seen[-1].stale) == (1_000_000, 4.0, False)
-        assert number(await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"role": "web"}))) == 2
+        assert number(await answers.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"role": "web"}))) == 2
 
     run(scenario())
 
@@ -79,13 +79,13 @@ def test_a_slow_first_answer_is_not_waited_for_long() -> None:
     """The page is sent without; the answer is there when it is looked for again."""
 
     async def scenario() -> None:
-        fleet, board = Fleet(), board_at(Time())
-        first = await board.ask(fleet.get_fleet, ASK, wait=0.01)
+        fleet, answers = Fleet(), cache_at(Time())
+        first = await answers.ask(fleet.get_fleet, ASK, wait=0.01)
         assert (first.loading, first.answer, first.at, first.age) == (True, None, None, None)
         with pytest.raises(Overloaded):
             first.need()
         fleet.gate.set()
-        assert number(await board.ask(fleet.get_fleet, ASK)) == 1
+        assert number(await answers.ask(fleet.get_fleet, ASK)) == 1
         assert fleet.asked == 1
 
     run(scenario())
@@ -96,15 +96,15 @@ def test_an_old_answer_is_shown_while_a_new_one_is_on_its_way() -> None:
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet()
-        board = board_at(time)
+        answers = cache_at(time)
         fleet.gate.set()
-        await board.ask(fleet.get_fleet, ASK)
+        await answers.ask(fleet.get_fleet, ASK)
         time.seconds += 60
         fleet.gate.clear()
-        old = await board.ask(fleet.get_fleet, ASK, wait=0.01)
+        old = await answers.ask(fleet.get_fleet, ASK, wait=0.01)
         assert (number(old), old.age, old.stale) == (1, 60.0, True)
         fleet.gate.set()
-        renewed = await board.ask(fleet.get_fleet, ASK)
+        renewed = await answers.ask(fleet.get_fleet, ASK)
         assert (number(renewed), renewed.age, renewed.stale) == (2, 0.0, False)
 
     run(scenario())
@@ -115,13 +115,13 @@ def test_who_downloads_waits_for_a_fresh_answer() -> None:
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet()
-        board = board_at(time)
+        answers = cache_at(time)
         fleet.gate.set()
-        await board.ask(fleet.get_fleet, ASK)
+        await answers.ask(fleet.get_fleet, ASK)
         time.seconds += 60
         fleet.gate.clear()
         asyncio.get_running_loop().call_later(0.1, fleet.gate.set)
-        assert number(await board.ask(fleet.get_fleet, ASK, wait=None)) == 2
+        assert number(await answers.ask(fleet.get_fleet, ASK, wait=None)) == 2
 
     run(scenario())
 
@@ -131,22 +131,22 @@ def test_a_failure_keeps_the_last_answer_and_says_what_went_wrong() -> None:
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet()
-        board = board_at(time)
+        answers = cache_at(time)
         fleet.gate.set()
         fleet.failure = NotFound("no such host")
-        missing = await board.ask(fleet.get_fleet, ASK)
+        missing = await answers.ask(fleet.get_fleet, ASK)
         assert not missing.loading
         with pytest.raises(NotFound, match="no such host"):
             missing.need()
         time.seconds += 6
         fleet.failure = None
-        assert number(await board.ask(fleet.get_fleet, ASK)) == 2
+        assert number(await answers.ask(fleet.get_fleet, ASK)) == 2
         time.seconds += 6
         fleet.failure = Overloaded("too many")
-        kept = await board.ask(fleet.get_fleet, ASK)
+        kept = await answers.ask(fleet.get_fleet, ASK)
         assert (number(kept), str(kept.error), kept.age) == (2, "too many", 6.0)
         assert fleet.asked == 3
-        assert (await board.ask(fleet.get_fleet, ASK)).error is not None
+        assert (await answers.ask(fleet.get_fleet, ASK)).error is not None
         assert fleet.asked == 3, "a failure is not asked for again at once"
 
     run(scenario())
@@ -159,9 +159,9 @@ def test_what_is_for_the_log_alone_goes_there_and_nowhere_else(
     """What the store says of its files, and mistakes of the program."""
 
     async def scenario() -> None:
-        fleet, board = Fleet(failure=failure), board_at(Time())
+        fleet, answers = Fleet(failure=failure), cache_at(Time())
         fleet.gate.set()
-        seen = await board.ask(fleet.get_fleet, ASK)
+        seen = await answers.ask(fleet.get_fleet, ASK)
         assert isinstance(seen.error, StoreError | Mistake)
         assert "secret" not in str(seen.error)
 
@@ -176,22 +176,22 @@ def test_answers_that_nobody_looks_at_are_let_go_and_never_too_many_kept() -> No
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet()
-        board = board_at(time)
+        answers = cache_at(time)
         fleet.gate.set()
         for at in range(700):
-            await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"n": str(at)}))
-        assert len(board) == 500
+            await answers.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"n": str(at)}))
+        assert len(answers) == 500
         time.seconds += 301
-        await board.ask(fleet.get_fleet, ASK)
-        assert len(board) == 1
+        await answers.ask(fleet.get_fleet, ASK)
+        assert len(answers) == 1
 
         async def large(request: pb.GetFleetRequest) -> pb.GetFleetResponse:
             del request
             return pb.GetFleetResponse(aggregator=pb.AggregatorStatus(version="x" * 10_000_000))
 
         for at in range(6):
-            await board.ask(large, pb.GetFleetRequest(labels={"n": str(at)}))
-        assert len(board) <= 4
+            await answers.ask(large, pb.GetFleetRequest(labels={"n": str(at)}))
+        assert len(answers) <= 4
 
     run(scenario())
 
@@ -200,11 +200,11 @@ def test_closing_lets_go_of_what_is_under_way() -> None:
     """Nothing goes on running."""
 
     async def scenario() -> None:
-        fleet, board = Fleet(), board_at(Time())
+        fleet, answers = Fleet(), cache_at(Time())
         before = asyncio.all_tasks()
-        await board.ask(fleet.get_fleet, ASK, wait=0.01)
+        await answers.ask(fleet.get_fleet, ASK, wait=0.01)
         assert asyncio.all_tasks() != before
-        await board.close()
+        await answers.close()
         assert asyncio.all_tasks() == before
 
     run(scenario())
@@ -214,11 +214,11 @@ def test_no_more_questions_are_under_way_than_the_fleet_takes() -> None:
     """The rest are told so at once; and of one who looks, fewer. What comes of it is for nobody else."""
 
     async def scenario() -> None:
-        fleet, board = Fleet(), board_at(Time())
+        fleet, answers = Fleet(), cache_at(Time())
 
         async def look(address: str, request: pb.GetFleetRequest) -> Seen[pb.GetFleetResponse]:
             caller_address.set(address)
-            return await board.ask(fleet.get_fleet, request, wait=0)
+            return await answers.ask(fleet.get_fleet, request, wait=0)
 
         async def look_much(address: str) -> Seen[pb.GetFleetResponse]:
             for at in range(64):
@@ -238,7 +238,7 @@ def test_no_more_questions_are_under_way_than_the_fleet_takes() -> None:
         full = await asyncio.create_task(look("10.0.2.1", pb.GetFleetRequest(labels={"n": "last"})))
         assert isinstance(full.error, Overloaded)
         assert str(full.error) == "200 questions wait for an answer; ask again later"
-        await board.close()
+        await answers.close()
 
     run(scenario())
 
@@ -248,11 +248,11 @@ def test_what_costs_much_is_asked_for_seldom() -> None:
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet()
-        board = board_at(time)
+        answers = cache_at(time)
 
         async def look(took: float) -> int:
             fleet.gate.clear()
-            asking = asyncio.create_task(board.ask(fleet.get_fleet, ASK, fresh=60, rest=49, wait=None))
+            asking = asyncio.create_task(answers.ask(fleet.get_fleet, ASK, fresh=60, rest=49, wait=None))
             for _ in range(3):  # it asks, if it does
                 await asyncio.sleep(0)
             time.seconds += took
@@ -270,7 +270,7 @@ def test_what_costs_much_is_asked_for_seldom() -> None:
         assert await look(took=100) == 3
         time.seconds += 599
         assert await look(took=0) == 3
-        await board.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"role": "web"}))
+        await answers.ask(fleet.get_fleet, pb.GetFleetRequest(labels={"role": "web"}))
         assert await look(took=0) == 3, "nobody who comes back has it built anew before"
         time.seconds += 1
         assert await look(took=0) == 4 + 1
@@ -283,12 +283,12 @@ def test_a_failure_of_what_is_asked_for_seldom_is_not_kept_for_as_long() -> None
 
     async def scenario() -> None:
         time, fleet = Time(), Fleet(failure=Overloaded("too many"))
-        board = board_at(time)
+        answers = cache_at(time)
         fleet.gate.set()
-        assert (await board.ask(fleet.get_fleet, ASK, fresh=60)).error is not None
+        assert (await answers.ask(fleet.get_fleet, ASK, fresh=60)).error is not None
         time.seconds += 5
         fleet.failure = None
-        assert number(await board.ask(fleet.get_fleet, ASK, fresh=60)) == 2
+        assert number(await answers.ask(fleet.get_fleet, ASK, fresh=60)) == 2
 
     run(scenario())
 
@@ -297,12 +297,12 @@ def test_an_answer_that_is_not_for_everyone_is_shown_to_whom_it_is_for() -> None
     """Nor is what went wrong for one shown to another."""
 
     async def scenario() -> None:
-        fleet, board = Fleet(failure=Overloaded("carol asks too often")), board_at(Time())
+        fleet, answers = Fleet(failure=Overloaded("carol asks too often")), cache_at(Time())
         fleet.gate.set()
-        assert (await board.ask(fleet.get_fleet, ASK, who="carol")).error is not None
+        assert (await answers.ask(fleet.get_fleet, ASK, who="carol")).error is not None
         fleet.failure = None
-        assert number(await board.ask(fleet.get_fleet, ASK, who="dave")) == 2
-        assert (await board.ask(fleet.get_fleet, ASK, who="carol")).error is not None
-        assert number(await board.ask(fleet.get_fleet, ASK)) == 3
+        assert number(await answers.ask(fleet.get_fleet, ASK, who="dave")) == 2
+        assert (await answers.ask(fleet.get_fleet, ASK, who="carol")).error is not None
+        assert number(await answers.ask(fleet.get_fleet, ASK)) == 3
 
     run(scenario())

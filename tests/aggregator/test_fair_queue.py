@@ -8,14 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 from loiter_aggregator.access.principal import OURSELVES
-from loiter_aggregator.fleet.line import Line
+from loiter_aggregator.fleet.fair_queue import FairQueue
 
 
 class Askers:
     """Has questions wait in a line, and notes whose got a turn, in order."""
 
     def __init__(self) -> None:
-        self.line = Line()
+        self.queue = FairQueue()
         self.had: list[str] = []
         self._ends: list[tuple[str, asyncio.Event]] = []
 
@@ -23,7 +23,7 @@ class Askers:
         return asyncio.ensure_future(self._ask(asker))
 
     async def _ask(self, asker: str) -> None:
-        async with self.line.turn(asker):
+        async with self.queue.turn(asker):
             end = asyncio.Event()
             self.had.append(asker)
             self._ends.append((asker, end))
@@ -53,7 +53,7 @@ def test_who_asks_much_has_two_turns_and_the_others_come_next() -> None:
         askers = Askers()
         many = [askers.ask("alice") for _ in range(20)]
         await settle()
-        assert (askers.had, askers.line.waiting("alice")) == (["alice"] * 2, 18)
+        assert (askers.had, askers.queue.waiting("alice")) == (["alice"] * 2, 18)
         few = [askers.ask(name) for name in ("bob", "carol", OURSELVES)]
         await settle()
         assert askers.had[2:] == ["bob", OURSELVES]
@@ -62,7 +62,7 @@ def test_who_asks_much_has_two_turns_and_the_others_come_next() -> None:
         for task in (*many, *few):
             task.cancel()
         await settle()
-        assert askers.line.waiting("alice") == 0
+        assert askers.queue.waiting("alice") == 0
 
     run(scenario())
 
@@ -111,7 +111,7 @@ def test_who_leaves_takes_no_turn_along() -> None:
         await settle()
         first[2].cancel()
         await settle()
-        assert askers.line.waiting("alice") == 1
+        assert askers.queue.waiting("alice") == 1
         first[0].cancel()
         # One step: what it had goes to the last, which leaves before it can begin.
         await asyncio.sleep(0)
