@@ -26,18 +26,25 @@ def boot_clock() -> int:
 
 
 class Steps:
-    """Tells by how much a clock was set, by one that never steps."""
+    """Tells by how much a clock was set, by one that never steps. Slewing moves both alike, and is no step."""
 
     def __init__(self, clock: Clock, steady_clock: Clock = boot_clock) -> None:
         """Takes both, and what is between them now."""
         self._clock, self._steady_clock = clock, steady_clock
-        self._offset = clock() - steady_clock()
+        self.offset = clock() - steady_clock()
 
     def latest(self) -> int:
-        """By how many milliseconds it was set since this was asked last; 0 for what is tolerated, as slewing is."""
-        offset = self._clock() - self._steady_clock()
-        step, self._offset = offset - self._offset, offset
-        return step if abs(step) > _TOLERATED_STEP_MS else 0
+        """By how many milliseconds it was set since the last step that was told; little is 0, but adds up."""
+        step = self._clock() - self._steady_clock() - self.offset
+        if not is_step(step):
+            return 0
+        self.offset += step
+        return step
+
+
+def is_step(difference: int) -> bool:
+    """Whether a clock was set by more than is tolerated, in milliseconds."""
+    return abs(difference) > _TOLERATED_STEP_MS
 
 
 def from_timestamp(stamp: Timestamp) -> int:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from loiter.v1 import ingest_service_pb2 as ingest_pb
 from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.clock import from_timestamp, to_timestamp
-from loiter_aggregator.ranking.fleet import LOST_AT
 from loiter_aggregator.store.question import Reader
+from loiter_aggregator.store.schema import LOST_AT
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +70,14 @@ def find_host(store: Reader, name: str) -> HostDetail | None:
     )
 
 
-def lost_samples(store: Reader, host_key: int, since: int, limit: int, until: int | None = None) -> list[LostSamples]:
-    """Lists the lost samples of a host, latest first; up to a time where one is given. Raises StoreError."""
-    upper = "" if until is None else f" AND {LOST_AT} <= {int(until)}"
+def lost_samples(store: Reader, host_key: int, since: int, until: int, limit: int) -> list[LostSamples]:
+    """Lists the lost samples of a host within a time, latest first. Raises StoreError."""
     rows = store.read(
         f"""
         SELECT first_ts, last_ts, last_sequence - first_sequence + 1, reason, received FROM lost_sample
-        WHERE host_key = $key AND {LOST_AT} >= $since{upper}
+        WHERE host_key = $key AND {LOST_AT} >= $since AND {LOST_AT} <= $until
         ORDER BY {LOST_AT} DESC, received DESC, last_sequence DESC LIMIT {int(limit)}""",
-        {"key": host_key, "since": since},
+        {"key": host_key, "since": since, "until": until},
     )
     return [LostSamples(*row) for row in rows]
 

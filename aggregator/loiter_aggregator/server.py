@@ -43,6 +43,7 @@ from loiter_aggregator.metrics.metrics import Metrics
 from loiter_aggregator.metrics.of_aggregator import Inside
 from loiter_aggregator.reports.file import ReportFile
 from loiter_aggregator.reports.reporting import Reporting
+from loiter_aggregator.retention import Retention
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from loiter_aggregator.turn_taking import give_way_soon
 
@@ -218,9 +219,11 @@ def _furnish(
 
 
 def _schedule(store: DuckDbStore, settings: AggregatorSettings, clock: Clock) -> AsyncIOScheduler:
+    retention = Retention(store, round(settings.store.retention * 1_000), clock)
+
     async def forget() -> None:
         try:
-            await asyncio.to_thread(store.forget_before, clock() - round(settings.store.retention * 1_000))
+            await asyncio.to_thread(retention.forget)
         except StoreError as error:
             _log.error("%s", error, extra=fields(reason=error))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +67,16 @@ def _taken(at: int, tick: int) -> sample_pb2.Sample:
     calm = process(200, 3, app="calm", name="calm", fd_open=500 if tick > _PAST else 90, fd_limit=1_024)
     taken = sample(at, 10 * tick + 3, established=tick, processes=[leak, calm])
     taken.time_wait_limits.overflows = 40 * tick if tick < _PAST - 20 else 40 * _PAST  # no more of late
+    taken.ports.add(source="10.0.0.1", destination="10.0.0.5:443", used=900, available=1_000)
+    return taken
+
+
+def _mended(at: int) -> sample_pb2.Sample:
+    """The leak was restarted, and uses few ports."""
+    anew = process(300, 2, app="order-api", name="order-api", fd_open=100, fd_limit=1_024)
+    taken = sample(at, 5, processes=[anew, process(200, 3, app="calm", name="calm", fd_open=500, fd_limit=1_024)])
+    taken.time_wait_limits.overflows = 40 * _PAST
+    taken.ports.add(source="10.0.0.1", destination="10.0.0.5:443", used=100, available=1_000)
     return taken
 
 
@@ -79,14 +89,18 @@ class Fleeting:
     clock: FakeClock = field(default_factory=FakeClock)
     steady: FakeClock = field(default_factory=lambda: FakeClock(5))
     tick: int = _PAST
+    rules: str = _RULES
+    # What becomes of what is wrong.
+    is_mended: bool = False
 
     def __post_init__(self) -> None:
         """Starts it at NOW."""
         self.batcher = Batcher(self.store, self.clock, steady_clock=self.steady)
         self.fleet = Fleet(self.store, self.clock, self.batcher.counters)
         self.alerting = Alerting(
-            alert_file(self.folder, _RULES), self.fleet, Links(), self.folder, self.clock, steady_clock=self.steady
+            alert_file(self.folder, self.rules), self.fleet, Links(), self.folder, self.clock, steady_clock=self.steady
         )
+        asyncio.run(self.alerting.recall())
 
     def set(self, step: int) -> None:
         """Sets the clock, which the next commit notices; the clock since boot goes on as ever."""
@@ -99,7 +113,8 @@ class Fleeting:
             self.clock.now += TICK
             self.steady.now += TICK
             self.tick += 1
-            asyncio.run(self._report(report("web-1", self.tick + 1, _taken(self.clock.now, self.tick))))
+            taken = _mended(self.clock.now) if self.is_mended else _taken(self.clock.now, self.tick)
+            asyncio.run(self._report(report("web-1", self.tick + 1, taken)))
 
     async def _report(self, one: ingest_pb.Report) -> None:
         await self.batcher.put(host_key("web-1"), one, _Stream())
@@ -147,7 +162,9 @@ def test_what_fires_goes_on_firing_and_nothing_else_begins(fleeting: Fleeting, s
     fleeting.clock.now += step
     asyncio.run(fleeting.alerting.evaluate())  # before the store has followed
     kept = recall(fleeting.folder / FILE, fleeting.clock.now)
-    assert {one.rule: one.firing_since for one in kept.values()} == {rule: at + step for rule, at in began.items()}
+    assert {one.rule: one.firing_since for one in kept.alerts.values()} == {
+        rule: at + step for rule, at in began.items()
+    }
     fleeting.set(0)
     for answer in fleeting.evaluate(8):
         assert _states(answer) == fires
@@ -158,6 +175,84 @@ def test_what_fires_goes_on_firing_and_nothing_else_begins(fleeting: Fleeting, s
     assert growth.figure == pytest.approx(1_200), "the line is of what came since"
     silent = next(one for one in answer.alerts if one.rule == "silent")
     assert silent.summary == "gone: no report has come for 15m"
+
+
+@pytest.mark.parametrize("step", [-HOUR, HOUR])
+def test_nobody_is_silent_for_the_time_that_the_clock_was_set_by(fleeting: Fleeting, step: int) -> None:
+    """Nor for what was before the aggregator started: that was a minute ago, whatever the clock showed then."""
+    fleeting.batcher.counters.started = NOW
+    list(fleeting.evaluate(1))
+    fleeting.set(step)
+    for answer in fleeting.evaluate(2):
+        assert ("silent", "gone") not in _states(answer)
+    fleet = asyncio.run(fleeting.fleet.get_fleet(pb.GetFleetRequest()))
+    assert from_timestamp(fleet.aggregator.start_time) == NOW + step
+
+
+_LINE = """
+[[rule]]
+name = "fds"
+kind = "fd-eta"
+below = "50m"
+window = "3m"
+for = "0s"
+"""
+
+
+@pytest.mark.parametrize("how", ["a restart after it", "while it was down", "forward again, to in between"])
+def test_no_line_is_drawn_through_two_settings_of_the_clock(fleeting: Fleeting, how: str) -> None:
+    """`calm` has opened more files since the clock was set, in what time nobody knows; now their number stands."""
+    one = Fleeting(fleeting.store, fleeting.folder, rules=_LINE)
+    if how == "while it was down":
+        one = replace(one, clock=FakeClock(NOW - 10 * MINUTE))
+    elif how == "a restart after it":
+        one.set(-10 * MINUTE)
+        assert not _states(next(one.evaluate()))
+        one = replace(one)
+    else:
+        one.set(-20 * MINUTE)
+        assert [_states(answer) for answer in one.evaluate(2)] == [{}, {}]
+        one.set(10 * MINUTE)
+    assert [_states(answer) for answer in one.evaluate(6)] == [{}] * 6
+
+
+_OFTEN = """
+[[rule]]
+name = "growth"
+kind = "close-wait-growth"
+above = 60
+for = "0s"
+keep_for = "0s"
+[[rule]]
+name = "fds"
+kind = "fd-eta"
+below = "4h"
+for = "0s"
+keep_for = "0s"
+[[rule]]
+name = "ports"
+kind = "ports"
+above = "80%"
+for = "0s"
+keep_for = "0s"
+"""
+
+
+def test_what_is_over_is_resolved_though_the_clock_is_set_again_and_again(fleeting: Fleeting) -> None:
+    """More often than windows are long: what was read since is known, the latest figures at once."""
+    one = Fleeting(fleeting.store, fleeting.folder, rules=_OFTEN)
+    wrong = {("growth", "order-api"), ("fds", "order-api"), ("ports", "web-1")}
+    assert wrong <= _states(next(one.evaluate())).keys()
+    one.is_mended = True
+    one.set(-3 * SECOND)
+    asyncio.run(one.alerting.evaluate())  # it follows, and looks the next time
+    soon = _states(next(one.evaluate()))
+    assert {key for key in wrong if soon[key] == pb.ALERT_STATE_RESOLVED} == {("ports", "web-1")}
+    one.set(3 * SECOND)
+    asyncio.run(one.alerting.evaluate())
+    one.report(5)
+    later = _states(next(one.evaluate()))
+    assert {later[key] for key in wrong} == {pb.ALERT_STATE_RESOLVED}
 
 
 def test_a_ranking_shows_what_came_last_after_the_clock_was_set_back(fleeting: Fleeting) -> None:
@@ -211,12 +306,23 @@ def test_slewing_is_no_step() -> None:
     clock, steady = FakeClock(NOW), FakeClock(7)
     steps = Steps(clock, steady)
     assert steps.latest() == 0
-    for _ in range(100):
+    for _ in range(100):  # slewed, both are as slow
         clock.now += SECOND + 1
-        steady.now += SECOND
+        steady.now += SECOND + 1
         assert steps.latest() == 0
     clock.now -= HOUR
     assert [steps.latest(), steps.latest()] == [-HOUR, 0]
+
+
+def test_small_steps_add_up() -> None:
+    """One of two seconds is let pass, and told with the next; one that is taken back never was."""
+    clock, steady = FakeClock(NOW), FakeClock(7)
+    steps = Steps(clock, steady)
+    told = []
+    for step in (1_900, 1_900, 0, -1_900, 1_900, 2_000):
+        clock.now += step
+        told.append(steps.latest())
+    assert told == [0, 3_800, 0, 0, 0, 0]
 
 
 def test_what_a_host_says_of_itself_waits_for_the_clock_as_its_reports_do(tmp_path: Path) -> None:
@@ -236,4 +342,21 @@ def test_what_a_host_says_of_itself_waits_for_the_clock_as_its_reports_do(tmp_pa
     assert store.read("SELECT last_seen FROM host") == [(NOW - HOUR,)]
     assert store.read("SELECT ts FROM host_latest") == [(NOW - HOUR,)]
     assert store.read("SELECT close_wait FROM host_sample ORDER BY ts") == [(2,), (1,)]
+    store.close()
+
+
+def test_when_a_host_was_heard_last_follows_the_clock(tmp_path: Path) -> None:
+    """Also of one that is connected: else it would be alive for as long as the clock was set back."""
+    store = open_store(tmp_path / "store")
+    clock, steady = FakeClock(), FakeClock(5)
+
+    async def scenario() -> int | None:
+        batcher = Batcher(store, clock, steady_clock=steady)
+        known = await batcher.join(host_key("web-1"), _Stream())
+        await batcher.put(host_key("web-1"), report("web-1", 1, sample(NOW, 1)), _Stream())
+        clock.now -= HOUR
+        await batcher.commit()
+        return known.last_seen
+
+    assert asyncio.run(scenario()) == NOW - HOUR
     store.close()

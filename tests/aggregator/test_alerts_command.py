@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter_aggregator.alerts.alerting import Alerting
-from loiter_aggregator.alerts.memory import FILE, remember
+from loiter_aggregator.alerts.memory import FILE, Memory, remember
 from loiter_aggregator.alerts.state import Alert, Member, Subject
 from loiter_aggregator.commands import loiter
 from loiter_aggregator.fleet.fleet import Fleet
@@ -75,7 +75,7 @@ def _handler(alerting: Alerting) -> grpc.GenericRpcHandler:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("alerts")
-    remember(folder / FILE, {alert.key: alert for alert in ALERTS})
+    remember(folder / FILE, Memory({alert.key: alert for alert in ALERTS}))
     store, clock = open_store(folder / "store"), FakeClock()
     alerting = Alerting(
         alert_file(folder, RULES),

@@ -18,7 +18,7 @@ from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError, UnfitError
 from loiter_aggregator.store.schema import HOST_SAMPLE
 from support.aggregators import FakeClock, host_key, open_store, record
-from support.reports import EPOCH, NOW, SECOND, hello, process, report, sample
+from support.reports import EPOCH, HOUR, NOW, SECOND, hello, process, report, sample
 
 WEB_1 = host_key("web-1")
 WEB_2 = host_key("web-2")
@@ -406,6 +406,43 @@ def test_a_report_that_can_not_be_stored_does_not_keep_the_others_from_it(
     assert caplog.messages == [
         "a report of web-3 can not be stored (OverflowError: Python int too large); it is counted as lost"
     ]
+
+
+def test_the_store_follows_the_clock_though_all_that_came_in_was_given_up(tmp_path: Path, clock: FakeClock) -> None:
+    """What a store does not take though it never took a report is not for the report; the agents send it again."""
+
+    async def scenario() -> None:
+        store = PoisonedStore(tmp_path, "256MB")
+        steady = FakeClock(5)
+        batcher, stream = Batcher(store, clock, steady_clock=steady), Stream()
+        await batcher.put_host(record(hello("web-2")))
+        await batcher.put(WEB_2, report("web-2", 1, sample(NOW, 1)), stream)
+        await batcher.commit()
+        batcher.counters.stored = 0
+        store.poison = frozenset({2})
+        await batcher.put(WEB_1, report(sequence=2), stream)
+        clock.now -= HOUR
+        await batcher.put(WEB_1, report(sequence=3), stream)
+        with pytest.raises(OverflowError):
+            await batcher.commit()
+        await batcher.commit()
+        assert store.read("SELECT last_seen FROM host") == [(NOW - HOUR,)]
+        store.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_sample_is_stored_before_it_was_taken(store: DuckDbStore, clock: FakeClock) -> None:
+    """As far as its age says, though the clock was set back in between."""
+
+    async def scenario() -> None:
+        batcher = Batcher(store, clock, steady_clock=FakeClock(5))
+        await batcher.put(WEB_1, report(sequence=1), Stream())
+        clock.now -= HOUR
+        await batcher.commit()
+        assert (batcher.counters.lag_seconds.count, batcher.counters.lag_seconds.total) == (1, 0.0)
+
+    asyncio.run(scenario())
 
 
 def test_a_disk_that_is_full_while_a_report_at_fault_is_looked_for_loses_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loiter.v1 import ingest_service_pb2, sample_pb2
+from loiter_aggregator.host_detail import lost_samples
 from loiter_aggregator.ranking.fleet import (
     Coverage,
     NotedHost,
@@ -200,15 +201,27 @@ def test_hosts_that_lost_samples_are_named_most_first(store: DuckDbStore) -> Non
     _lose(store, "b", 1, 300, NOW - 2 * HOUR)
     _lose(store, "c", None, 1, None)
     _lose(store, "d", 5, 104, None)
-    assert losing_hosts(store, {}, NOW - HOUR, 10) == [
+    assert losing_hosts(store, {}, NOW - HOUR, NOW, 10) == [
         NotedHost(host_id("d"), "d", 100),
         NotedHost(host_id("a"), "a", 11),
         NotedHost(host_id("c"), "c", None),
     ]
-    assert [host.hostname for host in losing_hosts(store, {}, NOW - 3 * HOUR, 1)] == ["b"]
-    assert [host.hostname for host in losing_hosts(store, {"role": "a"}, NOW - HOUR, 10)] == ["a"]
+    assert [host.hostname for host in losing_hosts(store, {}, NOW - 3 * HOUR, NOW, 1)] == ["b"]
+    assert [host.hostname for host in losing_hosts(store, {"role": "a"}, NOW - HOUR, NOW, 10)] == ["a"]
     assert fleet_coverage(store, {}, NOW).hosts_losing == 3
     assert fleet_coverage(store, {"role": "e"}, NOW).hosts_losing == 0
+
+
+def test_a_loss_that_lies_ahead_is_not_of_now(store: DuckDbStore) -> None:
+    """It was counted before the clock was set back, and goes with the samples that were taken then."""
+    put_host(store, record(hello("a")), NOW)
+    _lose(store, "a", 1, 10, NOW + HOUR, received=NOW + HOUR)
+    assert fleet_coverage(store, {}, NOW).hosts_losing == 0
+    assert losing_hosts(store, {}, NOW - HOUR, NOW, 10) == []
+    assert lost_samples(store, host_key("a"), NOW - HOUR, NOW, 10) == []
+    assert [one.samples for one in lost_samples(store, host_key("a"), NOW - HOUR, NOW + HOUR, 10)] == [10]
+    store.forget_between(NOW, NOW + HOUR)
+    assert lost_samples(store, host_key("a"), 0, NOW + HOUR, 10) == []
 
 
 def test_a_host_whose_last_word_is_a_loss_still_counts(store: DuckDbStore) -> None:

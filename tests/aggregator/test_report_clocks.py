@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import pytest
+from rich.console import Console
 
 from loiter.v1 import fleet_service_pb2 as pb
+from loiter_aggregator.metrics.of_fleet import _reports
+from loiter_aggregator.output.reports import schedules_page
 from loiter_aggregator.reports.cron import parse_cron
+from loiter_aggregator.reports.deliveries import _wait_ms
+from loiter_aggregator.reports.delivery.failure import DeliveryError, wait_seconds
 from loiter_aggregator.reports.due import Timing, plan
-from loiter_aggregator.reports.state import ReportState
+from loiter_aggregator.reports.listing import list_runs
+from loiter_aggregator.reports.state import Delivery, ReportState, Run
 from loiter_aggregator.reports.uptime import Uptime, uptime
 from loiter_aggregator.web.pages.reports import _runs
 from support.reports import HOUR, MINUTE, NOW, SECOND, stamp
@@ -24,9 +32,20 @@ HOURLY = Timing(parse_cron("0 * * * *"), ZoneInfo("UTC"))  # NOW is such a time
 DAILY = Timing(parse_cron("0 8 * * *"), ZoneInfo("UTC"))  # and of this one
 
 
+_BUSY = DeliveryError("answered 503")
+
+
+def _named(run: Run) -> tuple[int, int]:
+    """How many hours from NOW a report was due, and which edition it is."""
+    return (run.due - NOW) // HOUR, run.edition
+
+
 @dataclass
 class _Machine:
-    """A machine whose clock can be set while time passes, with an aggregator that builds and sends at once."""
+    """A machine whose clock can be set while time passes, with an aggregator that builds at once.
+
+    Whoever it sends to takes it at once, too, or `answers` otherwise: nothing for long, or that it is busy.
+    """
 
     folder: Path
     timing: Timing
@@ -34,10 +53,13 @@ class _Machine:
     up: int = 0
     boot: str = "first"
     grace: int = DAY
+    answers: Literal["taken", "busy", "nothing"] = "taken"
 
     def __post_init__(self) -> None:
         self.state = self._open()
         self.sent: list[tuple[int, int]] = []
+        self.arrived: list[tuple[int, int]] = []
+        self.tried: list[tuple[tuple[int, int], int]] = []
 
     def _open(self) -> ReportState:
         return ReportState(self.folder, lambda: Uptime(self.boot, self.up))
@@ -65,11 +87,23 @@ class _Machine:
         state, now = self.state, self.wall
         state.note_due("r", "t", now, lambda looked: plan(self.timing, looked, now, self.grace, 21))
         for run in state.runs_to_build(now):
-            state.built(run.id, now, "said", b"%d" % now, ("folder /x",))
-            for delivery in state.deliveries(run.id):
-                state.sending(delivery.id, now)
-                state.delivered(delivery.id, now)
-            self.sent.append(((run.due - NOW) // HOUR, run.edition))
+            state.built(run.id, now, "said", b"%d" % now, ("webhook x",))
+            self.sent.append(_named(run))
+        for delivery, run in state.open_deliveries():
+            if _wait_ms(delivery, run, now) == 0:
+                began = state.sending(delivery.id, now)
+                self.tried.append((_named(run), now - NOW))
+                if self.answers == "taken":
+                    state.delivered(delivery.id, now)
+                    self.arrived.append(_named(run))
+                elif self.answers == "busy":
+                    self.fails(delivery, began)
+
+    def fails(self, delivery: Delivery, began: int, error: DeliveryError = _BUSY) -> None:
+        """What is being sent comes to nothing, and is tried again."""
+        wait = wait_seconds(delivery.attempts + 1, (self.wall - began) / 1_000, error)
+        next_try = None if wait is None else self.wall + round(wait * 1_000)
+        self.state.not_delivered(delivery.id, str(error), next_try)
 
     def listed(self) -> list[tuple[int, str]]:
         """The runs, latest first: how many hours from NOW each was due, and what became of it."""
@@ -128,13 +162,70 @@ def test_what_is_still_to_be_sent_of_the_early_one_is_given_up(hourly: _Machine)
     hourly.set(NOW + HOUR + MINUTE)
     early = hourly.state.latest_runs(1, hourly.wall)[0]
     (delivery,) = hourly.state.deliveries(early.id)
-    hourly.state.not_delivered(delivery.id, "answered 503", hourly.wall + HOUR)
+    hourly.state.sending(delivery.id, hourly.wall)
+    hourly.state.not_delivered(delivery.id, "answered 503", hourly.wall + MINUTE)
     hourly.set(NOW + MINUTE)
     assert hourly.state.open_deliveries()  # it may be that the clock is set ahead again
+    hourly.arrived.clear()
     hourly.passes(NOW + HOUR)
+    assert hourly.arrived == [(1, 1)]
     assert not hourly.state.open_deliveries()
     (given_up,) = hourly.state.deliveries(early.id)
     assert (given_up.state, given_up.error.partition(":")[0]) == ("failed", "not sent any more")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_of_the_early_one_is_being_sent_is_given_up_when_that_fails(hourly: _Machine, restarts: bool) -> None:
+    """Or when the program ends before: by then the one that takes its place has arrived."""
+    hourly.passes(NOW)
+    hourly.answers = "nothing"
+    hourly.set(NOW + HOUR + MINUTE)
+    hourly.set(NOW + MINUTE)
+    (early,) = hourly.state.deliveries(hourly.state.latest_runs(1, hourly.wall)[0].id)
+    assert early.state == "sending"
+    hourly.answers = "taken"
+    hourly.passes(NOW + HOUR)
+    if restarts:
+        hourly.restart()
+    else:
+        hourly.fails(early, NOW + HOUR - SECOND)
+    assert not hourly.state.open_deliveries()
+    hourly.passes(NOW + HOUR + 20 * MINUTE)
+    assert hourly.arrived == [(0, 0), (1, 1)]
+    (given_up,) = hourly.state.deliveries(early.run)
+    assert (given_up.state, given_up.error.partition(":")[0]) == ("failed", "not sent any more")
+
+
+def test_a_try_that_a_clock_that_was_ahead_noted_does_not_wait_for_it(hourly: _Machine) -> None:
+    """It is made as the clock is put right. From then on the tries are further and further apart, as ever."""
+    hourly.answers = "busy"
+    hourly.set(NOW + 50 * MINUTE)
+    hourly.set(NOW + MINUTE)
+    hourly.passes(NOW + 30 * MINUTE, step=MINUTE)
+    assert [time // MINUTE for _, time in hourly.tried] == [50, 1, 2, 7, 22]
+
+
+def test_an_early_report_is_noted_and_has_not_failed(hourly: _Machine) -> None:
+    """In the list, on the page and in the metrics, before its time comes and after."""
+    hourly.passes(NOW)
+    hourly.set(NOW + HOUR + MINUTE)
+    hourly.set(NOW + MINUTE)
+    notices = ["built before its time, by a clock that was ahead"]
+    for until in (NOW + 2 * MINUTE, NOW + HOUR):
+        hourly.passes(until)
+        runs = list_runs(hourly.state, 9, hourly.wall)
+        answer = pb.ListReportsResponse(schedules=[pb.ReportSchedule(name="r")], runs=runs)
+        assert [run.notice for run in runs if run.notice] == notices[-1:]
+        assert not any(run.error for run in runs)
+        assert not any(row["failed"] for row in _runs(runs))
+        (failed,) = (one for one in _reports(answer) if one.name == "loiter_report_builds_failed")
+        assert [one.value for one in failed.samples] == [0]
+        console = Console(width=200, file=StringIO())
+        console.print(schedules_page(answer))
+        assert isinstance(console.file, StringIO)
+        assert f"r 2027-01-15 09:00: {notices[-1]}\n" in console.file.getvalue()
+        assert "not built" not in console.file.getvalue()
+        notices.append("built 59m before its time, by a clock that was ahead; built again when that had come")
 
 
 @pytest.mark.parametrize("back", [2 * SECOND, 50 * SECOND])
@@ -176,6 +267,36 @@ def test_what_was_passed_over_while_the_clock_was_ahead_is_late_and_not_missed(d
     daily.passes(NOW + 4 * DAY, step=HOUR)
     assert daily.sent == [(72, 0), (0, 0), (24, 0), (48, 0), (72, 1), (96, 0)]
     assert daily.listed() == [(96, "built"), (72, "built"), (48, "built"), (24, "built"), (72, "built"), (0, "built")]
+
+
+@pytest.mark.parametrize("days", [1, 20, 22, 400])
+def test_however_far_the_clock_was_ahead_nothing_is_lost(daily: _Machine, days: int) -> None:
+    """Though of what was passed over not all is listed."""
+    daily.set(NOW + days * DAY + HOUR)
+    daily.set(NOW + HOUR)
+    assert daily.sent == [(24 * days, 0), (0, 0)]
+    daily.passes(NOW + 2 * DAY, step=HOUR)
+    assert daily.sent[2:] == ([(24, 1)] if days == 1 else [(24, 0)]) + [(48, 0)]
+
+
+def test_an_hourly_report_is_not_lost_to_a_clock_that_was_a_day_ahead(hourly: _Machine) -> None:
+    """There are more of them than are listed as missed."""
+    hourly.set(NOW + DAY)
+    hourly.set(NOW + MINUTE)
+    hourly.passes(NOW + 2 * HOUR)
+    assert hourly.sent == [(24, 0), (0, 0), (1, 0), (2, 0)]
+
+
+def test_a_clock_that_is_ahead_again_and_again_loses_nothing(daily: _Machine) -> None:
+    """Though what was passed over is before a report that the clock had built early the last time."""
+    daily.set(NOW + 3 * DAY + HOUR)
+    daily.set(NOW + HOUR)
+    for day in (1, 2, 3):
+        daily.passes(NOW + day * DAY - HOUR, step=HOUR)
+        daily.set(NOW + 30 * DAY)
+        daily.set(NOW + day * DAY + HOUR)
+    # The first of 72 was too early, and the others were late.
+    assert daily.sent == [(72, 0), (0, 0), (720, 0), (24, 0), (720, 1), (48, 0), (720, 2), (72, 1)]
 
 
 def test_what_is_recorded_and_not_built_waits_for_its_time(daily: _Machine) -> None:

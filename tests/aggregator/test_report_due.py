@@ -176,7 +176,8 @@ def test_of_what_was_missed_the_latest_is_built_unless_it_is_too_late() -> None:
     days = [_at(f"2026-11-{day}T08:00:00+00:00") for day in (20, 21, 22)]
     assert plan(timing, looked, now, DAY, 20) == Plan(days[2], (days[0], days[1]))
     assert plan(timing, looked, now, 6 * HOUR, 20) == Plan(None, tuple(days))
-    assert plan(timing, looked, now, DAY, 2) == Plan(days[2], (days[1],))
+    assert plan(timing, looked, now, DAY, 2) == Plan(days[2], (days[0], days[1]))
+    assert plan(timing, looked, now, DAY, 1) == Plan(days[2], (days[0],)), "of many the first is named, too"
     assert plan(timing, now, now, DAY, 20) == Plan(None, ())
     assert plan(timing, now, looked, DAY, 20) == Plan(None, ())
 

@@ -69,7 +69,7 @@ def test_the_words_that_a_report_uses_are_explained() -> None:
     explained = dict(terms(REPORT, tables=True))
     assert {"CLOSE_WAIT", "TIME_WAIT", "File descriptors", "Ephemeral ports", "Silent", "Coverage"} <= set(explained)
     columns = {column.title for ranking in view.rankings(REPORT) for column in ranking.columns}
-    known = {"APP", "HOST", "HOSTS", "PROCS", "PID", "STUCK"}
+    known = {"APP", "HOST", "HOSTS", "PID", "STUCK"}
     assert columns - set(explained) == known, "a column that nobody explains"
     assert {cause for cause, _, _ in view.causes(REPORT)} <= set(explained)
     assert not set(explained) & {"cpu_starved", "never_accepted"}

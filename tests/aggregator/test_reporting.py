@@ -219,7 +219,7 @@ def test_a_report_that_is_built_again_says_so_and_is_no_repetition(
                 await _round(runs)
                 if clock.now == NOW - 29 * MINUTE:
                     early, _ = (await reporting.list_reports(pb.ListReportsRequest())).runs
-                    assert early.error == "built before its time, by a clock that was ahead"
+                    assert early.notice == "built before its time, by a clock that was ahead"
             listed = await reporting.list_reports(pb.ListReportsRequest())
             await runs.stop()
             return list(listed.runs)
@@ -232,8 +232,8 @@ def test_a_report_that_is_built_again_says_so_and_is_no_repetition(
     assert sent[2]["compared_time"] == sent[0]["end_time"]
     again, early, first = listed
     assert [one.due_time.ToMilliseconds() for one in listed] == [NOW, NOW, NOW - HOUR]
-    assert early.error == "built 30m before its time, by a clock that was ahead; built again when that had come"
-    assert (again.error, first.error) == ("", "")
+    assert early.notice == "built 30m before its time, by a clock that was ahead; built again when that had come"
+    assert (again.notice, first.notice, *(one.error for one in listed)) == ("", "", "", "", "")
 
 
 async def _round(runs: Runs) -> float:
@@ -350,22 +350,27 @@ def test_a_delivery_that_fails_is_tried_again_and_shown(
     assert "s3cret" not in caplog.text
 
 
-def test_a_report_that_can_not_be_summed_up_is_tried_again(
-    store: DuckDbStore, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ahead", [0, 10 * HOUR])
+def test_a_report_that_can_not_be_summed_up_is_tried_again_in_a_minute(
+    store: DuckDbStore, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
-    """Whatever it is that goes wrong with one ends neither the others nor the aggregator."""
+    """Whatever goes wrong ends neither the others nor the aggregator. A clock that was ahead is not waited for."""
     reporting = _reporting(store, clock, tmp_path, DAILY.replace("FOLDER", str(tmp_path)))
 
     async def tries() -> list[tuple[str, str]]:
         clock.now = NOW - MINUTE
         runs = await reporting._opened()
         await _round(runs)
-        clock.now = NOW
+        clock.now = NOW + ahead
         shown: list[tuple[str, str]] = []
         with monkeypatch.context() as patched:
             patched.setattr("loiter_aggregator.reports.rendering.view.headline", _fails)
             await _round(runs)
             shown += [(run.state, run.error) for run in runs.state.latest_runs(1, clock.now)]
+        if not ahead:
+            clock.now = NOW + MINUTE - SECOND
+            await _round(runs)
+            assert runs.state.latest_runs(1, clock.now)[0].state == "due"
         clock.now = NOW + MINUTE
         await _round(runs)
         shown += [(run.state, run.error) for run in runs.state.latest_runs(1, clock.now)]

@@ -13,12 +13,15 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from loiter_aggregator.access.principal import Right
-from loiter_aggregator.access.tokens import revoke
+from loiter_aggregator.access.tokens import Token, revoke
 from loiter_aggregator.config import AggregatorSettings, WebSettings
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from loiter_aggregator.web.login import Attempts, local_path
+from loiter_aggregator.web.sessions import SessionEnded, Sessions
 from support.aggregators import FakeClock, open_store
 from support.web import Served, make_token, serving_page, settings_of
 
@@ -182,6 +185,32 @@ def test_a_copy_of_a_login_that_was_logged_out_of_is_worth_nothing(
         assert [await status(one) for one in (mine, second, third)] == [200, 401, 401]
 
     serve(scenario)
+
+
+def test_a_login_that_was_logged_out_of_does_not_come_back_when_the_clock_is_put_right() -> None:
+    """Though it was ahead until long after that login would have ended, and others logged out meanwhile."""
+    clock = FakeClock()
+    sessions = Sessions(bytes(32), 3_600.0, "7434", clock)
+    token = Token("1", "alice", Right.READ, "f" * 64, datetime.now(UTC))
+
+    def log_in() -> Request:
+        response = Response()
+        sessions.open(token, _request(), response)
+        return _request(response.headers["set-cookie"].partition(";")[0])
+
+    mine = log_in()
+    sessions.close(mine, Response())
+    clock.now += 86_400_000
+    sessions.close(log_in(), Response())
+    clock.now -= 86_400_000
+    with pytest.raises(SessionEnded, match="logged out"):
+        sessions.read(mine)
+
+
+def _request(cookie: str = "") -> Request:
+    headers = [(b"cookie", cookie.encode())] if cookie else []
+    where = {"scheme": "http", "server": ("loiter.example", 80), "path": "/", "query_string": b""}
+    return Request({"type": "http", "headers": headers, **where})
 
 
 def test_a_login_ends_by_itself(serve: Callable[..., None], tmp_path: Path, clock: FakeClock) -> None:

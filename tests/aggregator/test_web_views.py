@@ -13,6 +13,7 @@ from loiter.v1 import sample_pb2
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.output.rows import host_row, process_row
+from loiter_aggregator.output.words import CAUSE_MEANS, COLUMN_MEANS
 from loiter_aggregator.queries import CAUSES
 from loiter_aggregator.web.address import Address, read_labels, read_moment, read_number, read_span
 from loiter_aggregator.web.views.ages import RANGE_WIDTH, age_range, histogram
@@ -20,8 +21,7 @@ from loiter_aggregator.web.views.charts import Figure, charts_of
 from loiter_aggregator.web.views.first_steps import FirstSteps, first_steps
 from loiter_aggregator.web.views.forecast import forecast_chart
 from loiter_aggregator.web.views.sparklines import sparkline
-from loiter_aggregator.web.views.tables import MEANS, ranking_table
-from loiter_aggregator.web.views.tags import CAUSE_MEANS
+from loiter_aggregator.web.views.tables import ranking_table
 from support.reports import NOW, lasting, stamp
 
 SPAN = read_span(QueryParams(""))
@@ -231,7 +231,7 @@ def test_every_column_of_figures_has_a_meaning() -> None:
     tables = (ranking_table(what, [], "ports", SPAN, wide=True) for what in ("hosts", "processes", "apps", "groups"))
     titles = {column.title for table in tables for column in table.columns}
     names = {"HOST", "PID", "APP", "NAME", "USER", "HOSTS", "GROUP", "SILENT", "STARTED", "LABELS", "LAST REPORT"}
-    assert titles - set(MEANS) <= names
+    assert titles - set(COLUMN_MEANS) <= names
 
 
 # What to type first.

@@ -15,7 +15,7 @@ from loiter_aggregator.alerts.alertmanager import Alertmanager
 from loiter_aggregator.alerts.figures import AlertFigures, count_alerts
 from loiter_aggregator.alerts.file import AlertFile
 from loiter_aggregator.alerts.measure import NotMeasured, Present, measure
-from loiter_aggregator.alerts.memory import FILE, recall, remember
+from loiter_aggregator.alerts.memory import FILE, Memory, recall, remember
 from loiter_aggregator.alerts.messages import alert_message, in_order, receiver_message, rule_message
 from loiter_aggregator.alerts.state import (
     MAX_ALERTS,
@@ -31,7 +31,7 @@ from loiter_aggregator.alerts.state import (
 )
 from loiter_aggregator.alerts.words import summary
 from loiter_aggregator.background import Mistakes, keep_running
-from loiter_aggregator.clock import Clock, Steps, boot_clock, to_timestamp
+from loiter_aggregator.clock import Clock, Steps, boot_clock, is_step, to_timestamp
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.links import Links
 
@@ -61,11 +61,10 @@ class Alerting:
         self._rules, self._settings = file.rules, file.settings
         self._fleet, self._links, self._clock = fleet, links, clock
         self._file = data_dir / FILE
-        self._receivers = [Alertmanager(one, file.settings, links, clock) for one in file.receivers]
+        self._receivers = [Alertmanager(one, file.settings, links, clock, steady_clock) for one in file.receivers]
         self._alerts: dict[Key, Alert] = {}
         self._steps = Steps(clock, steady_clock)
         self._clock_set: int | None = None
-        self._clock_set_back: int | None = None
         self._troubles: dict[str, str] = {}
         self._mistakes = Mistakes()
         self._share = MAX_ALERTS // max(1, len(self._rules))
@@ -95,17 +94,24 @@ class Alerting:
         return max(self._settings.every - seconds, _REST * seconds)
 
     async def recall(self) -> None:
-        """Goes on with the alerts that there were before the aggregator was started."""
+        """Goes on with the alerts that there were before the aggregator was started.
+
+        Where the clock is not certain to go by the same setting as then, as after a boot, it is taken to be set now.
+        """
         now = self._clock()
+        kept = Memory()
         try:
-            found = await asyncio.to_thread(recall, self._file, now)
+            kept = await asyncio.to_thread(recall, self._file, now)
         except (OSError, ValueError) as error:
             _log.warning(
                 "cannot read %s: %s; alerts begin anew", self._file, error, extra=fields(file=self._file, reason=error)
             )
-            found = {}
-        self._alerts = retire(found, self._rules, now)
+        else:
+            is_other = kept.clock_offset is not None and is_step(self._steps.offset - kept.clock_offset)
+            self._clock_set = now if is_other else kept.clock_set
+        self._alerts = retire(kept.alerts, self._rules, now)
         self._is_recalled = True
+        await self._remember()
         self._offer()
 
     async def evaluate(self) -> None:
@@ -114,7 +120,7 @@ class Alerting:
         if await self._follow_the_clock():
             return  # the store follows it, too, which takes a moment
         now = self._clock()
-        present = Present(now, self._clock_set, self._clock_set_back)
+        present = Present(now, self._clock_set)
         measured = await measure(self._fleet, self._rules, present, self._settings.forget, self._alerts, self._mistakes)
         if await self._follow_the_clock():
             return  # what was found is of no one time
@@ -184,8 +190,6 @@ class Alerting:
             return False
         self._alerts = shifted(self._alerts, step)
         self._clock_set = self._clock()
-        if step < 0:
-            self._clock_set_back = self._clock_set
         try:
             await self._remember()
         finally:
@@ -194,7 +198,7 @@ class Alerting:
 
     async def _remember(self) -> None:
         try:
-            await asyncio.to_thread(remember, self._file, self._alerts)
+            await asyncio.to_thread(remember, self._file, Memory(self._alerts, self._clock_set, self._steps.offset))
         except OSError as error:
             self._note("file", f"cannot write {self._file}: {error.strerror}; a restart would begin alerts anew")
         else:

@@ -54,9 +54,14 @@ class Alertmanager:
     """Keeps one Alertmanager told."""
 
     def __init__(
-        self, settings: AlertmanagerSettings, evaluation: EvaluationSettings, links: Links, clock: Clock
+        self,
+        settings: AlertmanagerSettings,
+        evaluation: EvaluationSettings,
+        links: Links,
+        clock: Clock,
+        steady_clock: Clock = boot_clock,
     ) -> None:
-        """Takes where it is, when alerts are resent and expire, where links lead, and the clock."""
+        """Takes where it is, when alerts are resent and expire, where links lead, the clock, and a steady one."""
         self.url = settings.url
         self.last_success: int | None = None
         self.error = ""
@@ -68,17 +73,17 @@ class Alertmanager:
         self._settings = settings
         self._expires = round(1_000 * evaluation.expires)
         self._links = links
-        self._clock = clock
+        self._clock, self._steady_clock = clock, steady_clock
         # What to add to our steady clock to have the time by which the alerts are that were offered last, and to have
         # that by its clock; None while it has not answered.
-        self._ours = clock() - boot_clock()
+        self._ours = clock() - steady_clock()
         self._its: int | None = None
         self._outbox = Outbox(evaluation.resend)
         self._offered = asyncio.Event()
 
     def offer(self, alerts: Iterable[Alert]) -> None:
         """Takes the alerts that there are now."""
-        self._ours = self._clock() - boot_clock()
+        self._ours = self._clock() - self._steady_clock()
         self._outbox.offer(alerts)
         self._offered.set()
 
@@ -164,12 +169,12 @@ class Alertmanager:
 
     def _hear(self, date: int) -> None:
         """Takes in what its clock shows; how long the answer took is no reason to tell it of other times."""
-        its = date - boot_clock()
+        its = date - self._steady_clock()
         if self._its is None or abs(its - self._its) > _TOLERATED_MS:
             self._its = its
 
     async def _post(self, client: httpx.AsyncClient, alerts: Sequence[Alert], ahead: int) -> None:
-        now = boot_clock() + self._ours
+        now = self._steady_clock() + self._ours
         body = [to_post(alert, self._links, now, self._expires, ahead) for alert in alerts]
         headers, auth = self._credentials()
         headers["Accept-Encoding"] = "identity"  # what it says is read as it comes

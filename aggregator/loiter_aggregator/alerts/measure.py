@@ -27,10 +27,12 @@ _ROWS: Final = (1_000, MAX_RANKING_ROWS)
 _MAX_NAMED_HOSTS: Final = 1_000
 # The totals of a fleet are not needed: over a short window they cost least.
 _SHORT: Final = Duration(seconds=10)
-# By then, the store has followed a clock that was set back.
+# By then, the store has followed a clock that was set.
 _FOLLOWED_MS: Final = 2_000
 # No question is about less, in seconds.
 _SHORTEST: Final = 0.001
+# Until a window is full again, what is not found on a host is over once it has sent so many samples.
+_ENOUGH: Final = 5
 _NOT_ANSWERED: Final = (InvalidRequest, Overloaded, TookTooLong, Unavailable, StoreError)
 
 Labels = tuple[tuple[str, str], ...]
@@ -45,24 +47,19 @@ class NotMeasured(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """The time by the aggregator's clock, and when that was set, and set back, last; in milliseconds since the epoch.
+    """The time by the aggregator's clock, and when that was set last; in milliseconds since the epoch.
 
-    A window that reaches back to before then is not full yet, and where the clock was set back, what is stored of
-    before may be of any time: a line through both would be of neither.
+    What is stored of before then has times by another setting: a line through both would be of neither.
     """
 
     now: int
     clock_set: int | None = None
-    clock_set_back: int | None = None
 
     def window(self, seconds: float) -> float:
-        """How far to look back where a rule says so many seconds."""
-        back = self.clock_set_back
-        return seconds if back is None else max(_SHORTEST, min(seconds, (self.now - back - _FOLLOWED_MS) / 1_000))
-
-    def is_full(self, seconds: float) -> bool:
-        """Whether so many seconds have passed since the clock was set."""
-        return self.clock_set is None or self.now - self.clock_set >= 1_000 * seconds
+        """How far to look back where a rule says so many seconds: not to before the clock was set."""
+        if self.clock_set is None:
+            return seconds
+        return max(_SHORTEST, min(seconds, (self.now - self.clock_set - _FOLLOWED_MS) / 1_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +104,7 @@ async def measure(
             if question is None:
                 measured |= await _silence(fleets, sharing)
             else:
-                found = await _rank(fleet, fleets, question, sharing, _members(sharing, alerts))
-                measured |= {rule.name: _reckoned(found[rule.name], rule, present) for rule in sharing}
+                measured |= await _rank(fleet, fleets, question, sharing, _members(sharing, alerts))
         except _NOT_ANSWERED as error:
             measured |= {rule.name: NotMeasured(str(error)) for rule in sharing}
         except Exception as error:
@@ -122,11 +118,6 @@ async def measure(
 def _question(rule: Rule, present: Present) -> _Question | None:
     kind = rule.kind
     return None if kind.by is None else _Question(kind.about, kind.by, present.window(rule.window), rule.labels)
-
-
-def _reckoned(found: Measurement, rule: Rule, present: Present) -> Measurement:
-    """What was found, in which nothing is said to be over while the window is not full again."""
-    return found if present.is_full(rule.window) else replace(found, complete=False)
 
 
 class _Fleets:
@@ -154,9 +145,7 @@ class _Fleets:
 
     def seconds_silent(self, host: pb.SilentHost, aggregator: pb.AggregatorStatus) -> float:
         """For how long a host has been silent. While there was no aggregator, it could not be heard."""
-        started = from_timestamp(aggregator.start_time)
-        # It may have started later than now, by a clock that was set back since.
-        heard = max(from_timestamp(host.last_report_time), started if started <= self._now else 0)
+        heard = max(from_timestamp(host.last_report_time), from_timestamp(aggregator.start_time))
         return max(0, self._now - heard) / 1_000
 
 
@@ -181,17 +170,36 @@ async def _rank(
     unknown: set[str] = set()
     if not all_rows:
         # Of what is not in the list the figure may be unknown, or it may be gone: that is asked for by the host.
-        listed = {(_subject(row), row.host_id) for row in rows}
-        missing = {host_id for subject, host_id in members if (subject, host_id) not in listed} - unheard
+        missing = _not_in(rows, members) - unheard
         more = await question.ask(fleet, MAX_RANKING_ROWS, missing) if missing else ()
         if len(more) == MAX_RANKING_ROWS:
             unknown = missing
         rows = (*rows, *more)
+    is_full = all(question.window >= rule.window for rule in rules)
+    if members and not is_full:  # since the clock was set
+        missing = _not_in(rows, members) - unheard
+        unknown |= missing - await _seen_enough(fleet, question, missing)
 
     def look() -> dict[str, Measurement]:
-        return {rule.name: Measurement(_found(rule, rows, unheard), unheard | unknown, complete) for rule in rules}
+        return {
+            rule.name: Measurement(_found(rule, rows, unheard, is_full), unheard | unknown, complete) for rule in rules
+        }
 
     return await asyncio.to_thread(look)  # through twenty thousand rows, at worst
+
+
+def _not_in(rows: Iterable[Rank], members: Collection[_Member]) -> set[str]:
+    """The hosts of members that are not listed."""
+    listed = {(_subject(row), row.host_id) for row in rows}
+    return {host_id for subject, host_id in members if (subject, host_id) not in listed}
+
+
+async def _seen_enough(fleet: Fleet, question: _Question, host_ids: Collection[str]) -> set[str]:
+    """Of some hosts, those that sent enough samples within a window to say what is not wrong with them."""
+    if not host_ids:
+        return set()
+    hosts = await replace(question, about="host", by=pb.RANK_BY_CLOSE_WAIT).ask(fleet, MAX_RANKING_ROWS, host_ids)
+    return {host.host_id for host in hosts if host.close_wait.samples >= _ENOUGH}
 
 
 def _members(rules: Iterable[Rule], alerts: Alerts) -> set[_Member]:
@@ -218,7 +226,7 @@ async def _rows(fleet: Fleet, question: _Question, rules: Sequence[Rule]) -> tup
     return rows, False
 
 
-def _found(rule: Rule, rows: Iterable[Rank], unheard: set[str]) -> Mapping[Subject, Mapping[str, Found]]:
+def _found(rule: Rule, rows: Iterable[Rank], unheard: set[str], is_full: bool) -> Mapping[Subject, Mapping[str, Found]]:
     found: dict[Subject, dict[str, Found]] = {}
     for row in rows:
         if row.silent or row.host_id in unheard:  # its figures are old
@@ -226,7 +234,7 @@ def _found(rule: Rule, rows: Iterable[Rank], unheard: set[str]) -> Mapping[Subje
         subject = _subject(row)
         if not rule.is_about(subject.app):
             continue
-        one = _look_at(rule, row)
+        one = _look_at(rule, row, is_full)
         if one is None:
             continue
         hosts = found.setdefault(subject, {})
@@ -240,14 +248,17 @@ def _subject(row: Rank) -> Subject:
     return Subject(host=row.hostname) if isinstance(row, pb.HostRank) else Subject(app=row.app or row.name)
 
 
-def _look_at(rule: Rule, row: Rank) -> Found | None:
-    """What a row says; None where it says that nothing is wrong."""
+def _look_at(rule: Rule, row: Rank, is_full: bool) -> Found | None:
+    """What a row says; None where it says that nothing is wrong.
+
+    In a window that is not full, what would be wrong if its line did fit is not known yet.
+    """
     figure = rule.kind.figure(row)
     if figure is None:
         return None if rule.kind.absent_is_none else Found(row.hostname, None)
     fit = value(row.close_wait, "growth_fit") if rule.kind.fits else None
     if not rule.holds(figure, fit):
-        return None
+        return None if is_full or not rule.reaches(figure) else Found(row.hostname, None)
     cause = row.cause if rule.kind.about == "app" else sample_pb2.CAUSE_UNSPECIFIED
     return Found(row.hostname, figure, rule.breaks(figure, fit), holds=True, cause=cause)
 

@@ -1,18 +1,21 @@
-"""Keeps alerts over a restart, as a JSON file: so that what is pending goes on, and nothing fires a second time."""
+"""Keeps alerts over a restart, as a JSON file: so that what is pending goes on, and nothing fires a second time.
+
+With them, when the clock was set, and by which setting of it that is known.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from loiter.files import write_atomically
 from loiter.v1 import sample_pb2
 from loiter_aggregator.alerts.kinds import KINDS
-from loiter_aggregator.alerts.state import MAX_ALERTS, Alert, Alerts, Key, Member, Subject
+from loiter_aggregator.alerts.state import MAX_ALERTS, Alert, Alerts, Member, Subject
 
 FILE: Final = "alerts.json"
 _VERSION: Final = 1
@@ -22,14 +25,32 @@ _MAX_BYTES: Final = 256 << 20
 _MAX_FIGURE: Final = 2.0**64
 
 
-def remember(file: Path, alerts: Alerts) -> None:
-    """Writes alerts. After a crash the file holds them, or those before. Raises OSError."""
-    document = {"version": _VERSION, "alerts": [asdict(alert) for alert in alerts.values()]}
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is kept; times in milliseconds.
+
+    `clock_set` is when the clock was set last, and `clock_offset` what was between it and the time since boot; None
+    where that is not known.
+    """
+
+    alerts: Alerts = field(default_factory=dict)
+    clock_set: int | None = None
+    clock_offset: int | None = None
+
+
+def remember(file: Path, memory: Memory) -> None:
+    """Writes what is to be kept. After a crash the file holds that, or what it held before. Raises OSError."""
+    document = {
+        "version": _VERSION,
+        "alerts": [asdict(alert) for alert in memory.alerts.values()],
+        "clock_set": memory.clock_set,
+        "clock_offset": memory.clock_offset,
+    }
     write_atomically(file, json.dumps(document, separators=(",", ":")).encode(), 0o600)
 
 
-def recall(file: Path, now: int) -> dict[Key, Alert]:
-    """Reads alerts; none where there is no file yet. No time is later than now: the clock may have been set back.
+def recall(file: Path, now: int) -> Memory:
+    """Reads what was kept; nothing where there is no file yet. No time is later than now, by which a clock was set.
 
     Raises:
         OSError: The file can not be read.
@@ -39,7 +60,7 @@ def recall(file: Path, now: int) -> dict[Key, Alert]:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        return {}
+        return Memory()
     if len(content) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
     try:
@@ -48,19 +69,19 @@ def recall(file: Path, now: int) -> dict[Key, Alert]:
             raise ValueError(f"it is of version {document['version']!r}, not {_VERSION}")
         # Besides those of today's rules, as many of rules that are not in force any more.
         alerts = [_alert(one, now) for one in document["alerts"][: 2 * MAX_ALERTS]]
+        clock_set, clock_offset = (_optional_int(document.get(name)) for name in ("clock_set", "clock_offset"))
+        clock_set = None if clock_set is None else min(clock_set, now)
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from None
-    return {alert.key: alert for alert in alerts}
+    return Memory({alert.key: alert for alert in alerts}, clock_set, clock_offset)
 
 
 def _alert(found: Mapping[str, Any], now: int) -> Alert:
     def time(name: str) -> int | None:
-        if found[name] is None:
-            return None
-        milliseconds: int = _checked(found[name], int)
-        if milliseconds < 0:
+        milliseconds = _optional_int(found[name])
+        if milliseconds is not None and milliseconds < 0:
             raise ValueError(f"it is damaged ({name} is before 1970)")
-        return min(milliseconds, now)
+        return None if milliseconds is None else min(milliseconds, now)
 
     active_since = time("active_since")
     if found["kind"] not in KINDS or active_since is None:
@@ -89,6 +110,10 @@ def _member(found: Mapping[str, Any]) -> Member:
         cause=cause,
         stale=_checked(found["stale"], bool),
     )
+
+
+def _optional_int(value: Any) -> int | None:
+    return None if value is None else int(_checked(value, int))
 
 
 def _checked(value: Any, kind: type | tuple[type, ...]) -> Any:

@@ -48,7 +48,7 @@ def fleet_answer(
         aggregator=_status(counters),
         losing_hosts=[
             pb.HostNotice(host_id=host.host_id, hostname=host.hostname, lost_samples=host.figure)
-            for host in losing_hosts(store, labels, since, _MAX_NAMED_HOSTS)
+            for host in losing_hosts(store, labels, since, now, _MAX_NAMED_HOSTS)
         ],
         skewed_hosts=[
             pb.HostNotice(host_id=host.host_id, hostname=host.hostname, clock_skew=to_duration(host.figure or 0))

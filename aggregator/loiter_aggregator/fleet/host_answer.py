@@ -44,8 +44,6 @@ def host_answer(store: Question, now: int, request: pb.GetHostRequest) -> pb.Get
         latest_agent_time=None if detail.latest_agent_time is None else to_timestamp(detail.latest_agent_time),
         lost_samples=[
             lost_message(lost)
-            for lost in lost_samples(
-                store, detail.host_key, ranking.since, _MAX_LOST_SAMPLES, ranking.now if ranking.past else None
-            )
+            for lost in lost_samples(store, detail.host_key, ranking.since, ranking.now, _MAX_LOST_SAMPLES)
         ],
     )

@@ -314,7 +314,7 @@ class Batcher:
         self.counters.commit_seconds.observe(time.monotonic() - began)
         self.counters.commit_rows.observe(batch.rows)
         now = self._clock()
-        self.counters.lag_seconds.observe_all((now - taken) / 1_000 for taken in batch.times())
+        self.counters.lag_seconds.observe_all(max(0, now - taken) / 1_000 for taken in batch.times())
 
     def _store_pending(self, pending: _Pending) -> None:
         if self._steps is not None:
@@ -338,9 +338,15 @@ class Batcher:
         if step:
             size, way = format_duration(abs(step) / 1_000), "forward" if step > 0 else "back"
             _log.warning("the clock was set %s by %s", way, size, extra=fields(seconds=step / 1_000))
+            self.counters.started += step
+            self._hosts.follow_clock(step)
             self._seal()
-            self._open.clock_step = step
-            self._open.note(self._clock())
+            self._set_clock(step)
+
+    def _set_clock(self, step: int) -> None:
+        """Has the store follow the clock before what comes next is stored."""
+        self._open.clock_step = step
+        self._open.note(self._clock())
 
     async def _isolate(self, pending: _Pending, error: Exception) -> None:
         """Takes a batch that can not be stored apart, so that one report that is at fault does not stop the others.
@@ -407,6 +413,8 @@ class Batcher:
         given_up = (*self._gathered, self._open)
         self._gathered.clear()
         self._open = _Pending()
+        if steps := sum(pending.clock_step for pending in given_up):
+            self._set_clock(steps)
         self._hosts.forget_all()
         for pending in given_up:
             for host_key, amount in pending.amounts.items():

@@ -9,7 +9,7 @@ from loiter_aggregator.distribution import LONG_SECONDS, ROWS, SECONDS, Distribu
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened since `started`, in milliseconds; `streams` are those that are open now."""
+    """What has happened since `started`, in milliseconds, which follows the clock; `streams` are open now."""
 
     started: int
     stored: int = 0

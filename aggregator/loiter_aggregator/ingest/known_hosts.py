@@ -84,6 +84,12 @@ class KnownHosts:
         """Lets go of all hosts."""
         self._hosts.clear()
 
+    def follow_clock(self, step: int) -> None:
+        """Has the clock set by `step` milliseconds: when hosts were heard of is as long ago as before."""
+        for host in self._hosts.values():
+            if host.last_seen is not None:
+                host.last_seen += step
+
     async def _load_all(self) -> None:
         while self._queue:
             keys, self._queue = self._queue, []

@@ -2,8 +2,9 @@
 
 No sample is stored as of later than it was received. So what lies ahead was stored before the clock was set back. It is
 not asked for, as rankings end with the present; but when the present comes to where it lies, it would stand among what
-is new, and no line through both would be of anything. So it is deleted shortly before then, and no earlier: a clock
-that is set back by mistake, and right again soon, costs no more than the time that came twice.
+is new, and no line through both would be of anything. So it is deleted a minute before then, and no earlier: a clock
+that is set back by mistake, and right again soon, costs the time that came twice, and that minute. What a clock that
+is set forward again passes over stays: what needs lines that are right ends them where the clock was set.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ class TimeAgain:
     def make_room(self, first: int, last: int) -> None:
         """Is called before what was received from `first` to `last` is written. Raises StoreError."""
         if self._lies_until is None:  # the clock may have been set while the aggregator was down
-            newest = self._store.newest_sample()
-            self._lies_until, self._room_until = newest or 0, first
-            if newest is not None and newest > last:
+            newest = self._store.newest_sample() or 0
+            if newest > last:
                 self._store.follow_clock(0, last)
+            self._lies_until, self._room_until = newest, first
         if self._room_until >= self._lies_until or self._room_until > last:
             return
         until = last + _AHEAD_MS

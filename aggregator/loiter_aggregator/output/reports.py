@@ -57,6 +57,7 @@ def schedules_document(answer: pb.ListReportsResponse) -> Row:
                 "due_time": optional_time(one, "due_time"),
                 "built_time": optional_time(one, "built_time"),
                 "error": one.error or None,
+                "notice": one.notice or None,
                 "title": one.title or None,
                 "deliveries": [_delivery(each) for each in one.deliveries],
             }
@@ -77,16 +78,16 @@ def _delivery(delivery: pb.ReportDelivery) -> Row:
 
 
 def schedules_page(answer: pb.ListReportsResponse) -> Group:
-    """The answer for a person: the schedules, their runs, and what went wrong."""
+    """The answer for a person: the schedules, their runs, and what there is to say of them."""
     said = schedules_document(answer)
     if not said["schedules"]:
         return Group(Text("no report is scheduled; the aggregator's setting reports.file names the file of schedules"))
     schedules = [{**one, "to": ", ".join(one["targets"])} for one in said["schedules"]]
     rows = [row for run in said["runs"] for row in _rows(run)]
-    troubles = [line for run in said["runs"] for line in _troubles(run)]
+    notes = [line for run in said["runs"] for line in _notes(run)]
     parts: list[Any] = [table(_SCHEDULES, schedules, wide=False), Text()]
     parts.append(table(_DELIVERIES, rows, wide=False) if rows else Text("none was due yet"))
-    parts += [Text(), *(Text(line) for line in troubles)] if troubles else []
+    parts += [Text(), *(Text(line) for line in notes)] if notes else []
     return Group(*parts)
 
 
@@ -97,9 +98,9 @@ def _rows(run: Row) -> Sequence[Row]:
     return [{**run, **one} for one in run["deliveries"]] or [{**run, **nothing, "state": state}]
 
 
-def _troubles(run: Row) -> list[str]:
+def _notes(run: Row) -> list[str]:
     about = f"{printable(run['schedule'])} {_minute(run['due_time'])}"
-    found = [f"{about}: {printable(run['error'])}"] if run["error"] else []
+    found = [f"{about}: {printable(run[key])}" for key in ("error", "notice") if run[key]]
     return found + [
         f"{about}, {printable(one['target'])}: {printable(one['error'])}" for one in run["deliveries"] if one["error"]
     ]

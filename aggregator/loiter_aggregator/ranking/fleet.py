@@ -15,7 +15,7 @@ from loiter_aggregator.ranking.query import (
     trends,
 )
 from loiter_aggregator.store.question import Reader
-from loiter_aggregator.store.schema import TCP_STATES
+from loiter_aggregator.store.schema import LOST_AT, TCP_STATES
 
 # A host that missed three reports is silent. The floor keeps one late commit from counting as silence.
 _SILENT_AFTER_INTERVALS = 3
@@ -33,8 +33,6 @@ _COVERAGE = (
 # For how long the loss of samples is said beneath every ranking.
 LOSING_FOR_MS: Final = 3_600_000
 
-# When the last of a row of lost_sample was taken; where that is not known, when it was heard of.
-LOST_AT: Final = "coalesce(last_ts, first_ts, received)"
 _LOST: Final = "last_sequence - first_sequence + 1"
 
 SILENT = f"greatest({_SILENT_AFTER_INTERVALS} * interval_ms, {_SILENT_FLOOR_MS})"
@@ -110,8 +108,7 @@ def fleet_coverage(store: Reader, labels: Mapping[str, str], now: int, since: in
     losing = store.read(
         f"""
         SELECT count(DISTINCT host_key) FROM lost_sample JOIN host USING (host_key)
-        WHERE {LOST_AT} >= $now - {LOSING_FOR_MS}{"" if since is None else f" AND {LOST_AT} <= $now"}
-            {label_filter(labels)}""",
+        WHERE {LOST_AT} >= $now - {LOSING_FOR_MS} AND {LOST_AT} <= $now{label_filter(labels)}""",
         parameters,
     )[0][0]
     return Coverage(
@@ -146,14 +143,17 @@ def silent_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int,
     return [SilentHost(*row) for row in rows]
 
 
-def losing_hosts(store: Reader, labels: Mapping[str, str], since: int, limit: int) -> list[NotedHost]:
-    """Lists the hosts that lost samples, most first; those of which no number is known last. Raises StoreError."""
+def losing_hosts(store: Reader, labels: Mapping[str, str], since: int, now: int, limit: int) -> list[NotedHost]:
+    """Lists the hosts that lost samples from `since` to `now`, most first; those without a number last.
+
+    Raises StoreError.
+    """
     rows = store.read(
         f"""
         SELECT host_id, hostname, sum({_LOST}) AS lost FROM lost_sample JOIN host USING (host_key)
-        WHERE {LOST_AT} >= $since{label_filter(labels)}
+        WHERE {LOST_AT} >= $since AND {LOST_AT} <= $now{label_filter(labels)}
         GROUP BY host_key, host_id, hostname ORDER BY lost DESC NULLS LAST, hostname LIMIT {int(limit)}""",
-        label_parameters(labels) | {"since": since},
+        label_parameters(labels) | {"since": since, "now": now},
     )
     return [NotedHost(host_id, hostname, optional_int(lost)) for host_id, hostname, lost in rows]
 

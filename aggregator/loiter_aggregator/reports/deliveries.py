@@ -24,8 +24,6 @@ from loiter_aggregator.reports.state import Delivery, ReportState, Run
 GONE: Final = "no report of this name is in the file of reports any more"
 _NOT_A_TARGET: Final = "the report does not go there any more, by the file of reports"
 _RECORD_AGAIN_SECONDS: Final = 10.0
-# What is to be tried again later than that was noted while the clock was ahead.
-_FURTHEST_TRY_MS: Final = 86_400_000 + 60_000
 _AT_ONCE: Final = 4
 _PATIENCE_SECONDS: Final = 15.0
 
@@ -56,8 +54,9 @@ class Deliveries:
         for delivery, run in await asyncio.to_thread(self._state.open_deliveries):
             if delivery.id in self._in_hand or self._stopping:
                 continue
-            if self._given_up(delivery, run) is None and not is_time(delivery.next_try, now):
-                seconds = min(seconds, (delivery.next_try - now) / 1_000)
+            wait = _wait_ms(delivery, run, now)
+            if self._given_up(delivery, run) is None and wait > 0:
+                seconds = min(seconds, wait / 1_000)
             elif len(self._in_hand) < _AT_ONCE:
                 task = asyncio.create_task(self._deliver(delivery, run))
                 self._in_hand[delivery.id] = task
@@ -170,9 +169,17 @@ class Deliveries:
                 await asyncio.sleep(_RECORD_AGAIN_SECONDS)
 
 
-def is_time(next_try: int, now: int) -> bool:
-    """Whether a try is due, also where it was noted by a clock that was ahead."""
-    return next_try <= now or next_try > now + _FURTHEST_TRY_MS
+def _wait_ms(delivery: Delivery, run: Run, now: int) -> int:
+    """For how long a delivery is to wait for its next try; 0 where it is due.
+
+    What a clock that was ahead noted is not waited for; but what it had built before its time waits for that time, when
+    another takes its place.
+    """
+    if run.due > now:
+        return run.due - now
+    if delivery.tried is not None and delivery.tried > now:
+        return 0
+    return max(0, delivery.next_try - now)
 
 
 def _read(content: bytes) -> pb.FleetReport:

@@ -81,9 +81,12 @@ def latest_dues(timing: Timing, after: int, until: int, at_most: int) -> list[in
 def plan(timing: Timing, looked: int, now: int, grace_ms: int, at_most: int) -> Plan:
     """Decides about what was due in (looked, now]: the latest is built unless it is too late, those before are missed.
 
-    Of more than `at_most`, the oldest are passed over.
+    Of more than `at_most`, the first and the latest are named: where it was the clock that was ahead, the first tells
+    since when.
     """
     dues = latest_dues(timing, looked, now, at_most)
+    if len(dues) == at_most and (first := next_due(timing, looked)) is not None and first < dues[0]:
+        dues = [first, *dues]
     if dues and now - dues[-1] <= grace_ms:
         return Plan(dues[-1], tuple(dues[:-1]))
     return Plan(None, tuple(dues))

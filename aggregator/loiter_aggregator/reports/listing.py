@@ -47,16 +47,23 @@ def _run(run: Run, deliveries: list[Delivery], now: int) -> pb.ReportRun:
         schedule=run.schedule,
         due_time=to_timestamp(run.due),
         built_time=None if run.built is None else to_timestamp(run.built),
-        error=_error(run, now),
+        error=_error(run),
+        notice=_notice(run, now),
         deliveries=[_delivery(one) for one in deliveries],
         title=run.title,
     )
 
 
-def _error(run: Run, now: int) -> str:
+def _error(run: Run) -> str:
     if run.state == "missed":
         return MISSED
-    return EARLY if run.state == "built" and run.due - now > EARLY_MS else run.error
+    return "" if run.state == "built" else run.error
+
+
+def _notice(run: Run, now: int) -> str:
+    if run.state != "built":
+        return ""
+    return EARLY if run.due - now > EARLY_MS else run.error
 
 
 def _delivery(delivery: Delivery) -> pb.ReportDelivery:

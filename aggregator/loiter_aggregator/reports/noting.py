@@ -40,8 +40,8 @@ class Now:
     up: Uptime
 
 
-def note_due(database: sqlite3.Connection, schedule: str, timing: str, now: Now, plan: Callable[[int], Plan]) -> bool:
-    """Records what was due since it was last looked, within a transaction. Returns whether anything is to be built.
+def note_due(database: sqlite3.Connection, schedule: str, timing: str, now: Now, plan: Callable[[int], Plan]) -> None:
+    """Records what was due since it was last looked, within a transaction.
 
     `plan` says what to do about what was due after a time. Raises sqlite3.Error.
     """
@@ -49,7 +49,7 @@ def note_due(database: sqlite3.Connection, schedule: str, timing: str, now: Now,
     looked = now.wall if row is None or row[0] != timing else _looked(database, schedule, row[1], now.wall)
     found = plan(looked)
     if row is not None and row == (timing, looked) and found == Plan(None, ()):
-        return False  # nothing to write
+        return  # nothing to write
     for due in found.missed:
         _miss(database, schedule, due, now.wall)
     claimed = found.run is not None and _claim(database, schedule, found.run, now)
@@ -58,7 +58,6 @@ def note_due(database: sqlite3.Connection, schedule: str, timing: str, now: Now,
     database.execute("INSERT OR REPLACE INTO schedule VALUES (?, ?, ?)", (schedule, timing, reached))
     if claimed:
         _prune(database, schedule, now.wall)
-    return claimed
 
 
 def _claim(database: sqlite3.Connection, schedule: str, due: int, now: Now) -> bool:
@@ -80,39 +79,37 @@ def _claim(database: sqlite3.Connection, schedule: str, due: int, now: Now) -> b
     early = due - by_clock_of_now(built, None if boot is None else Uptime(boot, up), now.wall, now.up)
     if early <= EARLY_MS:
         return False
-    _supersede(
-        database, run, f"built {format_duration(early // 60_000 * 60)} before its time, by a clock that was ahead"
-    )
+    ago = format_duration(early // 60_000 * 60)
+    why = f"built {ago} before its time, by a clock that was ahead; built again when that had come"
+    database.execute("UPDATE run SET error = ? WHERE id = ?", (why, run))
     database.execute(
         "INSERT INTO run (schedule, due, edition, state) VALUES (?, ?, ?, 'due')", (schedule, due, edition + 1)
     )
+    end_superseded(database)
     return True
 
 
-def _supersede(database: sqlite3.Connection, run: int, why: str) -> None:
-    """Records that a report is built again, and sends it to nobody any more."""
-    database.execute("UPDATE run SET error = ? WHERE id = ?", (f"{why}; built again when that had come", run))
+def end_superseded(database: sqlite3.Connection) -> None:
+    """Gives up what waits to be sent of reports that were built again, also where it was being sent meanwhile."""
     database.execute(
-        "UPDATE delivery SET state = 'failed', error = ? WHERE run = ? AND state = 'waiting'", (_SUPERSEDED, run)
+        """
+        UPDATE delivery SET state = 'failed', error = ? WHERE state = 'waiting' AND EXISTS (
+            SELECT 1 FROM run JOIN run AS again USING (schedule, due)
+            WHERE run.id = delivery.run AND again.edition > run.edition)""",
+        (_SUPERSEDED,),
     )
 
 
 def _looked(database: sqlite3.Connection, schedule: str, looked: int, now: int) -> int:
     """Until when what was due is recorded, by the clock as it is now.
 
-    A clock that was ahead passed over what was due meanwhile. Where it is set back to before what it came to, that was
-    not missed, but is late.
+    A clock that was ahead passed over what was due meanwhile. Where it is set back to before what it came to, all that
+    is recorded is looked at again: the latest of it is late, unless it was built.
     """
     if looked <= now:
         return looked
-    (passed_over,) = database.execute(
-        """
-        SELECT min(due) FROM run WHERE schedule = ?1 AND state = 'missed' AND due <= ?2
-        AND id > (SELECT coalesce(max(id), 0) FROM run WHERE schedule = ?1 AND state != 'missed' AND due <= ?2)
-        AND EXISTS (SELECT 1 FROM run WHERE schedule = ?1 AND due > ?2)""",
-        (schedule, now),
-    ).fetchone()
-    return now if passed_over is None else passed_over - 1
+    first, last = database.execute("SELECT min(due), max(due) FROM run WHERE schedule = ?", (schedule,)).fetchone()
+    return first - 1 if first is not None and first <= now < last else now
 
 
 def _miss(database: sqlite3.Connection, schedule: str, due: int, now: int) -> None:

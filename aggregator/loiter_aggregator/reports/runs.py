@@ -16,7 +16,7 @@ from loiter_aggregator.fleet.errors import Overloaded, TookTooLong
 from loiter_aggregator.fleet.fleet import Fleet
 from loiter_aggregator.links import Links
 from loiter_aggregator.reports.building import Order, build, shortened
-from loiter_aggregator.reports.deliveries import GONE, Deliveries, is_time
+from loiter_aggregator.reports.deliveries import GONE, Deliveries
 from loiter_aggregator.reports.delivery.targets import targets_of
 from loiter_aggregator.reports.difference import Before, before_of
 from loiter_aggregator.reports.due import latest_dues, next_due, plan
@@ -25,7 +25,7 @@ from loiter_aggregator.reports.rendering import view
 from loiter_aggregator.reports.state import ReportState, Run
 from loiter_aggregator.store.duckdb_store import StoreError
 
-# Of what was missed, so many are shown.
+# Of what was missed, the latest so many are shown, and the first.
 _MISSED: Final = 20
 _BUILD_AGAIN_MS: Final = 60_000
 BUILT_AGAIN: Final = (
@@ -87,7 +87,8 @@ class Runs:
             return unsettled
         now = self._clock()
         for run in await asyncio.to_thread(self.state.runs_to_build, now):
-            if is_time(run.next_try, now):
+            # What is further away was noted by a clock that was ahead.
+            if not now < run.next_try <= now + _BUILD_AGAIN_MS:
                 await self._build(run)
         return float("inf")
 

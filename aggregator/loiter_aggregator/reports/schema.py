@@ -6,7 +6,6 @@ from typing import Final
 
 # A report of a time is built once, and once more, as another edition, where a clock that was ahead had it built early.
 CREATE: Final = """
-PRAGMA user_version = 1;
 CREATE TABLE IF NOT EXISTS installation (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS schedule (name TEXT PRIMARY KEY, timing TEXT NOT NULL, looked INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS run (

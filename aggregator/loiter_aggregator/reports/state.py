@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from loiter_aggregator.reports.due import Plan
-from loiter_aggregator.reports.noting import Now, note_due
+from loiter_aggregator.reports.noting import Now, end_superseded, note_due
 from loiter_aggregator.reports.schema import CREATE
 from loiter_aggregator.reports.uptime import Uptime, uptime
 
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A report on its way to one target."""
+    """A report on its way to one target. `tried` is when it was last, by the clock of then; None where it never was."""
 
     id: int
     run: int
@@ -61,10 +61,14 @@ class Delivery:
     next_try: int
     delivered: int | None
     error: str
+    tried: int | None
 
 
-_RUN: Final = "id, schedule, due, edition, state, built, next_try, error, title"
-_DELIVERY: Final = "id, run, target, state, attempts, next_try, delivered, error"
+_RUN: Final = "run.id, schedule, due, edition, run.state, built, run.next_try, run.error, title"
+_DELIVERY: Final = (
+    "delivery.id, run, target, delivery.state, attempts, delivery.next_try, delivered, delivery.error, "
+    "(SELECT time FROM attempt WHERE attempt.delivery = delivery.id ORDER BY rowid DESC LIMIT 1)"
+)
 
 
 class ReportState:
@@ -84,6 +88,7 @@ class ReportState:
             if database.execute("SELECT 1 FROM installation").fetchone() is None:
                 database.execute("INSERT INTO installation VALUES (?)", (secrets.token_hex(8),))
             database.execute("UPDATE delivery SET state = 'waiting', next_try = 0 WHERE state = 'sending'")
+            end_superseded(database)
             self.installation: str = database.execute("SELECT id FROM installation").fetchone()[0]
 
     def close(self) -> None:
@@ -91,13 +96,13 @@ class ReportState:
         with self._lock:
             self._database.close()
 
-    def note_due(self, schedule: str, timing: str, now: int, plan: Callable[[int], Plan]) -> bool:
-        """Records what was due of a schedule since it was last looked at, and returns whether anything is to be built.
+    def note_due(self, schedule: str, timing: str, now: int, plan: Callable[[int], Plan]) -> None:
+        """Records what was due of a schedule since it was last looked at.
 
         A schedule that is new, or that has another timing than before, begins now.
         """
         with self._change() as database:
-            return note_due(database, schedule, timing, Now(now, self._uptime()), plan)
+            note_due(database, schedule, timing, Now(now, self._uptime()), plan)
 
     def runs_to_build(self, now: int) -> list[Run]:
         """What is recorded and not built, oldest first; not what has yet to come, since the clock was set back."""
@@ -164,7 +169,7 @@ class ReportState:
     def open_deliveries(self) -> list[tuple[Delivery, Run]]:
         """What is still to be delivered, oldest first."""
         rows = self._read(
-            f"SELECT {_columns('delivery', _DELIVERY)}, {_columns('run', _RUN)} FROM delivery "  # noqa: S608 - ours
+            f"SELECT {_DELIVERY}, {_RUN} FROM delivery "  # noqa: S608 - ours
             "JOIN run ON run.id = delivery.run WHERE delivery.state = 'waiting' ORDER BY delivery.id"
         )
         of_delivery = len(_DELIVERY.split(","))
@@ -176,11 +181,11 @@ class ReportState:
         return [Delivery(*row) for row in rows]
 
     def sending(self, delivery: int, now: int) -> int:
-        """Records a try, before it is made. Returns when the first was made."""
+        """Records a try, before it is made. Returns when the first was made: by a clock that was ahead, it is later."""
         with self._change() as database:
             database.execute("INSERT INTO attempt VALUES (?, ?, NULL)", (delivery, now))
             database.execute("UPDATE delivery SET state = 'sending', attempts = attempts + 1 WHERE id = ?", (delivery,))
-            first = database.execute("SELECT time FROM attempt WHERE delivery = ? ORDER BY rowid LIMIT 1", (delivery,))
+            first = database.execute("SELECT min(time) FROM attempt WHERE delivery = ?", (delivery,))
             return int(first.fetchone()[0])
 
     def delivered(self, delivery: int, now: int) -> None:
@@ -191,7 +196,7 @@ class ReportState:
             )
 
     def not_delivered(self, delivery: int, error: str, next_try: int | None) -> None:
-        """Records why a try failed, and when the next is; there is none, where None."""
+        """Records why a try failed, and when the next is; there is none, where None, or the report was built again."""
         with self._change() as database:
             database.execute(
                 "UPDATE attempt SET error = ? WHERE rowid = (SELECT max(rowid) FROM attempt WHERE delivery = ?)",
@@ -201,6 +206,7 @@ class ReportState:
                 "UPDATE delivery SET state = ?, next_try = ?, error = ? WHERE id = ?",
                 ("failed" if next_try is None else "waiting", next_try or 0, error[:_MAX_ERROR_CHARS], delivery),
             )
+            end_superseded(database)
 
     def attempts(self, delivery: int) -> list[tuple[int, str | None]]:
         """The tries of a delivery, oldest first: when, and why it failed."""
@@ -223,7 +229,3 @@ class ReportState:
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
-
-
-def _columns(table: str, names: str) -> str:
-    return ", ".join(f"{table}.{name.strip()}" for name in names.split(","))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
+
+from loiter_aggregator.clock import boot_clock
 
 # proc_sys_kernel(5): another one after each start of the machine.
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -22,7 +23,7 @@ class Uptime:
 
 def uptime() -> Uptime:
     """Reads it, with the time for which the machine was suspended."""
-    return Uptime(_boot(), time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000)
+    return Uptime(_boot(), boot_clock())
 
 
 @cache

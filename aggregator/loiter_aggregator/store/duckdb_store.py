@@ -14,7 +14,7 @@ from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.database import BrokenDatabase, Database, StoreError
 from loiter_aggregator.store.migrations import migrate
 from loiter_aggregator.store.question import Parameters, Question, Rows
-from loiter_aggregator.store.schema import CREATE, VERSION
+from loiter_aggregator.store.schema import CREATE, LOST_AT, VERSION
 from loiter_aggregator.store.writing import write_batch
 
 __all__ = ["DuckDbStore", "StoreError", "UnfitError"]
@@ -178,11 +178,12 @@ class DuckDbStore:
             self._forget_identities()
 
     def forget_between(self, after: int, until: int) -> None:
-        """Deletes samples of later than `after`, up to `until`; both in milliseconds. Raises StoreError."""
+        """Deletes samples and losses of later than `after`, up to `until`, in milliseconds. Raises StoreError."""
         span = [after, until]
         self._change(
             ("DELETE FROM host_sample WHERE ts > ? AND ts <= ?", span),
             ("DELETE FROM process_sample WHERE ts > ? AND ts <= ?", span),
+            (f"DELETE FROM lost_sample WHERE {LOST_AT} > ? AND {LOST_AT} <= ?", span),
         )
 
     def follow_clock(self, step: int, now: int) -> None:

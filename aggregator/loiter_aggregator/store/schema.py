@@ -73,6 +73,8 @@ LOST_SAMPLE: Final = {
     "received": ("BIGINT", "i8"),
     "reason": ("UTINYINT", "u1"),
 }
+# When the last of a row of lost_sample was taken; where that is not known, when it was heard of.
+LOST_AT: Final = "coalesce(last_ts, first_ts, received)"
 
 PROCESS_SAMPLE: Final = {
     "ts": ("BIGINT", "i8"),

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _KEY_BYTES: Final = 32
 # The browser keeps the cookie for longer than it counts, so that the page can say why one has to log in again.
 _KEPT_SECONDS: Final = 7 * 86_400
-# Logins that were logged out of before their time: of more, those longest ago are forgotten.
+# Logins that were logged out of: of more, those longest ago are forgotten.
 _MAX_ENDED: Final = 10_000
 
 
@@ -59,8 +59,8 @@ class Sessions:
         self._seconds = seconds
         self._port = port
         self._clock = clock
-        # Those that were logged out of, by their nonces, with until when they would have counted.
-        self._ended: dict[str, int] = {}
+        # The nonces of those that were logged out of. No clock says when to forget one: it may be set back after that.
+        self._ended: dict[str, None] = {}
 
     def open(self, token: Token, request: Request, response: Response) -> None:
         """Logs the holder of a token in."""
@@ -79,11 +79,9 @@ class Sessions:
         """Logs out: takes the cookie from the browser, and no copy of it counts from then on, until a restart."""
         with suppress(SessionEnded):
             if (session := self.read(request)) is not None:
-                now = self._clock() // 1_000
-                self._ended = {nonce: until for nonce, until in self._ended.items() if until > now}
                 if len(self._ended) >= _MAX_ENDED:
                     del self._ended[next(iter(self._ended))]
-                self._ended[session.nonce] = session.until
+                self._ended[session.nonce] = None
         response.delete_cookie(
             self._name(request), path="/", secure=_is_encrypted(request), httponly=True, samesite="lax"
         )

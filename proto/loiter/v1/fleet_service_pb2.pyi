@@ -1236,12 +1236,15 @@ class ReportRun(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     DELIVERIES_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
     schedule: _builtins.str
     """The schedule."""
     error: _builtins.str
-    """Why it could not be built, or was built again; empty where neither."""
+    """Why it could not be built; empty where it could."""
     title: _builtins.str
     """Its title, with what is in it."""
+    notice: _builtins.str
+    """What is to be known of it, such as that it was built before its time; empty where nothing is."""
     @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp:
         """When it was due."""
@@ -1263,10 +1266,11 @@ class ReportRun(_message.Message):
         error: _builtins.str = ...,
         deliveries: _abc.Iterable[Global___ReportDelivery] | None = ...,
         title: _builtins.str = ...,
+        notice: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["built_time", b"built_time", "due_time", b"due_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_time", b"built_time", "deliveries", b"deliveries", "due_time", b"due_time", "error", b"error", "schedule", b"schedule", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["built_time", b"built_time", "deliveries", b"deliveries", "due_time", b"due_time", "error", b"error", "notice", b"notice", "schedule", b"schedule", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,18 +7,13 @@ from typing import Final
 
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.output.rows import cause_name
+from loiter_aggregator.output.words import CAUSE_MEANS, COLUMN_MEANS, STATE_MEANS
 from loiter_aggregator.reports.rendering import view
-from loiter_aggregator.web.views.tags import CAUSE_MEANS
 
-_CLOSE_WAIT: Final = (
-    "The other side has closed the connection, and the program here has not: until it does, the socket keeps its file "
-    "descriptor. Some for a moment are normal; more and more of them are a leak."
-)
 _COVERAGE: Final = (
     "What the figures rest on. Sockets are charged to the process that has them; what is said to be charged to nobody, "
     "unread, unreadable or lost may hide more than is shown."
 )
-_TIME_WAIT: Final = "Closed connections that the kernel remembers for a minute. Many are no fault by themselves."
 _OF_KINDS: Final[Mapping[int, tuple[str, str]]] = {
     pb.FINDING_KIND_FD_ETA: (
         "File descriptors",
@@ -30,18 +25,8 @@ _OF_KINDS: Final[Mapping[int, tuple[str, str]]] = {
     ),
     pb.FINDING_KIND_SILENT: ("Silent", "A host that should report and does not: how it is now is not known."),
 }
-# By the title of the column.
-_OF_COLUMNS: Final[Mapping[str, str]] = {
-    "GROWTH/h": "How many CLOSE_WAIT sockets more there are each hour: the slope of a line through the counts.",
-    "r²": "How well that line fits the counts, from 0 (not at all) to 1 (exactly).",
-    "TREND": "The counts over the period, from 0 to their maximum.",
-    "CAUSE": "Why sockets stay in CLOSE_WAIT; “-” where they come and go.",
-    "FD%": "Open file descriptors, in percent of the limit.",
-    "FD-ETA": "How long until a process has no file descriptor left, at their present growth.",
-    "TW-MEAN": "TIME_WAIT sockets, on the average of the period.",
-    "TW-MAX": "TIME_WAIT sockets, the most in any sample of the period.",
-    "PORTS%": "Ephemeral ports in use to the destination that has most of them, in percent of those that there are.",
-}
+# What is said of all reports need not be said of their columns.
+_SAID: Final = frozenset({"CLOSE_WAIT", "STUCK"})
 Term = tuple[str, str]
 
 
@@ -52,11 +37,11 @@ def terms(report: pb.FleetReport, *, tables: bool) -> list[Term]:
 
 def _of_findings(report: pb.FleetReport) -> Iterator[Term]:
     if report.findings or report.apps or report.hosts:
-        yield "CLOSE_WAIT", _CLOSE_WAIT
-        yield "Stuck", "CLOSE_WAIT sockets that are older than a minute."
+        yield "CLOSE_WAIT", f"{STATE_MEANS['CLOSE_WAIT']}."
+        yield "Stuck", f"{COLUMN_MEANS['STUCK']}."
     overflow = any(one.kind == pb.FINDING_KIND_TIME_WAIT_OVERFLOW for one in report.findings)
     if overflow or view.series(report, "time_wait"):
-        yield "TIME_WAIT", _TIME_WAIT
+        yield "TIME_WAIT", f"{STATE_MEANS['TIME_WAIT']}."
     kinds = {one.kind for one in report.findings}
     yield from (term for kind, term in _OF_KINDS.items() if kind in kinds)
 
@@ -69,7 +54,7 @@ def _of_causes(report: pb.FleetReport) -> Iterator[Term]:
 
 def _of_tables(report: pb.FleetReport) -> Iterator[Term]:
     shown = {column.title for ranking in view.rankings(report) if ranking.rows for column in ranking.columns}
-    yield from ((title, means) for title, means in _OF_COLUMNS.items() if title in shown)
+    yield from ((title, f"{means}.") for title, means in COLUMN_MEANS.items() if title in shown - _SAID)
     if shown:
         yield "-", "Unknown, which is not 0."
 

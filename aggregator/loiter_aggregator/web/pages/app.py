@@ -12,13 +12,13 @@ from starlette.responses import Response
 from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.output.rows import app_row, host_row, process_row
 from loiter_aggregator.output.tables import coverage_line
+from loiter_aggregator.output.words import CAUSE_MEANS, COLUMN_MEANS
 from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, patience, read_labels, read_name, read_span
 from loiter_aggregator.web.making import make
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.charts import Figure, charts_of
 from loiter_aggregator.web.views.pulse import pulse_of, said
-from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
-from loiter_aggregator.web.views.tags import CAUSE_MEANS
+from loiter_aggregator.web.views.tables import SORTS, ranking_table
 
 _PARAMETERS: Final = ("name", "window", "until", "label")
 _FIGURES: Final = (
@@ -85,7 +85,7 @@ async def app(request: Request) -> Response:
                 "history": None if history.answer is None else charts_of(history.answer, _FIGURES),
                 "history_said": said(history),
                 "sorts": SORTS,
-                "means": MEANS,
+                "means": COLUMN_MEANS,
             },
         )
 

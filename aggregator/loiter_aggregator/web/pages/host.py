@@ -17,6 +17,7 @@ from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.output import sections
 from loiter_aggregator.output.host import document
 from loiter_aggregator.output.rows import process_row, seconds, time
+from loiter_aggregator.output.words import COLUMN_MEANS
 from loiter_aggregator.queries import MEASURES
 from loiter_aggregator.web.address import (
     WINDOWS,
@@ -31,7 +32,7 @@ from loiter_aggregator.web.making import MAX_ROWS, make
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.charts import Figure, charts_of
 from loiter_aggregator.web.views.pulse import pulse_of, said
-from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
+from loiter_aggregator.web.views.tables import SORTS, ranking_table
 
 _PARAMETERS: Final = ("name", "window", "until", "by", "limit", "wide")
 _FIGURES: Final = (
@@ -95,7 +96,7 @@ async def host(request: Request) -> Response:
                 "history": None if history.answer is None else _worth_drawing(history.answer),
                 "history_said": said(history),
                 "sorts": SORTS,
-                "means": MEANS,
+                "means": COLUMN_MEANS,
             },
         )
 

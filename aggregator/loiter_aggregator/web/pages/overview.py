@@ -15,12 +15,13 @@ from loiter_aggregator.output.fleet import document
 from loiter_aggregator.output.rows import app_row, host_row, value
 from loiter_aggregator.output.sections import off
 from loiter_aggregator.output.tables import coverage_line
+from loiter_aggregator.output.words import COLUMN_MEANS
 from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, patience, read_labels, read_span
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.charts import Figure, charts_of
 from loiter_aggregator.web.views.first_steps import first_steps
 from loiter_aggregator.web.views.pulse import pulse_of, said
-from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
+from loiter_aggregator.web.views.tables import SORTS, ranking_table
 from loiter_aggregator.web.views.tags import ALERT_STATES, CHANGES
 
 _PARAMETERS: Final = ("window", "until", "label")
@@ -90,7 +91,7 @@ async def overview(request: Request) -> Response:
             "apps_seen": apps,
             "apps_said": said(apps),
             "sorts": SORTS,
-            "means": MEANS,
+            "means": COLUMN_MEANS,
             "off": off,
         },
     )

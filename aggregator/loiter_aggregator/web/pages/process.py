@@ -14,6 +14,7 @@ from loiter.v1 import socket_pb2
 from loiter_aggregator.fleet.errors import NotFound
 from loiter_aggregator.output.explanation import document
 from loiter_aggregator.output.rows import seconds
+from loiter_aggregator.output.words import CAUSE_MEANS, EVIDENCE_MEANS, VERDICT_MEANS
 from loiter_aggregator.web.address import WINDOWS, address_of, fixed_to_now, patience, read_name, read_number, read_span
 from loiter_aggregator.web.answer_cache import Seen
 from loiter_aggregator.web.socket_reading import read_sockets
@@ -22,7 +23,6 @@ from loiter_aggregator.web.views.ages import age_range, histogram
 from loiter_aggregator.web.views.charts import Charts, Figure, charts_of
 from loiter_aggregator.web.views.forecast import forecast_chart
 from loiter_aggregator.web.views.pulse import pulse_of, said
-from loiter_aggregator.web.views.tags import CAUSE_MEANS
 
 _PARAMETERS: Final = ("host", "pid", "window", "until")
 _MAX_PID: Final = 4_194_304
@@ -68,6 +68,8 @@ async def process(request: Request) -> Response:
             "answer": answer,
             "found": None if answer is None else document(answer),
             "means": CAUSE_MEANS,
+            "verdict_words": VERDICT_MEANS,
+            "evidence_words": EVIDENCE_MEANS,
             "ages": None if answer is None else _ages(answer),
             "history": None if history.answer is None else _charts(history.answer),
             "history_said": said(history),

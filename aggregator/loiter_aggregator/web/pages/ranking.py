@@ -15,6 +15,7 @@ from loiter.v1 import sample_pb2
 from loiter_aggregator.fleet.errors import InvalidRequest
 from loiter_aggregator.output.data import as_csv, as_json, csv_columns
 from loiter_aggregator.output.tables import coverage_line
+from loiter_aggregator.output.words import CAUSE_MEANS, COLUMN_MEANS
 from loiter_aggregator.queries import CAUSES, MEASURES
 from loiter_aggregator.rankings import GROUPED, KINDS, Kind, groups_by, nobody_owns
 from loiter_aggregator.web.address import (
@@ -33,8 +34,7 @@ from loiter_aggregator.web.making import MAX_ROWS, make
 from loiter_aggregator.web.templating import render
 from loiter_aggregator.web.views.first_steps import first_steps
 from loiter_aggregator.web.views.pulse import pulse_of
-from loiter_aggregator.web.views.tables import MEANS, SORTS, ranking_table
-from loiter_aggregator.web.views.tags import CAUSE_MEANS
+from loiter_aggregator.web.views.tables import SORTS, ranking_table
 
 DEFAULT_BY: Final = "close-wait-growth"
 _DEFAULT_LIMIT: Final = 20
@@ -154,7 +154,7 @@ def _frame(asked: Asked, address: Address) -> dict[str, Any]:
         "address": address,
         "kinds": {kind.name: kind.title for kind in (*KINDS.values(), groups_by(""))},
         "sorts": SORTS,
-        "means": MEANS,
+        "means": COLUMN_MEANS,
         "measures": tuple(MEASURES),
         "causes": CAUSE_MEANS,
         "windows": WINDOWS if asked.span.text in WINDOWS else (asked.span.text, *WINDOWS),

@@ -36,35 +36,6 @@ SORTS: Final[Mapping[str, str]] = {
     "FD-ETA": "fd-eta",
     "PORTS%": "ports",
 }
-MEANS: Final[Mapping[str, str]] = {
-    "#": "Place",
-    "CLOSE_WAIT": "Sockets in CLOSE_WAIT at the latest sample: closed by the other side, and not by the program here",
-    "GROWTH/h": "Slope of a least-squares line through the CLOSE_WAIT counts of the window, in sockets per hour",
-    "r²": "How well that line fits, from 0 to 1",
-    "TREND": "CLOSE_WAIT over the window, from 0 to its maximum",
-    "MAX": "The most in CLOSE_WAIT in any sample of the window",
-    "CAUSE": "Why the sockets stay in CLOSE_WAIT",
-    "STUCK": "Sockets in CLOSE_WAIT for longer than a minute",
-    "TIME_WAIT": "Sockets in TIME_WAIT at the latest sample",
-    "TW-MEAN": "Sockets in TIME_WAIT, mean over the window",
-    "TW-MAX": "Sockets in TIME_WAIT, the most in any sample of the window",
-    "ESTAB": "Sockets in ESTABLISHED at the latest sample",
-    "FDS": "Open file descriptors at the latest sample",
-    "LIMIT": "The limit on them",
-    "HARD": "The hard limit on file descriptors",
-    "FD%": "Open file descriptors over their limit, in percent",
-    "FD-ETA": "Time until the file descriptors run out, at their present growth",
-    "ETA-MIN": "The earliest of that, with 95 % confidence",
-    "ETA-MAX": "The latest of that, with 95 % confidence",
-    "FDS+/h": "Growth of the open file descriptors, per hour",
-    "PORTS%": "The fullest budget of ephemeral ports: used over available, in percent",
-    "AGE-P50": "Median of how long sockets have been in CLOSE_WAIT",
-    "AGE-P99": "99th percentile of how long sockets have been in CLOSE_WAIT",
-    "PROCS": "Processes",
-    "ESTABLISHED": "Sockets in ESTABLISHED",
-}
-
-
 # What a ranking is by, for people; an address has the names of the command line.
 MEASURE_WORDS: Final[Mapping[str, str]] = {
     "close-wait-growth": "CLOSE_WAIT growth",

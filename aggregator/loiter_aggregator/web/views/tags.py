@@ -8,15 +8,6 @@ from typing import Final
 
 from loiter.v1 import fleet_service_pb2 as pb
 
-# What a cause means, in a line: the words of docs/explanation/causes.md.
-CAUSE_MEANS: Final[Mapping[str, str]] = {
-    "leak": "The program has read the end of the stream and forgot to close",
-    "idle_pool": "Pooled connections that the other side closed while nobody used them",
-    "stalled_reader": "The program does not read: it is asleep on a lock or on I/O",
-    "cpu_starved": "The program gets too little processor time",
-    "never_accepted": "The program does not accept",
-    "unknown": "They stay, and what could be read does not tell why",
-}
 CHANGES: Final[Mapping[int, str]] = {
     change: name.removeprefix("FINDING_CHANGE_").lower() for name, change in pb.FindingChange.items() if change
 }
