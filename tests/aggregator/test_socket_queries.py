@@ -269,12 +269,24 @@ def test_an_agent_that_does_not_answer_is_not_waited_for_for_ever() -> None:
 )
 def test_an_answer_is_checked(change: dict[str, Any], rule: str) -> None:
     """Sizes, counts, times and texts."""
+    query = socket_pb2.SocketQuery(limit=5)
     good = answer_of(1).socket_answer
-    check_socket_answer(good, 5)
+    check_socket_answer(good, query)
     bad = socket_pb2.SocketAnswer()
     bad.CopyFrom(good)
     bad.MergeFrom(socket_pb2.SocketAnswer(**{"matching": 5, **change}))
     with pytest.raises(Invalid, match=rule):
-        check_socket_answer(bad, 5)
+        check_socket_answer(bad, query)
     with pytest.raises(Invalid, match="sample_time is missing"):
-        check_socket_answer(socket_pb2.SocketAnswer(), 5)
+        check_socket_answer(socket_pb2.SocketAnswer(), query)
+
+
+def test_an_answer_is_of_what_was_asked_for() -> None:
+    """No other process, and no other state."""
+    found = answer_of(1).socket_answer
+    close_wait, listen = socket_pb2.TCP_STATE_CLOSE_WAIT, socket_pb2.TCP_STATE_LISTEN
+    check_socket_answer(found, socket_pb2.SocketQuery(limit=5, pid=7, states=[listen, close_wait]))
+    with pytest.raises(Invalid, match="a socket is of a process that was not asked for"):
+        check_socket_answer(found, socket_pb2.SocketQuery(limit=5, pid=8))
+    with pytest.raises(Invalid, match="a socket is in a state that was not asked for"):
+        check_socket_answer(found, socket_pb2.SocketQuery(limit=5, states=[listen]))

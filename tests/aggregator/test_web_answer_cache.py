@@ -196,6 +196,36 @@ def test_answers_that_nobody_looks_at_are_let_go_and_never_too_many_kept() -> No
     run(scenario())
 
 
+def test_one_who_asks_much_takes_the_place_of_nobody_elses_answers() -> None:
+    """Whether answered or turned away; and what others wait for stays."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        answers = cache_at(time)
+        waited_for = pb.GetFleetRequest(labels={"waited": "for"})
+
+        async def look(address: str, request: pb.GetFleetRequest) -> Seen[pb.GetFleetResponse]:
+            caller_address.set(address)
+            return await answers.ask(fleet.get_fleet, request, wait=0.001)
+
+        fleet.gate.set()
+        first = number(await asyncio.create_task(look("10.0.0.2", ASK)))
+        fleet.gate.clear()
+        assert (await asyncio.create_task(look("10.0.0.2", waited_for))).loading
+        for at in range(700):
+            if at == 100:
+                fleet.gate.set()
+            if at == 600:
+                fleet.gate.clear()
+            await asyncio.create_task(look("10.0.0.1", pb.GetFleetRequest(labels={"n": str(at)})))
+        assert len(answers) == 500
+        assert number(await asyncio.create_task(look("10.0.0.2", ASK))) == first
+        assert (await asyncio.create_task(look("10.0.0.2", waited_for))).answer is not None
+        await answers.close()
+
+    run(scenario())
+
+
 def test_closing_lets_go_of_what_is_under_way() -> None:
     """Nothing goes on running."""
 

@@ -72,7 +72,7 @@ def take_in(message: pb.StreamReportsRequest) -> None:
             _clock(message)
             return
         if message.WhichOneof("request") == "socket_answer":
-            check_socket_answer(message.socket_answer, _LISTED)
+            check_socket_answer(message.socket_answer, SocketQuery(limit=_LISTED))
             _show(message.socket_answer)
             return
         check_report(message.report, _HOST_ID)

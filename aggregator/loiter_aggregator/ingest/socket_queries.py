@@ -128,7 +128,7 @@ class SocketQueries:
             self._counters.socket_answers_dropped += 1
             return
         try:
-            check_socket_answer(answer, asked.limit)
+            check_socket_answer(answer, asked)
         except Invalid as error:
             stream.fail(f"its answer breaks a rule: {error}")
         else:

@@ -120,10 +120,10 @@ def check_name(report: ingest_service_pb2.Report) -> None:
     _check(0 < report.sequence <= _MAX_SEQUENCE, "sequence is out of range")
 
 
-def check_socket_answer(answer: socket_pb2.SocketAnswer, limit: int) -> None:
-    """Checks the answer to a question for so many sockets."""
+def check_socket_answer(answer: socket_pb2.SocketAnswer, query: socket_pb2.SocketQuery) -> None:
+    """Checks the answer to a question."""
     _check_text("error", answer.error)
-    _check(len(answer.sockets) <= limit, f"sockets has more than the {limit} that were asked for")
+    _check(len(answer.sockets) <= query.limit, f"sockets has more than the {query.limit} that were asked for")
     _check(
         not answer.HasField("matching") or answer.matching >= len(answer.sockets), "matching is less than the sockets"
     )
@@ -132,6 +132,8 @@ def check_socket_answer(answer: socket_pb2.SocketAnswer, limit: int) -> None:
     _check_time("sample_time", answer.sample_time)
     for one in answer.sockets:
         _check(one.state in _TCP_STATES, "state of a socket is not known")
+        _check(one.state in query.states or not query.states, "a socket is in a state that was not asked for")
+        _check(one.pid == query.pid or not query.pid, "a socket is of a process that was not asked for")
         _check_texts("a socket", one, ("local", "peer", "name", "app", "namespace"))
         _check(one.pid > 0 or not one.HasField("pid"), "a socket is of pid 0")
         for name in ("age", "idle"):

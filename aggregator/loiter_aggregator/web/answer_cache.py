@@ -79,10 +79,12 @@ class Seen(Generic[Answer]):
 class _Entry:
     """One question. `tried` and `answered` are seconds of the monotonic clock, None where that has not happened.
 
-    It is not asked anew before `rests_until`. To answer it `took` so many seconds the last time.
+    It is not asked anew before `rests_until`. To answer it `took` so many seconds the last time. `asked_by` is who was
+    the first to ask.
     """
 
-    looked_at: float
+    asked_by: str
+    looked_at: float = 0.0
     tried: float | None = None
     rests_until: float = 0.0
     took: float = 0.0
@@ -133,11 +135,12 @@ class AnswerCache:
         Never raises what a question fails with: that is in what is returned.
         """
         key = (f"{method.__module__}.{method.__qualname__}", who, request.SerializeToString(deterministic=True))
-        entry = self._entry(key)
+        entry = self._entries.get(key) or _Entry(who_asks())
         if self._is_due(entry, fresh):
             if full := self._full():
                 return replace(self._seen(entry), error=Overloaded(f"{full} wait for an answer; ask again later"))
             self._start(entry, method, request, rest)
+        self._keep(key, entry)
         if entry.task is not None:
             seconds = wait
             if wait is not None and (entry.answer is not None or entry.error is not None):
@@ -159,27 +162,27 @@ class AnswerCache:
             fresh = min(fresh, _FRESH_SECONDS)
         return now - entry.tried >= fresh and now >= entry.rests_until
 
-    def _entry(self, key: tuple[str, str, bytes]) -> _Entry:
-        now = self._monotonic()
-        entry = self._entries.get(key)
-        if entry is None:
-            entry = self._entries[key] = _Entry(now)
-        entry.looked_at = now
+    def _keep(self, key: tuple[str, str, bytes], entry: _Entry) -> None:
+        """Keeps what is looked at now, and drops what nobody has looked at for long, and what is too much."""
+        now = entry.looked_at = self._monotonic()
+        self._entries[key] = entry
         self._entries.move_to_end(key)
-        self._forget(now)
-        return entry
-
-    def _forget(self, now: float) -> None:
-        """Drops what nobody has looked at for long, and what is too much."""
-        size = sum(entry.size for entry in self._entries.values())
-        while len(self._entries) > 1:
-            key, oldest = next(iter(self._entries.items()))
-            # Who comes back while a costly answer rests finds it.
-            keep = now - oldest.looked_at < _FORGET_SECONDS or now < oldest.rests_until
-            if keep and size <= _MAX_BYTES and len(self._entries) <= _MAX_ENTRIES:
+        # Whoever waits for an answer finds it, and who comes back while a costly one rests.
+        idle = {key: one for key, one in self._entries.items() if one is not entry and one.task is None}
+        for old, one in idle.items():
+            if now - one.looked_at >= _FORGET_SECONDS and now >= one.rests_until:
+                del self._entries[old]
+        while self._is_too_much():
+            # Nobody's many take the place of others' few: who had the most asked has room made.
+            often = Counter(one.asked_by for one in self._entries.values())
+            droppable = [old for old in idle if old in self._entries]
+            if not droppable:
                 return
-            size -= oldest.size
-            del self._entries[key]
+            del self._entries[max(droppable, key=lambda old: often[self._entries[old].asked_by])]
+
+    def _is_too_much(self) -> bool:
+        size = sum(entry.size for entry in self._entries.values())
+        return len(self._entries) > _MAX_ENTRIES or size > _MAX_BYTES
 
     def _full(self) -> str:
         """What keeps one more question from being asked; empty where nothing does."""
