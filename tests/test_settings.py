@@ -152,9 +152,14 @@ class TestFiles:
     def test_malformed_toml_is_named_with_its_line(self, file: Path) -> None:
         """As the parser says it."""
         file.write_text('name = "web"\ninterval = 20s\n')
-        message = refusal(file)
-        assert message.startswith(f"{file}: not valid TOML: ")
-        assert "line 2" in message
+        assert refusal(file).startswith(f"{file}:2: not valid TOML: ")
+
+    @pytest.mark.parametrize("end", ["", "\n", "\ntop = 3\n"])
+    @pytest.mark.parametrize("key", ["name", '"name"'])
+    def test_a_key_that_is_there_twice_is_named_with_its_line(self, file: Path, key: str, end: str) -> None:
+        """Also as the very last thing of the file, for which the parser has no line."""
+        file.write_text(f'name = "web"\n{key} = "db"{end}')
+        assert refusal(file) == f"{file}:2: {key}: it has a value already"
 
     def test_toml_nested_without_end_is_refused(self, file: Path) -> None:
         """Nor does it end the program."""
@@ -395,12 +400,13 @@ def test_tables_of_a_kind_are_read_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('[[rule]]\nname = "a"\n\n[[rule]]\nwait = "5s"\n', "rules.toml:4: name is missing: what it is called"),
+        ('[[rule]]\nname = "a"\n\n[[rule]]\nwait = "5s"\n', "rules.toml:4: name: it has to be set: what it is called"),
         ('[[rule]]\nname = "a"\n\n[[rule]]\nnam = "b"\n', "rules.toml:5: nam: unknown setting; did you mean name?"),
         ('[[rule]]\nname = "a"\nwait = "5h"\n', "rules.toml:3: wait: '5h' is not between 1s and 1h"),
         ('[[rul]]\nname = "a"\n', "rules.toml:1: rul: unknown table; did you mean rule?"),
-        ("rule = 1\n", "rules.toml:1: rule is no table; write [[rule]] above its settings"),
-        ("[[rule]\n", "not valid TOML"),
+        ("rule = 1\n", "rules.toml:1: rule: no table; write [[rule]] above its settings"),
+        ("[[rule]\n", "rules.toml:1: not valid TOML"),
+        ("[other]\n[other]\n", "rules.toml:2: not valid TOML"),
     ],
 )
 def test_a_table_that_can_not_be_used_is_named_with_its_line(tmp_path: Path, content: str, says: str) -> None:

@@ -35,6 +35,8 @@ _TOKEN_VARIABLE: Final = "LOITER_TOKEN"  # noqa: S105 - where one is, not one
 # Longer than what an aggregator takes by default (limits.query_seconds), so that its own words arrive.
 _TIMEOUT_SECONDS: Final = 35.0
 _NO_WORDS: Final = "Deadline Exceeded"
+# What gRPC itself says, by the same code, of an answer over its limit.
+_TOO_LARGE: Final = "message larger than max"
 # A fleet's answer can be larger than a report.
 _MAX_ANSWER_BYTES: Final = 64 << 20
 # gRPC would wait for up to two minutes before it tries again to reach one that was away.
@@ -91,6 +93,8 @@ class FleetClient:
             return f"the aggregator at {self.server} gave up: {details}"
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the aggregator at {self.server} did not answer within {_TIMEOUT_SECONDS:.0f} s"
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE not in details:
+            return f"the aggregator at {self.server} is busy: {details}"
         if code == grpc.StatusCode.UNIMPLEMENTED:
             return self._unimplemented()
         if code == grpc.StatusCode.UNAUTHENTICATED:

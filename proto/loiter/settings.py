@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -39,18 +40,28 @@ class SettingsError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Where:
-    """Where a table of a file of tables stands, and each setting in it: the file and the line, for messages."""
+    """Where a table of a file of tables stands, and each setting that is set in it: the file and the line.
+
+    `header` is how the table is written, such as `[[rule]]`.
+    """
 
     table: str = ""
+    header: str = ""
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def __str__(self) -> str:
-        """Where the table begins."""
-        return self.table
+    def wrong(self, what: str, name: str | None = None) -> SettingsError:
+        """The error that says what is wrong with a setting; with the table where none is named."""
+        if name is None:
+            return SettingsError(f"{self.table}: {self.header}: {what}")
+        return SettingsError(f"{self.settings.get(name, self.table)}: {name}: {what}")
 
-    def of(self, name: str) -> str:
-        """Where a setting stands; that of the table where it is not set."""
-        return self.settings.get(name, self.table)
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Says of a ValueError that it is about a setting, as of one whose file can not be read."""
+        try:
+            yield
+        except ValueError as error:
+            raise self.wrong(str(error), name) from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,12 +158,29 @@ def load_tables(file: Path, kinds: Mapping[str, type[Any]]) -> dict[str, list[An
         for number, table in enumerate(content if isinstance(content, list) else [content]):
             line = _line_of_table(text, kind, number)
             if not isinstance(table, dict):
-                raise SettingsError(f"{file}:{line}: {kind} is no table; write [[{kind}]] above its settings")
-            found[kind].append(_build_table(kinds[kind], table, text, f"{file}:", line))
+                raise SettingsError(f"{file}:{line}: {kind}: no table; write [[{kind}]] above its settings")
+            header = f"[[{kind}]]" if isinstance(content, list) else f"[{kind}]"
+            found[kind].append(_build_table(kinds[kind], table, text, f"{file}:", line, header))
     return found
 
 
-def _build_table(settings: type[Any], table: Mapping[str, object], text: str, file: str, line: int) -> Any:
+def check_number(tables: Sequence[Any], most: int) -> None:
+    """Raises SettingsError where there are more tables of a kind than may be."""
+    if len(tables) > most:
+        raise tables[most].where.wrong(f"more than {most} of these tables")
+
+
+def check_distinct(tables: Iterable[Any], name: str) -> None:
+    """Raises SettingsError where two tables have the same value of a setting."""
+    seen: set[str] = set()
+    for table in tables:
+        value = getattr(table, name)
+        if value in seen:
+            raise table.where.wrong(f"{value} is there twice; give each {table.where.header} its own", name)
+        seen.add(value)
+
+
+def _build_table(settings: type[Any], table: Mapping[str, object], text: str, file: str, line: int, header: str) -> Any:
     known = {entry.name: entry for entry in entries(settings)}
     values: dict[str, object] = {}
     lines: dict[str, str] = {}
@@ -163,10 +191,10 @@ def _build_table(settings: type[Any], table: Mapping[str, object], text: str, fi
             raise SettingsError(f"{where}: unknown setting{_suggestion(name, known)}")
         values[name] = _read(known[name], value, where)
     if "where" in {field.name for field in dataclasses.fields(settings)} - known.keys():
-        values["where"] = Where(f"{file}{line}", lines)
+        values["where"] = Where(f"{file}{line}", header, lines)
     for name, entry in known.items():
         if entry.default is REQUIRED and name not in values:
-            raise SettingsError(f"{file}{line}: {name} is missing: {entry.help}")
+            raise SettingsError(f"{file}{line}: {name}: it has to be set: {entry.help}")
     return _build(settings, values)
 
 
@@ -218,9 +246,21 @@ def _parse_file(file: Path) -> tuple[dict[str, object], str]:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{file}: not UTF-8 text (byte {error.start})") from None
     try:
-        return tomllib.loads(text), text
+        return tomllib.loads(f"{text}\n"), text  # it has no line for what is wrong at the very end
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
-        raise SettingsError(f"{file}: not valid TOML: {error}") from None
+        raise SettingsError(_not_toml(file, text, str(error))) from None
+
+
+def _not_toml(file: Path, text: str, reason: str) -> str:
+    """What tomllib says, with the line where all others have it, and with the key that is there twice."""
+    match = re.fullmatch(r"(.*) \(at line (\d+), (column \d+)\)", reason, re.DOTALL)
+    if match is None:
+        return f"{file}: not valid TOML: {reason}"
+    line = int(match[2])
+    key = re.match(r"\s*([^=#\[\]]+?)\s*=", text.split("\n")[line - 1])
+    if match[1] == "Cannot overwrite a value" and key is not None:
+        return f"{file}:{line}: {printable(key[1])}: it has a value already"
+    return f"{file}:{line}: not valid TOML: {match[1]} ({match[3]})"
 
 
 def _flatten(table: Mapping[str, object], known: Mapping[str, Entry], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -207,6 +207,27 @@ def test_a_clock_that_was_just_set_moves_no_alert() -> None:
     assert len(end.pushed) == 3
 
 
+def test_what_fires_is_pushed_again_before_it_expires_without_an_evaluation() -> None:
+    """These may be further apart than alerts last."""
+    steady = FakeClock(5)
+    with _answering(OtherEnd()) as end:
+        receiver = Alertmanager(
+            AlertmanagerSettings(url=end.url), EvaluationSettings(resend=0.01), Links(), FakeClock(), steady
+        )
+
+        async def run() -> None:
+            receiver.offer([FIRING])
+            running = asyncio.create_task(receiver.run())
+            async with asyncio.timeout(10):
+                while end.pushed[-1:] == [] or end.pushed[-1][0]["endsAt"] < "2027-01-15T08:14":
+                    await asyncio.sleep(0.005)
+                    steady.now = 5 + 10 * MINUTE if end.pushed else 5
+            running.cancel()
+
+        asyncio.run(run())
+    assert [end.pushed[at][0]["endsAt"][:16] for at in (0, -1)] == ["2027-01-15T08:05", "2027-01-15T08:15"]
+
+
 @pytest.mark.parametrize("date", ["Fri, 15 Jan 2027 08:00:04 GMT", "", "soon", "Fri, 15 Jan 99999 08:00:04 GMT"])
 def test_clocks_that_hardly_differ_are_taken_for_the_same(date: str) -> None:
     """So are those of who does not say what its clock shows."""

@@ -515,6 +515,21 @@ def test_an_aggregator_that_takes_too_long_says_so_itself(tmp_path: Path) -> Non
     assert "ask for a shorter window" in said
 
 
+def test_an_aggregator_that_has_too_much_to_do_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not failed, and says why. An answer that is too large, by the same code of gRPC, is no such thing."""
+    monkeypatch.setattr("loiter_aggregator.fleet.sockets._BURST", 1.0)
+    monkeypatch.setattr("loiter_aggregator.fleet.sockets._RATE", 0.001)
+    store = open_store(tmp_path)
+    with serving_in_background(store, FakeClock()) as address:
+        failure(address, "sockets", "web-1")
+        said = failure(address, "sockets", "web-1")
+        monkeypatch.setattr("loiter_aggregator.client._MAX_ANSWER_BYTES", 8)
+        too_large = failure(address, "fleet")
+    store.close()
+    assert said.startswith(f"Error: the aggregator at {address} is busy: sockets can be asked for 1 times at once")
+    assert f"the aggregator at {address} failed: RESOURCE_EXHAUSTED: " in too_large
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
+from loiter.v1 import fleet_service_pb2 as pb
 from loiter_aggregator.commands import loiter
+from loiter_aggregator.output.reports import schedules_page
 from loiter_aggregator.store.duckdb_store import DuckDbStore
 from support.aggregators import FakeClock, serving_in_background, store_samples
-from support.reports import NOW, sample
+from support.reports import MINUTE, NOW, sample, stamp
 
 
 @pytest.fixture
@@ -83,3 +87,32 @@ def test_the_list_says_where_nothing_is_scheduled(server: str) -> None:
     """What to do about it; for programs it is empty."""
     assert _loiter("--server", server, "--list").stdout.startswith("no report is scheduled; the aggregator's setting")
     assert json.loads(_loiter("--server", server, "--list", "--format", "json").stdout) == {"schedules": [], "runs": []}
+
+
+def test_the_list_says_in_80_columns_what_failed_where_and_when_it_is_tried_again() -> None:
+    """However long the names: they go on in the next line, and are not cut."""
+    folder, mail, webhook = "folder /srv/reports/fleet", "mail oncall@example.net", "webhook channel-of-the-platform"
+    run = pb.ReportRun(schedule="daily", due_time=stamp(NOW), built_time=stamp(NOW))
+    run.deliveries.add(target=folder, state=pb.DELIVERY_STATE_DELIVERED, attempts=1)
+    run.deliveries.add(target=webhook, state=pb.DELIVERY_STATE_FAILED, attempts=1, error="answered 403: no channel")
+    run.deliveries.add(
+        target=mail,
+        state=pb.DELIVERY_STATE_WAITING,
+        attempts=2,
+        error="the mail server says: 451 greylisted",
+        next_attempt_time=stamp(NOW + 5 * MINUTE),
+    )
+    schedule = pb.ReportSchedule(
+        name="daily", cron="0 8 * * mon-fri", time_zone="America/New_York", targets=[folder, mail, webhook]
+    )
+    out = StringIO()
+    Console(width=80, file=out).print(schedules_page(pb.ListReportsResponse(schedules=[schedule], runs=[run])))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "…" not in out.getvalue()
+    assert f"daily 2027-01-15 08:00 delivered 1 {folder}" in lines
+    assert f"daily 2027-01-15 08:00 failed 1 {webhook}" in lines
+    assert f"daily 0 8 * * mon-fri America/New_York - {folder}" in lines
+    assert mail in lines
+    said = " ".join(lines)
+    assert f"daily 2027-01-15 08:00, {webhook}: answered 403: no channel" in said
+    assert f"daily 2027-01-15 08:00, {mail}: the mail server says: 451 greylisted; again 2027-01-15 08:05" in said

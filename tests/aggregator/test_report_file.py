@@ -97,7 +97,7 @@ def test_lists_of_targets_hold_no_secret(folder: Path) -> None:
         ('"0 8 * * mon-fri"', '"0 8 30 2 *"', r"reports.toml:4: cron: .* is never due"),
         ("Europe/Berlin", "Europe/Nowhere", r"reports.toml:5: time_zone: 'Europe/Nowhere' is not a time zone"),
         ("Europe/Berlin", "../../etc/passwd", r"is not a time zone"),
-        ('name = "daily"\n', "", r"reports.toml:2: name is missing"),
+        ('name = "daily"\n', "", r"reports.toml:2: name: it has to be set"),
         ('name = "daily"', 'name = "a/b"', r"is not a name"),
         ("labels", "lables", r"reports.toml:7: lables: unknown setting; did you mean labels"),
         ("ops@example.net", r"ops@example.net\r\nBcc: x@example.net", r"mail_to: .* is not an e-mail address"),
@@ -105,31 +105,51 @@ def test_lists_of_targets_hold_no_secret(folder: Path) -> None:
         (
             'webhooks = ["chat", "tickets"]',
             'webhooks = ["chta"]',
-            r"report daily: no webhook is called chta; there are",
+            r"reports.toml:10: webhooks: none is called chta; there are chat, tickets",
         ),
-        ('name = "tickets"', 'name = "chat"', r"two tables \[\[webhook\]\] are called chat"),
-        ("[smtp]", "[[smtp]]\nhost = 'x'\nfrom = 'a@b'\n[[smtp]]", r"\[smtp\] is there more than once"),
+        (
+            'name = "tickets"',
+            'name = "chat"',
+            r"reports.toml:24: name: chat is there twice; give each \[\[webhook\]\] its own",
+        ),
+        (
+            "[smtp]",
+            "[[smtp]]\nhost = 'x'\nfrom = 'a@b'\n[[smtp]]",
+            r"reports.toml:15: \[\[smtp\]\]: more than 1 of these",
+        ),
         ("loiter@example.net", "loiter", r"from: 'loiter' is not an e-mail address"),
-        ('user = "loiter"\n', "", r"user and password_file go together"),
-        ('user = "loiter"\n', 'user = "loiter"\nsecurity = "none"\n', r"in the clear"),
-        ("FOLDER/password", "FOLDER/missing", r"cannot read .*/missing: No such file"),
-        ("FOLDER/secret", "FOLDER/password", r"webhook tickets: .*password holds no secret"),
-        ("FOLDER/url", "FOLDER/password", r"webhook chat: .*password: not an address such as"),
+        ('user = "loiter"\n', "", r"reports.toml:12: \[smtp\]: user and password_file go together"),
+        ('user = "loiter"\n', 'user = "loiter"\nsecurity = "none"\n', r"reports.toml:16: security: .* in the clear"),
+        ("FOLDER/password", "FOLDER/missing", r"reports.toml:16: password_file: cannot read .*/missing: No such file"),
+        ("FOLDER/secret", "FOLDER/password", r"reports.toml:26: secret_file: .*password holds no secret"),
+        ("FOLDER/url", "FOLDER/password", r"reports.toml:21: url_file: .*password: not an address such as"),
         ("https://tickets.example.net/in", "ftp://tickets.example.net/hush", r"url: not an address such as"),
         ("FOLDER/reports", "reports", r"is not absolute"),
-        ("FOLDER/reports", "FOLDER/password", r"report daily: .*/password is not a folder"),
-        ('url_file = "FOLDER/url"', "", r"webhook chat: set one of url and url_file"),
+        ("FOLDER/reports", "FOLDER/password", r"reports.toml:8: folder: .*/password is not a folder"),
+        ('url_file = "FOLDER/url"', "", r"reports.toml:18: \[\[webhook\]\]: set one of url and url_file"),
         (
             "https://tickets.example.net/in",
             "https://me:hush@tickets.example.net/in",
             r"url: .* no user and no password",
         ),
-        ("FOLDER/url", "FOLDER/clear", r"webhook chat: an address of Slack's is a secret, .* write https://"),
-        ("FOLDER/reports", "/" + "r" * 300, r"report daily: cannot use the folder /r{79}…: File name too long"),
-        ("FOLDER/reports", "/xx" * 2_000, r"report daily: cannot use the folder /xx/.*: File name too long"),
+        (
+            "FOLDER/url",
+            "FOLDER/clear",
+            r"reports.toml:21: url_file: an address of Slack's is a secret, .* write https://",
+        ),
+        (
+            "FOLDER/reports",
+            "/" + "r" * 300,
+            r"reports.toml:8: folder: cannot use the folder /r{79}…: File name too long",
+        ),
+        ("FOLDER/reports", "/xx" * 2_000, r"reports.toml:8: folder: cannot use the folder /xx/.*: File name too long"),
         ("FOLDER/reports", r"/x\u0000y", r"is not a path"),
         ('name = "daily"', f'name = "{"d" * 64}"', r"is not a name: at most 63"),
-        ('kind = "slack"', 'kind = "slack"\nca = "FOLDER/password"', r"webhook chat: .*password holds no certificates"),
+        (
+            'kind = "slack"',
+            'kind = "slack"\nca = "FOLDER/password"',
+            r"reports.toml:21: ca: .*password holds no certificates",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(folder: Path, was: str, becomes: str, said: str) -> None:
@@ -143,9 +163,9 @@ def test_what_is_wrong_is_said_with_its_place(folder: Path, was: str, becomes: s
 
 def test_a_report_that_goes_nowhere_is_an_error(folder: Path) -> None:
     """So is one by e-mail without a server."""
-    with pytest.raises(SettingsError, match="report daily goes nowhere"):
+    with pytest.raises(SettingsError, match=r"reports.toml:1: \[\[report\]\]: it goes nowhere"):
         load_reports(_written(folder, '[[report]]\nname = "daily"\ncron = "0 8 * * *"\n'))
-    with pytest.raises(SettingsError, match=r"mail_to needs a table \[smtp\]"):
+    with pytest.raises(SettingsError, match=r"reports.toml:4: mail_to: it needs a table \[smtp\]"):
         load_reports(_written(folder, '[[report]]\nname = "daily"\ncron = "0 8 * * *"\nmail_to = ["a@example.net"]\n'))
 
 

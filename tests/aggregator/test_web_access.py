@@ -327,6 +327,7 @@ def test_a_page_of_another_name_is_not_served(serve: Callable[..., None], tmp_pa
                   "localhost:x", "localhost evil.example", "localhost,evil.example", "localhost/")  # fmt: skip
         assert {host: await status(host) for host in others} == dict.fromkeys(others, 421)
         assert await status("10-0-0-7.pod.cluster.local", "/healthz") == 200, "load balancers have names of their own"
+        assert await status("evil.example", served.site.state.static.url("loiter.css")) == 200, "to say it on a page"
         said = await served.browser.get("/metrics", headers={"host": "other.example"})
         assert "other.example" in said.text
         assert "web.url" in said.text

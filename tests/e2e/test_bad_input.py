@@ -67,10 +67,12 @@ def test_wrong_usage_exits_2_and_names_what_is_wrong(command: Sequence[str | Pat
 def test_a_bad_settings_file_is_named_with_line_and_key(
     tmp_path: Path, program: str, content: str | bytes, text: str
 ) -> None:
-    """The same for both programs."""
+    """The same for both programs, in one line: the flags are good."""
     file = tmp_path / "settings.toml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    _failed(run([*_runs(program, tmp_path), "--config", file]), 2, str(file), text)
+    done = run([*_runs(program, tmp_path), "--config", file])
+    _failed(done, 2, str(file), text)
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("program", ["agent", "aggregator"])

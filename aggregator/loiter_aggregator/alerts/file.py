@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from loiter.addresses import is_loopback
-from loiter.settings import SettingsError, load_tables
+from loiter.settings import check_distinct, check_number, load_tables
 from loiter_aggregator.alerts.kinds import KINDS, Kind
 from loiter_aggregator.alerts.rule import Rule
 from loiter_aggregator.alerts.settings import AlertmanagerSettings, DefaultSettings, EvaluationSettings, RuleSettings
@@ -19,7 +18,7 @@ _MAX_RULES: Final = 100
 _MAX_RECEIVERS: Final = 10
 _MIN_FIT: Final = 0.9
 
-# What loiter comes with.
+# What loiter comes with: rules of their names change what they say, and have the rest from here.
 DEFAULT_RULES: Final = (
     RuleSettings(name="close-wait-growth", kind="close-wait-growth", above=60),
     RuleSettings(name="fd-eta", kind="fd-eta", below="4h", severity="critical"),
@@ -49,17 +48,15 @@ def load_alerts(file: Path | None) -> AlertFile:
         "settings": EvaluationSettings,
     }
     tables = load_tables(file, kinds)
-    _check_number("rule", tables["rule"], _MAX_RULES)
-    _check_number("alertmanager", tables["alertmanager"], _MAX_RECEIVERS)
-    for name in ("defaults", "settings"):
-        _check_number(name, tables[name], 1)
-    _check_distinct("rule", "name", tables["rule"])
-    _check_distinct("alertmanager", "url", tables["alertmanager"])
+    for name, most in (("rule", _MAX_RULES), ("alertmanager", _MAX_RECEIVERS), ("defaults", 1), ("settings", 1)):
+        check_number(tables[name], most)
+    check_distinct(tables["rule"], "name")
+    check_distinct(tables["alertmanager"], "url")
     for receiver in tables["alertmanager"]:
         _check_receiver(receiver)
-    given = {one.name: one for one in tables["rule"]}
-    own = DEFAULT_RULES if all(one.enabled for one in tables["defaults"]) else ()
-    wanted = {one.name: one for one in own} | given
+    own = {one.name: one for one in DEFAULT_RULES}
+    given = {one.name: _completed(one, own.get(one.name)) for one in tables["rule"]}
+    wanted = (own if all(one.enabled for one in tables["defaults"]) else {}) | given
     # Those that are not in force are read, too: a mistake in one is not for the day that somebody enables it.
     rules = {name: _rule(one) for name, one in wanted.items()}
     return AlertFile(
@@ -69,15 +66,23 @@ def load_alerts(file: Path | None) -> AlertFile:
     )
 
 
+def _completed(given: RuleSettings, own: RuleSettings | None) -> RuleSettings:
+    """A rule with what it does not say, as loiter's own of its name has it; one of another kind has it all itself."""
+    if own is None or given.kind not in (None, own.kind):
+        return given
+    said = {one.name for one in fields(given) if one.name.rstrip("_") in given.where.settings}
+    return replace(own, where=given.where, **{name: getattr(given, name) for name in said})
+
+
 def _rule(given: RuleSettings) -> Rule:
+    if given.kind is None:
+        raise given.where.wrong(f"it has to be set: one of {', '.join(KINDS)}", "kind")
     kind = KINDS[given.kind]
     other = "below" if kind.worse == "above" else "above"
     if getattr(given, other) is not None:
-        raise SettingsError(f"{given.where.of(other)}: {other}: a rule of the kind {kind.name} has {kind.worse}")
+        raise given.where.wrong(f"a rule of the kind {kind.name} has {kind.worse}", other)
     if getattr(given, kind.worse) is None:
-        raise SettingsError(
-            f"{given.where}: {kind.worse} is missing: what is too bad for a rule of the kind {kind.name}"
-        )
+        raise given.where.wrong(f"it has to be set: what is too bad for a rule of the kind {kind.name}", kind.worse)
     threshold = _read(kind, given, kind.worse)
     _check_kind(kind, given)
     return Rule(
@@ -98,10 +103,8 @@ def _rule(given: RuleSettings) -> Rule:
 
 
 def _read(kind: Kind, given: RuleSettings, name: str) -> float:
-    try:
+    with given.where.reading(name):
         return float(kind.read(getattr(given, name)))
-    except ValueError as error:
-        raise SettingsError(f"{given.where.of(name)}: {name}: {error}") from None
 
 
 def _clear(kind: Kind, given: RuleSettings, threshold: float) -> float:
@@ -109,7 +112,7 @@ def _clear(kind: Kind, given: RuleSettings, threshold: float) -> float:
         return threshold if kind.slack is None else kind.slack * threshold
     clear = _read(kind, given, "clear")
     if (clear > threshold) if kind.worse == "above" else (clear < threshold):
-        raise SettingsError(f"{given.where.of('clear')}: clear: {given.clear!r} is worse than {kind.worse}")
+        raise given.where.wrong(f"{given.clear!r} is worse than {kind.worse}", "clear")
     return clear
 
 
@@ -124,52 +127,28 @@ def _check_kind(kind: Kind, given: RuleSettings) -> None:
     )
     for name, is_given in useless:
         if is_given:
-            raise SettingsError(
-                f"{given.where.of(name)}: {name}: a rule of the kind {kind.name} has no use for it; leave it out"
-            )
-
-
-def _check_number(kind: str, tables: list[Any], most: int) -> None:
-    if len(tables) > most:
-        raise SettingsError(f"{tables[most].where}: {kind}: more than {most} of these tables")
-
-
-def _check_distinct(kind: str, name: str, tables: Iterable[Any]) -> None:
-    seen: set[str] = set()
-    for table in tables:
-        value = getattr(table, name)
-        if value in seen:
-            raise SettingsError(f"{table.where.of(name)}: {name}: {value} is there twice; give each [[{kind}]] its own")
-        seen.add(value)
+            raise given.where.wrong(f"a rule of the kind {kind.name} has no use for it; leave it out", name)
 
 
 def _checked(settings: EvaluationSettings) -> EvaluationSettings:
     if settings.expires < 2 * settings.resend:
-        raise SettingsError(
-            f"{settings.where.of('expires')}: expires: less than two times resend; an alert would end between pushes"
-        )
+        raise settings.where.wrong("less than two times resend; an alert would end between pushes", "expires")
     return settings
 
 
 def _check_receiver(given: AlertmanagerSettings) -> None:
     if (given.user is None) != (given.password_file is None):
-        raise SettingsError(f"{given.where}: user and password_file go together")
+        raise given.where.wrong("user and password_file go together")
     if given.user is not None and given.token_file is not None:
-        raise SettingsError(
-            f"{given.where.of('token_file')}: token_file: there is a user already; choose one of the two"
-        )
-    secret = given.token_file or given.password_file
+        raise given.where.wrong("there is a user already; choose one of the two", "token_file")
+    secret, about = (given.token_file, "token_file") if given.token_file else (given.password_file, "password_file")
     parts = urlsplit(given.url)
     if secret is not None and parts.scheme == "http" and not (given.insecure or is_loopback(f"{parts.hostname}:0")):
-        raise SettingsError(
-            f"{given.where.of('url')}: url: a secret would go over the network in the clear; take https, or set "
-            "insecure = true"
+        raise given.where.wrong(
+            "a secret would go over the network in the clear; take https, or set insecure = true", "url"
         )
-    about = "password_file" if given.token_file is None else "token_file"
-    try:
-        if secret is not None:
+    if secret is not None:
+        with given.where.reading(about):
             read_secret(secret)
-        about = "ca"
+    with given.where.reading("ca"):
         trust(given.ca)
-    except ValueError as error:
-        raise SettingsError(f"{given.where.of(about)}: {about}: {error}") from None

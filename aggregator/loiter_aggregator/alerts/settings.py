@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from loiter.durations import format_duration
 from loiter.limits import MAX_STRING_CHARS, MAX_WINDOW_SECONDS
 from loiter.settings import REQUIRED, Where, boolean, duration, labels, matching, one_of, path, setting, text
 from loiter_aggregator.alerts.kinds import KINDS
@@ -14,6 +15,8 @@ from loiter_aggregator.receivers import web_address
 
 _DAY: Final = 86_400.0
 _MAX_PATTERNS: Final = 100
+# Three of an agent's usual intervals: with fewer samples no line is drawn, and with none nothing is known.
+_MIN_WINDOW: Final = 30.0
 _EXAMPLE: Final = "http://127.0.0.1:9093"
 # What loiter gives an alert; a rule can not add labels of these names.
 _OWN_LABELS: Final = ("alertname", "severity", "app", "host")
@@ -22,6 +25,17 @@ _OWN_LABELS: Final = ("alertname", "severity", "app", "host")
 def _threshold(value: object) -> object:
     """Reads a number such as 100, a duration such as 4h or a percentage such as 80%, as the kind has it."""
     return value  # what it has to be, the kind knows: see `_read`
+
+
+def _window(value: object) -> float:
+    """Reads a duration, 30s to 366d."""
+    seconds = float(duration(0, MAX_WINDOW_SECONDS)(value))
+    if seconds < _MIN_WINDOW:
+        raise ValueError(
+            f"{value!r} is too short to know anything by, and the rule would never fire; take three of the agents' "
+            f"intervals at least, and no less than {format_duration(_MIN_WINDOW)}"
+        )
+    return seconds
 
 
 def _fit(value: object) -> float:
@@ -69,19 +83,23 @@ def _receiver(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RuleSettings:
-    """A table `[[rule]]`. One that is called as a rule of loiter's own takes its place."""
+    """A table `[[rule]]`. One that is called as a rule of loiter's own changes what it says of that."""
 
     name: str = setting(
         REQUIRED,
         matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "a name: at most 63 letters, digits, '_', '.' and '-'"),
         "what it is called; the label `alertname`",
     )
-    kind: str = setting(REQUIRED, one_of(*KINDS), "what it is about")
+    kind: str | None = setting(
+        None, one_of(*KINDS), "what it is about; has to be set, but in a rule that is called as one of loiter's own"
+    )
     above: Any = setting(None, _threshold, "the figure from which on it is broken")
     below: Any = setting(None, _threshold, "of `fd-eta`: the time left from which on it is broken")
     clear: Any = setting(None, _threshold, "the figure at which a broken rule is kept again")
     min_fit: float | None = setting(None, _fit, "of `close-wait-growth`: the least r²; 0.9 if not set")
-    window: float | None = setting(None, duration(1, MAX_WINDOW_SECONDS), "how far back to look")
+    window: float | None = setting(
+        None, _window, "how far back to look; at least three of the agents' intervals, or nothing is known"
+    )
     for_: float | None = setting(None, duration(0, 31 * _DAY), "how long it has to be broken before an alert fires")
     keep_for: float = setting(120.0, duration(0, 31 * _DAY), "how long it has to be kept before an alert is resolved")
     severity: str = setting(

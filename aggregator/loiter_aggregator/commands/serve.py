@@ -17,6 +17,7 @@ from loiter.logs import LOG_FORMATS
 from loiter.settings import SettingsError, load
 from loiter_aggregator.access import core_log
 from loiter_aggregator.alerts.file import AlertFile, load_alerts
+from loiter_aggregator.commands.wrong_settings import WrongSettings
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 from loiter_aggregator.reports.file import ReportFile, load_reports
 
@@ -58,7 +59,7 @@ def serve(config: Path | None, log_format: str | None, **flags: str | bool | Non
         check(settings)
         alert_file, report_file = load_alerts(settings.alerts.file), load_reports(settings.reports.file)
     except SettingsError as error:
-        _end(click.UsageError(str(error), click.get_current_context()))
+        _end(WrongSettings(str(error)))
     logs.configure("loiter", settings.log_format, settings.log_level)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each push, with the address

@@ -8,6 +8,7 @@ import click
 
 from loiter.settings import SettingsError, address
 from loiter_aggregator.commands.options import DurationType
+from loiter_aggregator.commands.wrong_settings import WrongSettings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _dry_run = click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
@@ -95,7 +96,7 @@ def install(
     try:
         run(Flags(listen, listen_readers, http, names, files, data_dir, dry_run, not no_start, timeout, force))
     except SettingsError as error:
-        raise click.UsageError(str(error)) from None
+        raise WrongSettings(str(error)) from None
 
 
 @service.command()
@@ -108,4 +109,4 @@ def uninstall(purge: bool, dry_run: bool) -> None:
     try:
         run(purge=purge, dry_run=dry_run)
     except SettingsError as error:
-        raise click.UsageError(str(error)) from None
+        raise WrongSettings(str(error)) from None

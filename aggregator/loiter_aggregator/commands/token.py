@@ -16,6 +16,7 @@ from loiter_aggregator.access import tokens
 from loiter_aggregator.access.principal import Right
 from loiter_aggregator.access.requirements import token_file
 from loiter_aggregator.commands.options import DurationType
+from loiter_aggregator.commands.wrong_settings import WrongSettings
 from loiter_aggregator.config import DEFAULT_FILE, AggregatorSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -39,7 +40,7 @@ def _file(config: Path | None, data_dir: str | None, file: str | None) -> Path:
     try:
         return token_file(load(AggregatorSettings, config, environment, {"data_dir": data_dir, "tokens": file}))
     except SettingsError as error:
-        raise click.UsageError(str(error)) from None
+        raise WrongSettings(str(error)) from None
 
 
 @click.group()

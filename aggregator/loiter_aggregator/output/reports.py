@@ -21,20 +21,23 @@ def _minute(time: str | None) -> str:
     return cells.UNKNOWN if time is None else f"{time[:10]} {time[11:16]}"
 
 
+def _lines(targets: Sequence[str]) -> str:
+    return "\n".join(map(cells.text, targets)) or cells.UNKNOWN
+
+
 _SCHEDULES: Final = (
-    Column("REPORT", "name", cells.text, right=False, min_width=6),
-    Column("CRON", "cron", cells.text, right=False, fixed=True),
-    Column("TIME ZONE", "time_zone", cells.text, right=False, min_width=3),
+    Column("REPORT", "name", cells.text, right=False, whole=True),
+    Column("CRON", "cron", cells.text, right=False, whole=True),
+    Column("TIME ZONE", "time_zone", cells.text, right=False, whole=True),
     Column("NEXT (UTC)", "next_time", _minute, right=False, fixed=True),
-    Column("TO", "to", cells.text, right=False, min_width=8),
+    Column("TO", "targets", _lines, right=False, whole=True),
 )
 _DELIVERIES: Final = (
-    Column("REPORT", "schedule", cells.text, right=False, min_width=6),
+    Column("REPORT", "schedule", cells.text, right=False, whole=True),
     Column("DUE (UTC)", "due_time", _minute, right=False, fixed=True),
-    Column("TO", "target", cells.text, right=False, min_width=8),
     Column("STATE", "state", cells.text, right=False, fixed=True),
     Column("TRIES", "attempts", cells.count),
-    Column("NEXT TRY", "next_attempt_time", _minute, right=False, fixed=True),
+    Column("TO", "target", cells.text, right=False, whole=True),
 )
 
 
@@ -82,10 +85,9 @@ def schedules_page(answer: pb.ListReportsResponse) -> Group:
     said = schedules_document(answer)
     if not said["schedules"]:
         return Group(Text("no report is scheduled; the aggregator's setting reports.file names the file of schedules"))
-    schedules = [{**one, "to": ", ".join(one["targets"])} for one in said["schedules"]]
     rows = [row for run in said["runs"] for row in _rows(run)]
     notes = [line for run in said["runs"] for line in _notes(run)]
-    parts: list[Any] = [table(_SCHEDULES, schedules, wide=False), Text()]
+    parts: list[Any] = [table(_SCHEDULES, said["schedules"], wide=False), Text()]
     parts.append(table(_DELIVERIES, rows, wide=False) if rows else Text("none was due yet"))
     parts += [Text(), *(Text(line) for line in notes)] if notes else []
     return Group(*parts)
@@ -93,7 +95,7 @@ def schedules_page(answer: pb.ListReportsResponse) -> Group:
 
 def _rows(run: Row) -> Sequence[Row]:
     """A row for each delivery; one for a run that has none."""
-    nothing = {"target": None, "attempts": None, "next_attempt_time": None}
+    nothing = {"target": None, "attempts": None}
     state = "not built" if run["error"] else "due"
     return [{**run, **one} for one in run["deliveries"]] or [{**run, **nothing, "state": state}]
 
@@ -102,5 +104,13 @@ def _notes(run: Row) -> list[str]:
     about = f"{printable(run['schedule'])} {_minute(run['due_time'])}"
     found = [f"{about}: {printable(run[key])}" for key in ("error", "notice") if run[key]]
     return found + [
-        f"{about}, {printable(one['target'])}: {printable(one['error'])}" for one in run["deliveries"] if one["error"]
+        f"{about}, {printable(one['target'])}: {printable(one['error'])}{_again(one)}"
+        for one in run["deliveries"]
+        if one["error"]
     ]
+
+
+def _again(delivery: Row) -> str:
+    """When it is tried again, where it is."""
+    next_try = delivery["next_attempt_time"]
+    return f"; again {_minute(next_try)}" if next_try else ""

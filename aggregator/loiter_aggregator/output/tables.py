@@ -22,7 +22,8 @@ _WIDE_COLUMNS: Final = 300
 class Column:
     """A column: its title, the key of its value, how that is written, and on which side it stands.
 
-    A column on the left may be cut where there is no room, but to no less than its minimum, unless it is `fixed`.
+    A column on the left may be cut where there is no room, but to no less than its minimum, unless it is `fixed`; one
+    that is `whole` goes on in the next line instead.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Column:
     min_width: int | None = None
     wide_only: bool = False
     fixed: bool = False
+    whole: bool = False
 
 
 def _bars(width: int) -> Callable[[Any], str]:
@@ -187,13 +189,13 @@ def table(columns: Sequence[Column], rows: Sequence[Row], wide: bool) -> Table:
         )
     for row, cells_of_row in zip(rows, written, strict=True):
         style = "dim" if row.get("silent") else ""
-        grid.add_row(*(_cell(text, style) for text in cells_of_row))
+        grid.add_row(*(_cell(text, style, one.whole) for text, one in zip(cells_of_row, shown, strict=True)))
     return grid
 
 
-def _cell(text: str, style: str) -> Text:
+def _cell(text: str, style: str, whole: bool) -> Text:
     # Text, not str: rich would take square brackets in a name for markup.
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+    return Text(text, style=style, no_wrap=not whole, overflow="fold" if whole else "ellipsis")
 
 
 def coverage_line(coverage: pb.FleetCoverage) -> str:

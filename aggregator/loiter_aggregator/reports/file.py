@@ -5,16 +5,29 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from loiter.limits import MAX_WINDOW_SECONDS
-from loiter.settings import REQUIRED, SettingsError, duration, integer, labels, load_tables, one_of, path, setting, text
+from loiter.settings import (
+    REQUIRED,
+    Where,
+    check_distinct,
+    check_number,
+    duration,
+    integer,
+    labels,
+    load_tables,
+    one_of,
+    path,
+    setting,
+    text,
+)
 from loiter_aggregator.receivers import read_secret, trust
 from loiter_aggregator.reports import readers
 from loiter_aggregator.reports.cron import Cron
@@ -47,6 +60,7 @@ class Schedule:
     folder: Path | None = setting(None, readers.folder, "the folder that it is written to")
     mail_to: tuple[str, ...] = setting((), readers.mail_addresses, "whom it is sent to by e-mail, each on their own")
     webhooks: tuple[str, ...] = setting((), readers.names, "the names of the `[[webhook]]` tables it is sent to")
+    where: Where = field(default=Where(), compare=False)
 
     @property
     def timing(self) -> Timing:
@@ -67,6 +81,7 @@ class Smtp:
     user: str | None = setting(None, text, "the name to log in with; without, nobody logs in")
     password_file: Path | None = setting(None, path, "file with the password of `user`")
     ca: Path | None = setting(None, path, "authorities to trust the server by (PEM); those of the system if not set")
+    where: Where = field(default=Where(), compare=False)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -84,6 +99,7 @@ class Webhook:
     kind: str = setting("json", one_of("json", "slack"), "what it takes: the report as JSON, or a message of Slack's")
     secret_file: Path | None = setting(None, path, "of `json`: file with the secret to sign with (whsec_…, base64)")
     ca: Path | None = setting(None, path, "authorities to trust it by (PEM); those of the system if not set")
+    where: Where = field(default=Where(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,63 +125,45 @@ def load_reports(file: Path | None) -> ReportFile:
         return ReportFile()
     tables = load_tables(file, {"report": Schedule, "smtp": Smtp, "webhook": Webhook})
     found = ReportFile(tuple(tables["report"]), next(iter(tables["smtp"]), None), tuple(tables["webhook"]))
-    try:
-        if len(tables["smtp"]) > 1:
-            raise ValueError("[smtp] is there more than once; all e-mails go through one server")
-        _check_names("report", found.reports)
-        _check_names("webhook", found.webhooks)
-        for schedule in found.reports:
-            _check_schedule(schedule, found)
-        if found.smtp is not None:
-            _check_smtp(found.smtp)
-        for webhook in found.webhooks:
-            _check_webhook(webhook)
-    except ValueError as error:
-        raise SettingsError(f"{file}: {error}") from None
+    check_number(tables["smtp"], 1)
+    check_distinct(found.reports, "name")
+    check_distinct(found.webhooks, "name")
+    for schedule in found.reports:
+        _check_schedule(schedule, found)
+    if found.smtp is not None:
+        _check_smtp(found.smtp)
+    for webhook in found.webhooks:
+        _check_webhook(webhook)
     return found
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-def _check_names(kind: str, tables: Iterable[_Named]) -> None:
-    seen: set[str] = set()
-    for table in tables:
-        if table.name in seen:
-            raise ValueError(f"two tables [[{kind}]] are called {table.name}; give each a name of its own")
-        seen.add(table.name)
-
-
 def _check_schedule(schedule: Schedule, file: ReportFile) -> None:
-    where = f"report {schedule.name}"
+    where = schedule.where
     if not (schedule.folder or schedule.mail_to or schedule.webhooks):
-        raise ValueError(f"{where} goes nowhere; set folder, mail_to or webhooks")
+        raise where.wrong("it goes nowhere; set folder, mail_to or webhooks")
     if schedule.mail_to and file.smtp is None:
-        raise ValueError(f"{where}: mail_to needs a table [smtp] that names the server")
+        raise where.wrong("it needs a table [smtp] that names the server", "mail_to")
     for name in schedule.webhooks:
         if file.webhook(name) is None:
-            raise ValueError(f"{where}: no webhook is called {name}{_there_are([one.name for one in file.webhooks])}")
+            raise where.wrong(f"none is called {name}{_there_are([one.name for one in file.webhooks])}", "webhooks")
     if schedule.folder is not None:
-        _check_folder(where, schedule.folder)
+        with where.reading("folder"):
+            _check_folder(schedule.folder)
 
 
 def _there_are(names: Sequence[str]) -> str:
     return f"; there are {', '.join(names)}" if names else "; there is no table [[webhook]]"
 
 
-def _check_folder(where: str, folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{where}: {folder} is not a folder")
+            raise ValueError(f"{folder} is not a folder")
         there = next(one for one in (folder, *folder.parents) if one.exists())
     except OSError as error:  # such as a name that is too long
-        raise ValueError(f"{where}: cannot use the folder {_cut(str(folder))}: {error.strerror}") from None
+        raise ValueError(f"cannot use the folder {_cut(str(folder))}: {error.strerror}") from None
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"{where}: cannot write to {there}; give it to the aggregator's user, or choose another folder"
-        )
+        raise ValueError(f"cannot write to {there}; give it to the aggregator's user, or choose another folder")
 
 
 def _cut(name: str) -> str:
@@ -174,30 +172,32 @@ def _cut(name: str) -> str:
 
 def _check_smtp(smtp: Smtp) -> None:
     if (smtp.user is None) != (smtp.password_file is None):
-        raise ValueError("[smtp]: user and password_file go together")
+        raise smtp.where.wrong("user and password_file go together")
     if smtp.user is not None and smtp.security == "none" and not _is_loopback(smtp.host):
-        raise ValueError('[smtp]: a password goes over the network in the clear; set security = "starttls" or "tls"')
+        raise smtp.where.wrong('a password goes over the network in the clear; take "starttls" or "tls"', "security")
     if smtp.password_file is not None:
-        read_secret(smtp.password_file)
-    trust(smtp.ca)
+        with smtp.where.reading("password_file"):
+            read_secret(smtp.password_file)
+    with smtp.where.reading("ca"):
+        trust(smtp.ca)
 
 
 def _check_webhook(webhook: Webhook) -> None:
-    where = f"webhook {webhook.name}"
+    where = webhook.where
     if (webhook.url is None) == (webhook.url_file is None):
-        raise ValueError(f"{where}: set one of url and url_file")
+        raise where.wrong("set one of url and url_file")
     if webhook.kind == "slack" and webhook.secret_file is not None:
-        raise ValueError(f"{where}: Slack takes no signature, its address is the secret; leave secret_file out")
-    try:
+        raise where.wrong("Slack takes no signature, its address is the secret; leave it out", "secret_file")
+    with where.reading("url_file" if webhook.url is None else "url"):
         url = urlsplit(webhook_url(webhook))
         if webhook.kind == "slack" and url.scheme != "https" and not _is_loopback(url.hostname or ""):
             raise ValueError(
                 "an address of Slack's is a secret, and goes over the network in the clear; write https://"
             )
+    with where.reading("secret_file"):
         signing_key(webhook)
+    with where.reading("ca"):
         trust(webhook.ca)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def webhook_url(webhook: Webhook) -> str:

@@ -25,6 +25,7 @@ from loiter_aggregator.access.files import Watch
 from loiter_aggregator.config import AggregatorSettings
 from loiter_aggregator.web.errors import Problem, send_problem
 from loiter_aggregator.web.health import PATHS as HEALTH_PATHS
+from loiter_aggregator.web.static_files import PREFIX as STATIC
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # HOST or HOST:PORT as a Host header has it (RFC 9110, 7.2), in lower case: with neither user nor path.
@@ -73,8 +74,10 @@ class OriginCheck:
             await send_problem(problem, request, send)
 
     def _problem(self, request: Request) -> Problem | None:
-        # Load balancers ask by whatever name they have; there is nothing to learn from the answer.
-        if request.url.path in HEALTH_PATHS:
+        # Load balancers ask by whatever name they have, and the page that turns people away is to look like one; there
+        # is nothing to learn from the answers.
+        path = request.url.path
+        if path in HEALTH_PATHS or path.startswith(STATIC):
             return None
         asked = request.headers.get("host", "")
         host = host_of(asked)
