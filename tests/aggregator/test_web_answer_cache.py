@@ -336,3 +336,25 @@ def test_an_answer_that_is_not_for_everyone_is_shown_to_whom_it_is_for() -> None
         assert number(await answers.ask(fleet.get_fleet, ASK)) == 3
 
     run(scenario())
+
+
+def test_a_costly_renewal_leaves_the_processor_to_whoever_draws_the_older_answer() -> None:
+    """It begins a little after the older answer was given."""
+
+    async def scenario() -> None:
+        time, fleet = Time(), Fleet()
+        answers = cache_at(time)
+        waiting = asyncio.create_task(answers.ask(fleet.get_fleet, ASK))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.seconds += 1
+        fleet.gate.set()
+        assert number(await waiting) == 1
+        time.seconds += 60
+        assert number(await answers.ask(fleet.get_fleet, ASK)) == 1
+        assert fleet.asked == 1
+        while number(await answers.ask(fleet.get_fleet, ASK)) == 1:
+            await asyncio.sleep(0.01)
+        assert fleet.asked == 2
+
+    run(scenario())

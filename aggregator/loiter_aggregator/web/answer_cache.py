@@ -25,9 +25,11 @@ Answer = TypeVar("Answer", bound=Message)
 _FRESH_SECONDS: Final = 5.0
 _STALE_SECONDS: Final = 15.0
 # Most first answers take less; who waits longer would rather see the page come.
-_WAIT_SECONDS: Final = 0.15
+_WAIT_SECONDS: Final = 0.05
 # Where there is an older answer to show, waiting for the new one is worth even less; nothing where it takes longer.
 _RENEWAL_WAIT_SECONDS: Final = 0.05
+# Such a renewal has the time that a browser takes to draw the page, and no viewer who waits for it.
+_RENEWAL_PAUSE_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 300.0
 # However long an answer took, the next is asked for after that.
 _LONGEST_REST_SECONDS: Final = 600.0
@@ -201,6 +203,9 @@ class AnswerCache:
     async def _answer(
         self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request, rest: float
     ) -> None:
+        if entry.answer is not None and entry.took > _RENEWAL_WAIT_SECONDS:
+            # The page goes out with the older answer: where a browser draws it on the same machine, it has the processor.
+            await asyncio.sleep(_RENEWAL_PAUSE_SECONDS)
         asked, asked_at = self._monotonic(), self._clock()
         try:
             answer = await method(request)
