@@ -204,7 +204,7 @@ class AnswerCache:
         self, entry: _Entry, method: Callable[[Request], Awaitable[Answer]], request: Request, rest: float
     ) -> None:
         if entry.answer is not None and entry.took > _RENEWAL_WAIT_SECONDS:
-            # The page goes out with the older answer: where a browser draws it on the same machine, it has the processor.
+            # The page goes out with the older answer: a browser on the same machine has the processor to draw it.
             await asyncio.sleep(_RENEWAL_PAUSE_SECONDS)
         asked, asked_at = self._monotonic(), self._clock()
         try:
