@@ -63,6 +63,7 @@ def known_ages(detail: CloseWaitSockets) -> Ages:
 
 # As /proc/net/tcp writes these states.
 FIN_WAIT1_LAST_ACK_CLOSING = ("04", "09", "0B")
+TIME_WAIT = "06"
 
 
 class Puppet:
@@ -86,10 +87,16 @@ class Puppet:
             time.sleep(0.01)
         return answer
 
+    def await_time_wait(self, count: int) -> None:
+        """Waits until there are so many sockets in TIME_WAIT in its namespace."""
+        wait_until(lambda: self._states().count(TIME_WAIT) == count, 20, f"{count} sockets in TIME_WAIT")
+
     def _is_closing(self) -> bool:
+        return any(state in FIN_WAIT1_LAST_ACK_CLOSING for state in self._states())
+
+    def _states(self) -> list[str]:
         texts = (Path(f"/proc/{self.pid}/net/{name}").read_text() for name in ("tcp", "tcp6"))
-        lines = [line.split() for text in texts for line in text.splitlines()]
-        return any(line[3] in FIN_WAIT1_LAST_ACK_CLOSING for line in lines)
+        return [line.split()[3] for text in texts for line in text.splitlines()]
 
     @property
     def key(self) -> ProcessKey:
@@ -349,6 +356,7 @@ class TestTimeWait:
         client.do("[one.close() for one in c[:5]]")
         server.do("[one.close() for one in a]")
         client.do("c[5].close()")  # here the server was first
+        client.await_time_wait(6)
         sampled.tick()
         assert owners(sampled.time_wait(inside)) == {
             (f"127.0.0.1:{port}", None, "exact", client.key): 5,
@@ -372,6 +380,7 @@ class TestTimeWait:
         connect(client, worker, port, 3)
         worker.do("[one.close() for one in a[4:]]")
         client.do("[one.close() for one in c]")
+        client.await_time_wait(7)
         sampled.tick()
         listener = f"127.0.0.1:{port}"
         assert owners(sampled.time_wait(inside)) == {
@@ -395,6 +404,7 @@ class TestTimeWait:
             server.do("exec('try:\\n while True: a.append(l.accept()[0])\\nexcept BlockingIOError: pass')")
             server.do("[one.close() for one in a]")
         client.do("[one.close() for one in c]")
+        client.await_time_wait(20)
         sampled.tick()
         (group,) = sampled.time_wait(inside)
         assert (group.count, group.owner.how, group.owner.key) == (20, "listener", None)
@@ -409,6 +419,7 @@ class TestTimeWait:
         sampled.tick()
         ended.program.stop()
         server.do("[one.close() for one in a[:5]]")
+        server.await_time_wait(5)
         for _ in range(60):
             sampled.tick()
         group = (f"127.0.0.1:{port}", None, "unattributed", None)
@@ -424,6 +435,7 @@ class TestTimeWait:
         connect(client, server, port, 3)
         client.do("[one.close() for one in c]; c = []")
         server.do("[one.close() for one in a]")
+        server.await_time_wait(3)
         sampled.tick()
         group = (f"127.0.0.1:{port}", None)
         assert owners(sampled.time_wait(inside)) == {(*group, "unattributed", None): 3}
@@ -479,6 +491,7 @@ class TestTimeWait:
         client.do("[one.close() for one in c[:2]]")
         server.do("[one.close() for one in a]")
         client.do("[one.close() for one in c]")
+        client.await_time_wait(4)
         sampled.tick()
         assert owners(sampled.time_wait(inside)) == {
             (f"127.0.0.1:{port}", None, "exact", client.key): 2,
