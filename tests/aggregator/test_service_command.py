@@ -19,6 +19,7 @@ from loiter.service_install.steps import FoundFile, MakeFolder, Run, Step, StepF
 from loiter.service_install.systemd import ServiceState
 from loiter_aggregator.access import tokens
 from loiter_aggregator.access.principal import Right
+from loiter_aggregator.alerts.memory import FILE, Memory, remember
 from loiter_aggregator.commands import loiter
 from loiter_aggregator.config import AggregatorSettings, TlsSettings
 from loiter_aggregator.install.installing import _door, check_data_dir, check_data_dir_is_seen
@@ -48,6 +49,9 @@ from loiter_aggregator.install.secrets import (
 from loiter_aggregator.install.uninstalling import store_removal
 from loiter_aggregator.install.user import is_service_user
 from loiter_aggregator.install.wanted import Present, Request, asked_values, check_names, wanted
+from loiter_aggregator.reports.state import ReportState
+from loiter_aggregator.store.duckdb_store import DuckDbStore
+from loiter_aggregator.web.sessions import signing_key
 from support.certificates import self_signed
 
 SHIPPED = "[Service]\nExecStart=/usr/bin/loiter serve\n"
@@ -204,6 +208,27 @@ def test_a_purge_takes_the_files_of_the_store_and_nothing_else(tmp_path: Path) -
     assert store_removal([link, shared], nobody) == store_removal([], None)
     # Before the first start there is no store yet: the folder is known by its owner.
     assert store_removal([foreign], foreign.stat().st_uid).files == (foreign / "tokens.json",)
+
+
+def test_a_purge_takes_all_that_an_aggregator_keeps(tmp_path: Path) -> None:
+    """Also what it remembers of alerts and reports, in a folder that is not its own for all time."""
+    folder = tmp_path / "store"
+    store, reports = DuckDbStore(folder, "100MB"), ReportState(folder)
+    signing_key(folder)
+    remember(folder / FILE, Memory())
+    (folder / "cache" / "matplotlib").mkdir(parents=True)
+    try:
+        kept = {file for file in folder.rglob("*") if file.is_file()}
+        assert {"reports.sqlite3", "reports.sqlite3-wal", "alerts.json", "web.key"} < {file.name for file in kept}
+        gone = store_removal([folder], None)
+        assert (kept - set(gone.files), gone.trees, gone.folders) == (
+            set(),
+            (folder / "cache/matplotlib",),
+            (folder / "cache", folder),
+        )
+    finally:
+        store.close()
+        reports.close()
 
 
 def test_a_person_who_is_called_like_the_user_of_the_service_stays() -> None:

@@ -17,17 +17,22 @@ BACKUP_FILE: Final = UNIT_FILE.with_suffix(".service.orig")
 DROP_INS: Final = Path(f"{UNIT_FILE}.d")
 DATA_DIR_DROP_IN: Final = DROP_INS / "data-dir.conf"
 DEFAULT_DATA_DIR: Final = Path("/var/lib/loiter")
-# All that loiter and its database make in the folder of the store; that by which it is known comes last.
+# All that loiter and its databases make in the folder of the store; that by which it is known comes last.
 STORE_FILES: Final = (
     "web.key",
     "tokens.json",
     ".tokens.json.lock",
+    "alerts.json",
+    "reports.sqlite3-shm",
+    "reports.sqlite3-wal",
+    "reports.sqlite3",
     "loiter.duckdb.wal",
     "loiter.duckdb.wal.checkpoint",
     "loiter.duckdb.wal.recovery",
     "loiter.duckdb",
 )
-STORE_TEMPORARY: Final = "loiter.duckdb.tmp"
+# What is put off there while a question is answered, and what is kept of drawing charts.
+STORE_FOLDERS: Final = ("loiter.duckdb.tmp", "cache/matplotlib")
 
 # systemd finds there what LoadCredential= of the unit names, and gives it to the service alone.
 CREDSTORE: Final = Path("/etc/credstore")

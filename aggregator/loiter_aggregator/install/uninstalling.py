@@ -32,7 +32,7 @@ from loiter_aggregator.install.places import (
     REVOKED,
     REVOKED_LOCK,
     STORE_FILES,
-    STORE_TEMPORARY,
+    STORE_FOLDERS,
     TRUST,
     UNIT,
     UNIT_FILE,
@@ -102,8 +102,8 @@ def store_removal(folders: Iterable[Path], user: int | None) -> Removal:
             trees += _there([folder])
         elif real.is_dir() and ((real / STORE_FILES[-1]).exists() or real.stat().st_uid == user):
             files += [file for file in (real / name for name in STORE_FILES) if file.exists()]
-            trees += _there([real / STORE_TEMPORARY])
-            left.append(real)
+            trees += _there([real / name for name in STORE_FOLDERS])
+            left += [*_there([real / "cache"]), real]
         if folder.is_symlink():
             files.append(folder)
     return Removal(UNIT, tuple(files), tuple(trees), tuple(left))
