@@ -124,8 +124,8 @@ def simulate(
 
     if not (allow_remote or is_loopback(server)):
         raise click.UsageError(
-            f"{server} is not on this machine, and simulated hosts would stand among the real ones there for as long as "
-            "samples are kept; --allow-remote sends them nevertheless"
+            f"{server} is not on this machine, and simulated hosts would stand among the real ones there for as long "
+            "as samples are kept; --allow-remote sends them nevertheless"
         )
     if interval > MAX_INTERVAL_SECONDS:
         raise click.UsageError(f"--interval: agents report every {MAX_INTERVAL_SECONDS / 3_600:g}h or more often")

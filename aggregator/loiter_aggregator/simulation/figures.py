@@ -30,6 +30,9 @@ _BUSY_TIME_WAIT: Final = (6_000.0, 26_000.0)
 _EXHAUSTED_HOURS: Final = (1.2, 8.0)
 # Descriptors that a program does not get at, in the end.
 _KEPT_FREE: Final = 3
+# How much faster than at most times a leak may be, and how many bursts are in a wave.
+_BURST: Final = 0.7
+_BURSTS: Final = 10
 _WAVE_SECONDS: Final = (900.0, 14_400.0)
 
 _LEVEL: Final = 0x31
@@ -113,7 +116,9 @@ class Figures:
         wave = np.sin(seconds * level.period + level.turn)
         established = level.established * (1 + level.swing * wave) + level.noise * (chance[0] - 0.5)
         established = np.maximum(np.rint(established), 0)
-        leaked = np.floor(level.leaked + level.leak_rate * seconds)
+        # A leak follows the load, which comes in bursts, and never shrinks.
+        burst = _BURST / (_BURSTS * level.period) * np.sin(_BURSTS * seconds * level.period + level.turn)
+        leaked = np.floor(level.leaked + level.leak_rate * (seconds + burst))
         # No more than there are descriptors for.
         leaked = np.minimum(leaked, np.maximum(level.fd_limit - level.fds - established - _KEPT_FREE, 0))
         close_wait = leaked + np.floor(level.slow * np.maximum(chance[1] - 0.5, 0) * 4)

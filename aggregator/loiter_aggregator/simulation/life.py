@@ -44,7 +44,7 @@ _STARTS: Final = (Event.AGENT, Event.HOST)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """From one start of an agent to the next. Later ones have greater numbers. `booted` is in milliseconds since 1970."""
+    """From one start of an agent to the next. Later runs have greater numbers. `booted` is in ms since 1970."""
 
     number: int
     boot: int

@@ -75,10 +75,10 @@ class Simulation:
         Raises WorkersFail.
         """
         live_since: float | None = None
-        with _signals() as is_told_to_stop:
+        with _signals() as signals:
             self._workers = [_Worker(self._start(number), time.monotonic()) for number in range(self.boards.workers)]
             try:
-                while not is_told_to_stop():
+                while not signals:
                     time.sleep(_LOOK_SECONDS)
                     progress = self.progress()
                     show(progress)
@@ -88,7 +88,7 @@ class Simulation:
                         break
                     self._replace_those_that_ended()
             finally:
-                self._end()
+                self._end(signals)
         return self.progress()
 
     def _start(self, number: int) -> BaseProcess:
@@ -110,21 +110,21 @@ class Simulation:
             self._say(f"worker {number + 1} ended {how}; another one goes on with its hosts")
             self._workers[number] = _Worker(self._start(number), time.monotonic(), short)
 
-    def _end(self) -> None:
-        """Has the workers wait for what is not acknowledged yet, and end."""
+    def _end(self, signals: list[int]) -> None:
+        """Has the workers wait for what is not acknowledged yet, and end. Another signal ends them at once."""
         for worker in self._workers:
             worker.process.terminate()
-        deadline = time.monotonic() + _END_SECONDS
-        for worker in self._workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+        deadline, before = time.monotonic() + _END_SECONDS, len(signals)
+        while any(worker.process.is_alive() for worker in self._workers):
+            if len(signals) > before or time.monotonic() > deadline:
+                for worker in self._workers:
+                    worker.process.kill()
+            time.sleep(_LOOK_SECONDS)
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Has SIGINT and SIGTERM noted for as long as the block lasts; yields what tells whether one came."""
+def _signals() -> Iterator[list[int]]:
+    """Yields a list in which SIGINT and SIGTERM are noted for as long as the block lasts."""
     came: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -132,7 +132,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,8 +22,7 @@ from loiter_aggregator.simulation.running import Progress
 
 _LINE_SECONDS: Final = 5.0
 _BAR_COLUMNS: Final = 40
-# Over what time a rate is measured, at least.
-_RATE_SECONDS: Final = 2.0
+_LATE_SECONDS: Final = 4.0
 
 Show = Callable[[Progress], None]
 
@@ -31,60 +30,73 @@ Show = Callable[[Progress], None]
 @contextmanager
 def shown(heading: str) -> Iterator[Show]:
     """Yields what shows progress on standard error: refreshed on a terminal, else a line every five seconds."""
-    rate = _Rate()
+    late = _Late()
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         click.echo(heading, err=True)
-        yield _Lines(rate).show
+        yield _Lines(late).show
         return
     with Live(Text(heading, style="bold"), console=console, refresh_per_second=4) as live:
-        yield lambda progress: live.update(_screen(heading, progress, rate.of(progress)))
+
+        def show(progress: Progress) -> None:
+            late.look(progress)
+            live.update(_screen(heading, progress, late))
+
+        yield show
 
 
-class _Rate:
-    """Acknowledged reports a second, of late."""
+class _Late:
+    """What happened of late: acknowledged reports a second, and the CPU time of the workers for a report sent."""
 
     def __init__(self) -> None:
-        self._since, self._before, self._rate = 0.0, 0, 0.0
+        self._since = 0.0
+        self._before = dict.fromkeys(Count, 0)
+        self.rate = 0.0
+        self.cpu: float | None = None
 
-    def of(self, progress: Progress) -> float:
-        acknowledged, passed = progress.totals.counts[Count.ACKNOWLEDGED], progress.elapsed - self._since
-        if passed >= _RATE_SECONDS:
-            self._rate = (acknowledged - self._before) / passed
-            self._since, self._before = progress.elapsed, acknowledged
-        return self._rate
+    def look(self, progress: Progress) -> None:
+        """Looks, where long enough has passed since the last time."""
+        counts, passed = progress.totals.counts, progress.elapsed - self._since
+        if passed < _LATE_SECONDS:
+            return
+        grown = {count: counts[count] - self._before[count] for count in Count}
+        sent = grown[Count.SENT] + grown[Count.RESENT]
+        self.rate = grown[Count.ACKNOWLEDGED] / passed
+        self.cpu = grown[Count.CPU] / 1e3 / sent if sent else None
+        self._since, self._before = progress.elapsed, counts
 
 
 class _Lines:
-    def __init__(self, rate: _Rate) -> None:
-        self._rate, self._next = rate, _LINE_SECONDS
+    def __init__(self, late: _Late) -> None:
+        self._late, self._next = late, _LINE_SECONDS
 
     def show(self, progress: Progress) -> None:
-        rate = self._rate.of(progress)
+        self._late.look(progress)
         if progress.elapsed >= self._next:
             self._next = progress.elapsed + _LINE_SECONDS
             stamp = datetime.now(UTC).strftime("%H:%M:%S")
-            words = ", ".join(f"{name} {value}" for name, value in _figures(progress, rate).items())
+            words = ", ".join(f"{name} {value}" for name, value in _figures(progress, self._late).items())
             click.echo(f"{stamp} {words}", err=True)
 
 
-def _screen(heading: str, progress: Progress, rate: float) -> Group:
+def _screen(heading: str, progress: Progress, late: _Late) -> Group:
     table = Table.grid(padding=(0, 2))
-    for name, value in _figures(progress, rate).items():
+    for name, value in _figures(progress, late).items():
         table.add_row(Text(name, style="dim"), value)
     bar = [] if progress.is_live else [ProgressBar(total=1.0, completed=progress.past, width=_BAR_COLUMNS)]
     return Group(Text(heading, style="bold"), *bar, table, Text("Ctrl-C to end", style="dim"))
 
 
-def _figures(progress: Progress, rate: float) -> dict[str, str]:
+def _figures(progress: Progress, late: _Late) -> dict[str, str]:
     totals, counts = progress.totals, progress.totals.counts
     figures = {
         "running": format_duration(progress.elapsed),
         "past": "delivered" if progress.is_live else f"{100 * progress.past:.1f} % delivered",
         "streams": f"{counts[Count.STREAMS]:,}",
-        "acknowledged": f"{counts[Count.ACKNOWLEDGED]:,} ({rate:,.0f}/s)",
+        "acknowledged": f"{counts[Count.ACKNOWLEDGED]:,} ({late.rate:,.0f}/s)",
         "waiting": f"{totals.waiting:,}",
         "acks": _latency(totals),
+        "CPU a report": "-" if late.cpu is None else f"{late.cpu:,.0f} µs",
         "rejected": f"{counts[Count.REJECTED]:,}",
         "reconnects": f"{counts[Count.RECONNECTS]:,}",
     }
