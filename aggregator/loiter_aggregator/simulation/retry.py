@@ -46,7 +46,10 @@ class Retry:
 
 
 async def why_over(call: grpc.aio.StreamStreamCall[bytes, bytes]) -> Broken:
-    """Says why a stream is over."""
+    """Says why a stream is over.
+
+    Where it was ended as something was being written, grpc.aio knows that alone, and calls it INTERNAL.
+    """
     code, details = await call.code(), await call.details()
     return Broken(f"{code.name}: {details}" if details else code.name, _asked(await call.trailing_metadata()))
 
