@@ -50,7 +50,9 @@ def test_what_a_host_sends_keeps_the_rules(kind: Kind) -> None:
     for tick in range(0, 8_640, 97):
         run = host.life.run(tick)
         if run is not None:
-            request = pb.StreamReportsRequest.FromString(hello(PLAN, host, run, [(host.epoch(run), 3)], host.time_of(tick)))
+            request = pb.StreamReportsRequest.FromString(
+                hello(PLAN, host, run, [(host.epoch(run), 3)], host.time_of(tick))
+            )
             check_hello(request.hello)
             check_sent(request)
     sent = list(requests(host, range(0, 8_640, 97)))

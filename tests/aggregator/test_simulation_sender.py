@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter_aggregator.ingest.admission import retry_info
 from loiter_aggregator.simulation.counts import Board, Boards, Count
