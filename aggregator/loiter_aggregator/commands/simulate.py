@@ -53,7 +53,7 @@ class PercentType(click.ParamType[float]):
 def _kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for kind, percent, meaning in reversed(_KINDS):
         flag = click.option(
-            f"--{kind}", type=PercentType(), default=percent, metavar="PERCENT", show_default=True, help=meaning
+            f"--{kind}", type=PercentType(), default=f"{percent:g}%", metavar="PERCENT", show_default=True, help=meaning
         )
         command = flag(command)
     return command
@@ -71,7 +71,14 @@ def _kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Processes that a host reports one by one.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True, help="Another gives others.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Another gives others.",
+)
 @click.option("--for", "lasting", type=DurationType(), metavar="DURATION", help="How long; until Ctrl-C if not given.")
 @click.option(
     "--backfill",
@@ -93,7 +100,12 @@ def _kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Agents have a connection each; for load, several streams may share one.",
 )
 @_kind_options
-@click.option("--truth", type=click.Path(path_type=Path, dir_okay=False), help="File to write what leaks to, as JSON.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to write what leaks, as JSON.",
+)
 @click.option("--allow-remote", is_flag=True, help="Send to an aggregator that is not on this machine, too.")
 @click.option(
     "-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True, help="The summary."
