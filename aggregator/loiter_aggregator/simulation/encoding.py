@@ -11,7 +11,7 @@ from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
 from loiter.version import version
 from loiter_aggregator.clock import to_duration, to_timestamp
-from loiter_aggregator.simulation.close_waits import explain
+from loiter_aggregator.simulation.close_waits import set_figures, unchanging
 from loiter_aggregator.simulation.closings import closings, set_closings
 from loiter_aggregator.simulation.draws import Array
 from loiter_aggregator.simulation.figures import Drawn, Figures
@@ -64,14 +64,26 @@ class Messages:
 class Reports:
     """The reports of one host, as they go over its stream."""
 
-    __slots__ = ("_block", "_closings", "_figures", "_first", "_host", "_messages", "_plan", "_processes", "_state",
-                 "_template")  # fmt: skip
+    __slots__ = (
+        "_block",
+        "_closings",
+        "_explanations",
+        "_figures",
+        "_first",
+        "_host",
+        "_messages",
+        "_plan",
+        "_processes",
+        "_state",
+        "_template",
+    )
 
     def __init__(self, plan: Plan, host: SimulatedHost, messages: Messages) -> None:
         """Takes the messages to encode by."""
         self._plan, self._host, self._messages = plan, host, messages
         self._figures = Figures(plan, host)
         self._closings = closings(host)
+        self._explanations: dict[tuple[int, bool], bytes] = {}
         # Of the state that the host was in.
         self._state: object = None
         self._template = Template(b"", b"", ())
@@ -140,12 +152,17 @@ class Reports:
     def _explained(self, index: int, close_wait: int, staying: int, now: int, ports: tuple[int, float]) -> bytes:
         """What is said of a process besides its counts."""
         message, process = self._messages.process, self._processes[index]
-        message.Clear()
-        message.stuck = 0
+        if close_wait:
+            kept = self._explanations.get((index, staying > 0))
+            if kept is None:
+                kept = self._explanations[index, staying > 0] = unchanging(self._host, process.slot, staying > 0)
+            message.ParseFromString(kept)
+            set_figures(message, process.slot, close_wait, staying, (now - process.start) / 1_000)
+        else:
+            message.Clear()
+            message.stuck = 0
         if not index:
             message.time_wait, message.ports_share = ports
-        if close_wait:
-            explain(message, self._host, process.slot, (close_wait, staying), (now - process.start) / 1_000)
         return message.SerializeToString()
 
     def _lasting(self, microseconds: int) -> bytes:
