@@ -54,7 +54,7 @@ async def acknowledge(_: Aggregator, request: pb.StreamReportsRequest, context: 
 async def serving(aggregator: Aggregator) -> AsyncIterator[Callable[[], Any]]:
     """Yields what opens a stream."""
     server = grpc.aio.server()
-    handler = grpc.stream_stream_rpc_method_handler(aggregator.stream)
+    handler: Any = grpc.stream_stream_rpc_method_handler(aggregator.stream)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"StreamReports": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
