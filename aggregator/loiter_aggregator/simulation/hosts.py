@@ -23,6 +23,8 @@ _FIRST_PID: Final = 300
 # Of the processes of a churning host.
 _SHORT_LIVED: Final = 0.6
 _LIFE_MS: Final = (40_000.0, 400_000.0)
+# Of an interval.
+_PHASES: Final = 50
 _HOUR_MS: Final = 3_600_000
 # On descriptors, of a process that comes to have none left.
 _SMALL_LIMITS: Final = (2_048, 4_096, 8_192)
@@ -77,8 +79,8 @@ class SimulatedHost:
         self.host_id = _digest(plan.seed, number)
         # What it draws by.
         self.key = draw(plan.seed, number)
-        # When its tick 0 is: hosts do not report all at once.
-        self.first = plan.start + int(share(self.key, _PHASE) * plan.interval)
+        # When its tick 0 is: not that of all at once, but of some: their sender wakes up once for them.
+        self.first = plan.start + draw(self.key, _PHASE) % _PHASES * plan.interval // _PHASES
         self.life = Life(plan, self.key, self.kind, self.first)
         self.role = tuple(ROLES)[draw(self.key, _ROLE) % len(ROLES)]
         self.slots = _slots(plan, self.key, self.kind, self.role, place)
