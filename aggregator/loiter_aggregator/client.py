@@ -55,6 +55,7 @@ class FleetClient:
     ) -> None:
         """Takes an open channel, how it was opened, and what goes with each call."""
         self.server = server
+        self.channel = channel
         self.stub = FleetServiceStub(channel)
         self._security = security or Security()
         self._metadata = metadata
@@ -72,7 +73,7 @@ class FleetClient:
             try:
                 return call.result()
             except grpc.RpcError as error:
-                raise click.ClickException(self._explain(error)) from None
+                raise click.ClickException(self.explain(error)) from None
             except grpc.FutureCancelledError:
                 raise click.ClickException("the question was given up") from None
             finally:
@@ -83,7 +84,8 @@ class FleetClient:
         if self._pending is not None:
             self._pending.cancel()
 
-    def _explain(self, error: grpc.RpcError) -> str:
+    def explain(self, error: grpc.RpcError) -> str:
+        """Puts into words why a call failed."""
         if not isinstance(error, grpc.Call):  # every error of a call in progress is one
             return f"cannot ask {self.server}: {error}"
         code, details = error.code(), printable(error.details() or "")
@@ -132,14 +134,14 @@ def connect(server: str) -> Iterator[FleetClient]:
     Raises:
         ClickException: A file can not be used. The message says which.
     """
-    security = _security()
+    security = given_security()
     options = (
         ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
         ("grpc.enable_retries", 0),
         ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
     )
     try:
-        metadata = _metadata(security)
+        metadata = call_metadata(security)
         if wants_tls(server, security):
             channel = grpc.secure_channel(server, channel_credentials(security), options=options)
         else:
@@ -150,7 +152,8 @@ def connect(server: str) -> Iterator[FleetClient]:
         yield FleetClient(server, channel, security, metadata)
 
 
-def _security() -> Security:
+def given_security() -> Security:
+    """How to connect, as the flags of the command say."""
     context = click.get_current_context(silent=True)
     given = {} if context is None else context.meta
     return Security(
@@ -162,7 +165,8 @@ def _security() -> Security:
     )
 
 
-def _metadata(security: Security) -> tuple[tuple[str, str], ...]:
+def call_metadata(security: Security) -> tuple[tuple[str, str], ...]:
+    """What goes with each call: the token, of a file or of the environment. Raises SecurityFileError."""
     if security.token_file is not None:
         return token_metadata(read_token(security.token_file))
     token = os.environ.get(_TOKEN_VARIABLE)

@@ -27,6 +27,11 @@ from loiter_aggregator.output.reports import schedules_document
 from loiter_aggregator.output.rows import app_row, group_row, host_row, process_row
 from loiter_aggregator.output.sockets import document as sockets_document
 from loiter_aggregator.reports.rendering.document import document as report_document
+from loiter_aggregator.simulation.counts import Boards
+from loiter_aggregator.simulation.plan import Plan
+from loiter_aggregator.simulation.running import Progress
+from loiter_aggregator.simulation.showing import document as simulation_document
+from loiter_aggregator.simulation.truth import truth
 
 # Figures that rankings flatten out of the messages within a row.
 _FIGURES: Final = {
@@ -71,6 +76,14 @@ def _sample() -> object:
 
 def _check() -> object:
     return json.loads(as_check_json("the service", [filled_dataclass(Finding)]))
+
+
+def _simulation() -> object:
+    return simulation_document(1, Progress(0.0, 0.0, Boards(1, 1).totals(), None))
+
+
+def _truth() -> object:
+    return truth(Plan(hosts=10, start=0))
 
 
 def _tokens() -> object:
@@ -329,6 +342,59 @@ DOCUMENTS: Final = {
             "waiting_reports": "reports in the spool that wait for their acknowledgement",
             "lost_reports": "reports that were given up before they were acknowledged, since the spool was made",
             "left_out": "[the step](measures.md#steps-of-the-budget) of what the agent leaves out; `null` for nothing",
+        },
+    ),
+    "json-simulate": Document(
+        _simulation,
+        meanings={
+            "hosts": "how many hosts there were",
+            "seconds": "for how long it ran",
+            "sent": "reports that were sent, each counted once",
+            "acknowledged": "of these, those that the aggregator has in its store",
+            "rejected": "those that it did not take",
+            "unacknowledged": "those of which nothing was heard until the end",
+            "resent": "how often a report was sent again, since a stream had broken",
+            "reconnects": "streams that were opened in place of one that had broken",
+            "ack_seconds": "from the tick of a report to its acknowledgement; the past, which comes first, is left out",
+            "ack_seconds.p50": "the median, to 4 %",
+            "ack_seconds.p99": "the 99th percentile, to 4 %",
+            "ack_seconds.max": "the longest",
+            "report_bytes": "the size of reports as they are sent, encoded and not compressed",
+            "report_bytes.p50": "the median, to 16 bytes",
+            "report_bytes.p99": "the 99th percentile, to 16 bytes",
+            "cpu_seconds": "CPU time of the workers, from when they begin to connect",
+            "cpu_microseconds_per_report": "that, for each time a report was sent",
+            "last_trouble": "why a stream broke last, or a report was rejected; `null` where neither was",
+        },
+    ),
+    "json-truth": Document(
+        _truth,
+        meanings={
+            "parameters": "what makes the fleet: with the same, it is the same",
+            "parameters.hosts": "how many hosts there are",
+            "parameters.seed": "what all is drawn by",
+            "parameters.start_time": "when it began to run: what `--start` takes",
+            "parameters.interval_seconds": "the time between two reports of a host",
+            "parameters.processes": "processes that a host reports one by one",
+            "parameters.kinds": "how many hosts there are of each kind",
+            "hosts": "every host",
+            "hosts[].host": "its name",
+            "hosts[].kind": "its [kind](../operate/simulate.md#kinds-of-hosts)",
+            "leaking_hosts": "the hosts on which a process forgets to close, fastest first",
+            "leaking_hosts[].host": "its name",
+            "leaking_hosts[].sockets_per_hour": "how many CLOSE_WAIT sockets are added in an hour, on average",
+            "leaking_processes": "the processes that forget to close, fastest first",
+            "leaking_processes[].host": "the name of its host",
+            "leaking_processes[].pid": "its process id",
+            "leaking_processes[].start_time": "when it started",
+            "leaking_processes[].name": "its name",
+            "leaking_processes[].app": "what it belongs to",
+            "leaking_processes[].sockets_per_hour": "how many CLOSE_WAIT sockets it adds in an hour, on average",
+            "leaking_apps": "the apps of these processes, fastest first",
+            "leaking_apps[].app": "what it is called",
+            "leaking_apps[].hosts": "on how many hosts it leaks",
+            "leaking_apps[].processes": "how many processes of it leak",
+            "leaking_apps[].sockets_per_hour": "the sum over them",
         },
     ),
     "json-tokens": Document(

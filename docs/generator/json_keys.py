@@ -10,7 +10,7 @@ from generator.markdown import clause, code, table
 from generator.proto import contract
 
 # What was found, by its name: the keys are no names of figures.
-FOUND: Final = ("labels", "thread_states", "wait_channels")
+FOUND: Final = ("labels", "thread_states", "wait_channels", "kinds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ VERBS: Final = (
     "ca",
     "token",
     "service",
+    "simulate",
     "completion",
 )
 
