@@ -32,6 +32,7 @@ from loiter_aggregator.ingest.room import Amount, Room
 from loiter_aggregator.ingest.time_again import TimeAgain
 from loiter_aggregator.store.batch import Batch, HostRecord, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError, UnfitError
+from loiter_aggregator.store.figures import Processes
 from loiter_aggregator.store.parts import Entry, halves, only_entry, rejected
 
 _log = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ class Batcher:
         skew: int = 0,
         settled: Mapping[int, int] = _NOTHING,
         size: int | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Takes a report that passed validation; `hearer` hears when it and all before it are durable.
 
@@ -189,6 +191,7 @@ class Batcher:
             skew: How far the host's clock was behind ours when the sample was taken, in milliseconds.
             settled: Up to where each epoch is accounted for, as the agent said, be it with another aggregator.
             size: The bytes of its message.
+            processes: Those of its sample, where somebody has read them already.
 
         Raises:
             StoreError: What is stored of the host can not be read.
@@ -210,7 +213,7 @@ class Batcher:
             else:
                 self._lose(host_key, missing(epoch, sequence, known), received)
                 rename = self._names.renamer(host_key, report.host_id)
-                self._open.batch.add(host_key, report, received, skew, rename)
+                self._open.batch.add(host_key, report, received, skew, rename, processes)
             host.marks[epoch] = sequence
             host.last_seen = received
         acknowledged = self._open.due_to(hearer).acknowledgements

@@ -249,7 +249,7 @@ class IngestService:
                 raise Invalid("the message is not a report")
             report = request.report
             check_sent(request)
-            check_report(report, intake.session.host_id)
+            processes = check_report(report, intake.session.host_id)
         except Invalid as error:
             await self._reject(intake, answers, report, error)
             return
@@ -264,7 +264,7 @@ class IngestService:
             self._note_clock(intake)
         elif report.loss.HasField("last_sample_time"):
             skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.loss.last_sample_time))
-        await self._batcher.put(intake.host_key, report, answers, skew, intake.settled, len(data))
+        await self._batcher.put(intake.host_key, report, answers, skew, intake.settled, len(data), processes)
 
     async def _reject(self, intake: _Intake, answers: Answers, report: pb.Report, error: Invalid) -> None:
         self._batcher.counters.rejected += 1

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter_aggregator.clock import from_duration, from_timestamp
+from loiter_aggregator.store.figures import (
+    PROCESS_COUNTS,
+    PROCESS_FIGURES,
+    Processes,
+    known,
+    read_processes,
+    reader,
+)
 from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE, TCP_STATES
 
 Column = np.ndarray[Any, np.dtype[Any]]
 
-_COVERAGE = (
+_tcp_states = reader(*TCP_STATES)
+_host_fds = reader("allocated", "limit")
+_coverage = reader(
     "sockets_attributed",
     "sockets_unattributed",
     "sockets_ownerless",
@@ -28,8 +39,8 @@ _COVERAGE = (
     "namespaces_unread",
     "namespaces_by_procfs",
 )
-_OTHER = ("processes", "established", "close_wait", "sockets", "fd_open")
-_COST = (
+_other_processes = reader("processes", "established", "close_wait", "sockets", "fd_open")
+_cost = reader(
     "cpu_seconds",
     "wall_seconds",
     "process_cpu_seconds",
@@ -37,9 +48,13 @@ _COST = (
     "late_ticks",
     "dropped_reports",
 )
-_TIME_WAIT_LIMITS = ("overflows", "max_buckets", "reuse")
-_PROCESS_COUNTS = ("established", "close_wait", "time_wait", "sockets", "fd_open", "fd_limit", "fd_limit_hard")
-_AGES = ("p50_seconds", "p99_seconds", "max_seconds")
+_time_wait_limits = reader("overflows", "max_buckets", "reuse")
+_ages = attrgetter("p50_seconds", "p99_seconds", "max_seconds")
+_NO_AGES = (None, None, None)
+_CLOSE_WAIT_OF_HOST = TCP_STATES.index("close_wait")
+_CLOSE_WAIT = PROCESS_COUNTS.index("close_wait")
+_CAUSE = PROCESS_FIGURES.index("cause")
+_STUCK = list(PROCESS_SAMPLE).index("stuck")
 
 
 def key_of(*parts: str) -> int:
@@ -60,8 +75,8 @@ class Identity(NamedTuple):
 
 
 @lru_cache(maxsize=16_384)
-def identity_key(identity: Identity) -> int:
-    """The key of an identity. Most processes are called as they were in the sample before."""
+def identity_key(identity: tuple[str, str, str]) -> int:
+    """The key of an Identity. Most processes are called as they were in the sample before."""
     return key_of(*identity)
 
 
@@ -122,44 +137,63 @@ class Batch:
         received: int,
         skew: int = 0,
         rename: Callable[[Identity], Identity] | None = None,
+        processes: Processes | None = None,
     ) -> int:
         """Adds a sample that passed validation, and returns the time it was taken at, set right.
 
         `skew` is how far, in milliseconds, the host's clock was behind ours when the sample was taken. A sample is
-        never from our future. `rename` may give a process another identity than it claims.
+        never from our future. `rename` may give a process another identity than it claims. `processes` are those of the
+        sample, where somebody has read them already.
         """
         sample = report.sample
         taken = from_timestamp(sample.sample_time)
         ts = min(taken + skew, received)
         # What was added to the agent's time, so that it can be had back.
         added = ts - taken if skew else 0
-        self.host_rows.append(_host_row(host_key, report, ts, received, added))
-        self.process_counts.append(len(sample.processes))
-        for process in sample.processes:
-            identity = Identity(process.name, process.app, process.user)
-            key = identity_key(identity)
-            if key not in self.identities:
-                if rename is not None:
-                    identity = rename(identity)
-                    key = identity_key(identity)
-                self.identities[key] = identity
+        if processes is None:
+            processes = read_processes(sample)
+        done = len(self.process_rows)
+        self._add_processes(host_key, processes, ts, rename)
+        own = self.process_rows[done:]
+        self.process_counts.append(len(own))
+        self.host_rows.append(_host_row(host_key, report, ts, received, added, _cause(processes), _stuck_of_all(own)))
+        self._keep_latest(host_key, ts, sample)
+        self._mark(host_key, report.spool_epoch, report.sequence, received)
+        return ts
+
+    def _add_processes(
+        self, host_key: int, processes: Processes, ts: int, rename: Callable[[Identity], Identity] | None
+    ) -> None:
+        for message, figures, (seconds, nanos) in zip(*processes, strict=True):
+            _, pid, name, app, user, _, cause, *counts = figures
+            if 0 in counts:
+                counts[:] = known(message, PROCESS_COUNTS, counts)
+            *held, stuck, ports_share = counts
             self.process_rows.append(
                 (
                     ts,
                     host_key,
-                    process.pid,
-                    from_timestamp(process.start_time),
-                    key,
-                    *_optional(process, _PROCESS_COUNTS),
-                    _stuck(process),
-                    process.cause or None,
-                    *_optional_ages(process),
-                    *_optional(process, ("ports_share",)),
+                    pid,
+                    1_000 * seconds + nanos // 1_000_000,
+                    self._identify(name, app, user, rename),
+                    *held,
+                    # One without CLOSE_WAIT sockets has none that are stuck, also where the agent does not say so.
+                    0 if stuck is None and held[_CLOSE_WAIT] == 0 else stuck,
+                    cause or None,
+                    *(_ages(message.close_wait_age) if message.HasField("close_wait_age") else _NO_AGES),
+                    ports_share,
                 )
             )
-        self._keep_latest(host_key, ts, sample)
-        self._mark(host_key, report.spool_epoch, report.sequence, received)
-        return ts
+
+    def _identify(self, name: str, app: str, user: str, rename: Callable[[Identity], Identity] | None) -> int:
+        key = identity_key((name, app, user))
+        if key not in self.identities:
+            identity = Identity(name, app, user)
+            if rename is not None:
+                identity = rename(identity)
+                key = identity_key(identity)
+            self.identities[key] = identity
+        return key
 
     def add_loss(self, host_key: int, lost: Lost, received: int) -> None:
         """Adds samples that will never come. The mark moves to the last of them."""
@@ -215,23 +249,35 @@ class Batch:
         return len(self.host_rows)
 
 
-def _host_row(host_key: int, report: ingest_service_pb2.Report, ts: int, received: int, skew: int) -> tuple[Any, ...]:
+def _host_row(
+    host_key: int,
+    report: ingest_service_pb2.Report,
+    ts: int,
+    received: int,
+    skew: int,
+    cause: sample_pb2.Cause.ValueType | None,
+    stuck: int | None,
+) -> tuple[Any, ...]:
     sample = report.sample
+    tcp_states = _tcp_states(sample.tcp_states)
+    if stuck is None and tcp_states[_CLOSE_WAIT_OF_HOST] == 0:
+        stuck = 0
+    coverage = sample.coverage
     return (
         ts,
         received,
         skew,
         host_key,
         sample.sampler,
-        *_optional(sample.tcp_states, TCP_STATES),
-        *_optional(sample.host_fds, ("allocated", "limit")),
-        *_optional(sample.coverage, _COVERAGE),
-        sample.coverage.dump_torn,
-        *_optional(sample.other_processes, _OTHER),
-        *_optional(sample.cost, _COST),
-        *_optional(sample.time_wait_limits, _TIME_WAIT_LIMITS),
-        _cause(sample.processes),
-        _host_stuck(sample),
+        *tcp_states,
+        *_host_fds(sample.host_fds),
+        *_coverage(coverage),
+        coverage.dump_torn,
+        *_other_processes(sample.other_processes),
+        *_cost(sample.cost),
+        *_time_wait_limits(sample.time_wait_limits),
+        cause,
+        stuck,
         max((share for share in map(_ports_share, sample.ports) if share is not None), default=None),
         report.spool_epoch,
         report.sequence,
@@ -239,40 +285,21 @@ def _host_row(host_key: int, report: ingest_service_pb2.Report, ts: int, receive
     )
 
 
-def _stuck(process: sample_pb2.ProcessSample) -> int | None:
-    """A process without CLOSE_WAIT sockets has none that are stuck, also where the agent does not say so."""
-    if process.HasField("stuck"):
-        return process.stuck
-    return 0 if process.HasField("close_wait") and not process.close_wait else None
-
-
-def _host_stuck(sample: sample_pb2.Sample) -> int | None:
+def _stuck_of_all(process_rows: list[tuple[Any, ...]]) -> int | None:
     """The sum over the processes of which it is known; None where it is known of none."""
-    known = [stuck for stuck in map(_stuck, sample.processes) if stuck is not None]
-    if known:
-        return sum(known)
-    return 0 if sample.tcp_states.HasField("close_wait") and not sample.tcp_states.close_wait else None
+    found = [row[_STUCK] for row in process_rows if row[_STUCK] is not None]
+    return sum(found) if found else None
 
 
-def _cause(processes: Iterable[sample_pb2.ProcessSample]) -> int | None:
+def _cause(processes: Processes) -> sample_pb2.Cause.ValueType | None:
     """The cause of the process with the most CLOSE_WAIT sockets that stay, of those that have one."""
-    explained = (process for process in processes if process.cause)
+    explained = [message for message, row in zip(*processes[:2], strict=True) if row[_CAUSE]]
     worst = max(explained, key=lambda process: (process.evidence.settled, process.close_wait), default=None)
     return worst.cause if worst is not None else None
 
 
 def _ports_share(budget: sample_pb2.PortBudget) -> float | None:
     return min(1.0, budget.used / budget.available) if budget.available else None
-
-
-def _optional_ages(process: sample_pb2.ProcessSample) -> list[float | None]:
-    if not process.HasField("close_wait_age"):
-        return [None] * len(_AGES)
-    return [getattr(process.close_wait_age, name) for name in _AGES]
-
-
-def _optional(message: Any, names: Iterable[str]) -> list[Any]:
-    return [getattr(message, name) if message.HasField(name) else None for name in names]
 
 
 def _columns(rows: list[tuple[Any, ...]], types: dict[str, tuple[str, str]]) -> dict[str, Column]:
