@@ -6,55 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter_aggregator.clock import from_duration, from_timestamp
-from loiter_aggregator.store.figures import (
-    PROCESS_COUNTS,
-    PROCESS_FIGURES,
-    Processes,
-    known,
-    read_processes,
-    reader,
-)
-from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE, TCP_STATES
-
-Column = np.ndarray[Any, np.dtype[Any]]
-
-_tcp_states = reader(*TCP_STATES)
-_host_fds = reader("allocated", "limit")
-_coverage = reader(
-    "sockets_attributed",
-    "sockets_unattributed",
-    "sockets_ownerless",
-    "close_wait_uncharged",
-    "processes",
-    "processes_unreadable",
-    "processes_vanished",
-    "namespaces",
-    "namespaces_unread",
-    "namespaces_by_procfs",
-)
-_other_processes = reader("processes", "established", "close_wait", "sockets", "fd_open")
-_cost = reader(
-    "cpu_seconds",
-    "wall_seconds",
-    "process_cpu_seconds",
-    "resident_bytes",
-    "late_ticks",
-    "dropped_reports",
-)
-_time_wait_limits = reader("overflows", "max_buckets", "reuse")
-_ages = attrgetter("p50_seconds", "p99_seconds", "max_seconds")
-_NO_AGES = (None, None, None)
-_CLOSE_WAIT_OF_HOST = TCP_STATES.index("close_wait")
-_CLOSE_WAIT = PROCESS_COUNTS.index("close_wait")
-_CAUSE = PROCESS_FIGURES.index("cause")
-_STUCK = list(PROCESS_SAMPLE).index("stuck")
+from loiter_aggregator.store.figures import Processes, read_processes
+from loiter_aggregator.store.rows import Column, columns_of, host_row, process_rows
+from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE
 
 
 def key_of(*parts: str) -> int:
@@ -152,43 +112,18 @@ class Batch:
         added = ts - taken if skew else 0
         if processes is None:
             processes = read_processes(sample)
-        done = len(self.process_rows)
-        self._add_processes(host_key, processes, ts, rename)
-        own = self.process_rows[done:]
-        self.process_counts.append(len(own))
-        self.host_rows.append(_host_row(host_key, report, ts, received, added, _cause(processes), _stuck_of_all(own)))
+        rows = process_rows(host_key, processes, ts, lambda texts: self._identify(texts, rename))
+        self.process_rows += rows
+        self.process_counts.append(len(rows))
+        self.host_rows.append(host_row(host_key, report, ts, received, added, processes, rows))
         self._keep_latest(host_key, ts, sample)
         self._mark(host_key, report.spool_epoch, report.sequence, received)
         return ts
 
-    def _add_processes(
-        self, host_key: int, processes: Processes, ts: int, rename: Callable[[Identity], Identity] | None
-    ) -> None:
-        for message, figures, (seconds, nanos) in zip(*processes, strict=True):
-            _, pid, name, app, user, _, cause, *counts = figures
-            if 0 in counts:
-                counts[:] = known(message, PROCESS_COUNTS, counts)
-            *held, stuck, ports_share = counts
-            self.process_rows.append(
-                (
-                    ts,
-                    host_key,
-                    pid,
-                    1_000 * seconds + nanos // 1_000_000,
-                    self._identify(name, app, user, rename),
-                    *held,
-                    # One without CLOSE_WAIT sockets has none that are stuck, also where the agent does not say so.
-                    0 if stuck is None and held[_CLOSE_WAIT] == 0 else stuck,
-                    cause or None,
-                    *(_ages(message.close_wait_age) if message.HasField("close_wait_age") else _NO_AGES),
-                    ports_share,
-                )
-            )
-
-    def _identify(self, name: str, app: str, user: str, rename: Callable[[Identity], Identity] | None) -> int:
-        key = identity_key((name, app, user))
+    def _identify(self, texts: tuple[str, str, str], rename: Callable[[Identity], Identity] | None) -> int:
+        key = identity_key(texts)
         if key not in self.identities:
-            identity = Identity(name, app, user)
+            identity = Identity(*texts)
             if rename is not None:
                 identity = rename(identity)
                 key = identity_key(identity)
@@ -221,15 +156,15 @@ class Batch:
 
     def host_columns(self) -> dict[str, Column]:
         """The rows of host_sample as columns."""
-        return _columns(self.host_rows, HOST_SAMPLE)
+        return columns_of(self.host_rows, HOST_SAMPLE)
 
     def process_columns(self) -> dict[str, Column]:
         """The rows of process_sample as columns."""
-        return _columns(self.process_rows, PROCESS_SAMPLE)
+        return columns_of(self.process_rows, PROCESS_SAMPLE)
 
     def lost_columns(self) -> dict[str, Column]:
         """The rows of lost_sample as columns."""
-        return _columns(self.lost_rows, LOST_SAMPLE)
+        return columns_of(self.lost_rows, LOST_SAMPLE)
 
     def latest_columns(self) -> dict[str, Column]:
         """The rows of host_latest as columns."""
@@ -247,65 +182,3 @@ class Batch:
     def __len__(self) -> int:
         """How many samples there are."""
         return len(self.host_rows)
-
-
-def _host_row(
-    host_key: int,
-    report: ingest_service_pb2.Report,
-    ts: int,
-    received: int,
-    skew: int,
-    cause: sample_pb2.Cause.ValueType | None,
-    stuck: int | None,
-) -> tuple[Any, ...]:
-    sample = report.sample
-    tcp_states = _tcp_states(sample.tcp_states)
-    if stuck is None and tcp_states[_CLOSE_WAIT_OF_HOST] == 0:
-        stuck = 0
-    coverage = sample.coverage
-    return (
-        ts,
-        received,
-        skew,
-        host_key,
-        sample.sampler,
-        *tcp_states,
-        *_host_fds(sample.host_fds),
-        *_coverage(coverage),
-        coverage.dump_torn,
-        *_other_processes(sample.other_processes),
-        *_cost(sample.cost),
-        *_time_wait_limits(sample.time_wait_limits),
-        cause,
-        stuck,
-        max((share for share in map(_ports_share, sample.ports) if share is not None), default=None),
-        report.spool_epoch,
-        report.sequence,
-        sample.degradation,
-    )
-
-
-def _stuck_of_all(process_rows: list[tuple[Any, ...]]) -> int | None:
-    """The sum over the processes of which it is known; None where it is known of none."""
-    found = [row[_STUCK] for row in process_rows if row[_STUCK] is not None]
-    return sum(found) if found else None
-
-
-def _cause(processes: Processes) -> sample_pb2.Cause.ValueType | None:
-    """The cause of the process with the most CLOSE_WAIT sockets that stay, of those that have one."""
-    explained = [message for message, row in zip(*processes[:2], strict=True) if row[_CAUSE]]
-    worst = max(explained, key=lambda process: (process.evidence.settled, process.close_wait), default=None)
-    return worst.cause if worst is not None else None
-
-
-def _ports_share(budget: sample_pb2.PortBudget) -> float | None:
-    return min(1.0, budget.used / budget.available) if budget.available else None
-
-
-def _columns(rows: list[tuple[Any, ...]], types: dict[str, tuple[str, str]]) -> dict[str, Column]:
-    columns: dict[str, Column] = {}
-    for (name, (_, numpy_type)), values in zip(types.items(), zip(*rows, strict=True), strict=True):
-        absent = [value is None for value in values]
-        filled = [0 if value is None else value for value in values]
-        columns[name] = np.ma.masked_array(np.array(filled, dtype=numpy_type), mask=absent)
-    return columns

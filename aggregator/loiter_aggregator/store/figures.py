@@ -53,18 +53,26 @@ def read_processes(sample: sample_pb2.Sample) -> Processes:
     return Processes(messages, figures, [_parts_of(one[_START]) for one in figures])
 
 
-def reader(*names: str) -> Callable[[Any], tuple[Any, ...]]:
-    """Makes what reads those fields, two or more, all of them `optional`: None stands for one that is absent."""
-    figures_of = attrgetter(*names)
+def reader(part: str, *names: str) -> Callable[[sample_pb2.Sample], Sequence[Any]]:
+    """Makes what reads fields of a part of a sample, all of them `optional`: None stands for what is absent."""
+    part_of, figures_of, nothing = attrgetter(part), attrgetter(*names), (None,) * len(names)
 
-    def read(message: Any) -> tuple[Any, ...]:
+    def read(sample: sample_pb2.Sample) -> Sequence[Any]:
+        if not sample.HasField(part):  # type: ignore[arg-type]  # typed by the names, one by one
+            return nothing
+        message = part_of(sample)
         figures: tuple[Any, ...] = figures_of(message)
-        return known(message, names, figures) if 0 in figures else figures
+        return known(message.HasField, names, figures) if 0 in figures else figures
 
     return read
 
 
-def known(message: Any, names: Sequence[str], figures: Sequence[Any]) -> tuple[Any, ...]:
-    """Tells the zeros among figures from what is absent, which becomes None."""
-    has = message.HasField
-    return tuple([figure or (figure if has(name) else None) for name, figure in zip(names, figures, strict=True)])
+def known(has: Callable[[Any], bool], names: Sequence[str], figures: Sequence[Any]) -> list[Any]:
+    """Tells the zeros among figures from what is absent, which becomes None; `has` is the HasField of the message."""
+    told = list(figures)
+    at = -1
+    for _ in range(told.count(0)):
+        at = told.index(0, at + 1)
+        if not has(names[at]):
+            told[at] = None
+    return told
