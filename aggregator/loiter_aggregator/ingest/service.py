@@ -229,7 +229,9 @@ class IngestService:
             while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
                 with self._registry.at_work(session):
                     await self._take(intake, answers, data)
-                    await self._keep_to_rate(host_key)
+                    if (pause := self._bucket(host_key).take(self._monotonic())) > 0:
+                        # A host that floods waits. It is not read meanwhile, and the others are.
+                        await asyncio.sleep(pause)
         finally:
             self.socket_queries.close(intake.stream)
             answering.cancel()
@@ -242,10 +244,11 @@ class IngestService:
         report = pb.Report()
         try:
             request = _decode(data)
-            if request.WhichOneof("request") == "socket_answer":
+            kind = request.WhichOneof("request")
+            if kind == "socket_answer":
                 self.socket_queries.take(intake.stream, request.socket_answer)
                 return
-            if request.WhichOneof("request") != "report":
+            if kind != "report":
                 raise Invalid("the message is not a report")
             report = request.report
             check_sent(request)
@@ -255,12 +258,14 @@ class IngestService:
             return
         clock, sent = intake.clock, _sent(request)
         clock.hear(sent, self._clock(), self._since_boot())
-        self._note_conflicts(self._registry.deliver(intake.session, None if sent is None else clock.time_of(sent)))
-        if report.sample.HasField("interval"):
-            intake.session.interval_seconds = from_duration(report.sample.interval) / 1_000
+        if intake.session.claims:
+            self._note_conflicts(self._registry.deliver(intake.session, None if sent is None else clock.time_of(sent)))
         skew = 0
         if report.HasField("sample"):
-            skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.sample.sample_time))
+            sample = report.sample
+            if sample.HasField("interval"):
+                intake.session.interval_seconds = from_duration(sample.interval) / 1_000
+            skew = clock.skew(report.boot_id, _taken(report), from_timestamp(sample.sample_time))
             self._note_clock(intake)
         elif report.loss.HasField("last_sample_time"):
             skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.loss.last_sample_time))
@@ -285,11 +290,6 @@ class IngestService:
             answers.reject(rejection)
         else:
             await self._batcher.put_rejected(intake.host_key, rejection, answers, intake.settled)
-
-    async def _keep_to_rate(self, host_key: int) -> None:
-        """Lets a host that floods wait. It is not read meanwhile, and the others are."""
-        if (pause := self._bucket(host_key).take(self._monotonic())) > 0:
-            await asyncio.sleep(pause)
 
     def _bucket(self, host_key: int) -> TokenBucket:
         bucket = self._buckets.get(host_key)
