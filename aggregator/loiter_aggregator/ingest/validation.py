@@ -159,20 +159,24 @@ def _check_loss(loss: ingest_service_pb2.Loss, sequence: int) -> None:
 
 
 def _check_sample(sample: sample_pb2.Sample) -> Processes:
-    if len(sample.processes) > MAX_PROCESSES or not _holds(sample, processes := read_processes(sample)):
-        _check_rules(sample)
-        processes = read_processes(sample)  # it was something seldom, and no mistake
-    return processes
+    if len(sample.processes) <= MAX_PROCESSES:  # a message can hold so many that to read them takes long
+        processes = read_processes(sample)
+        if passes_at_a_glance(sample, processes):
+            return processes
+    check_rules(sample)
+    return read_processes(sample)  # it has something seldom, and breaks no rule
 
 
-def _holds(sample: sample_pb2.Sample, processes: Processes) -> bool:
+def passes_at_a_glance(sample: sample_pb2.Sample, processes: Processes) -> bool:
+    """Whether a sample is seen to keep all rules without going by them one by one."""
     try:
         return sample_holds(sample) and processes_hold(processes, _check_details)
     except Invalid:  # what is wrong is said in the order of the rules
         return False
 
 
-def _check_rules(sample: sample_pb2.Sample) -> None:
+def check_rules(sample: sample_pb2.Sample) -> None:
+    """Goes by the rules for a sample one by one, and names the first that it breaks."""
     _check(sample.HasField("sample_time"), "sample.sample_time is missing")
     _check_time("sample.sample_time", sample.sample_time)
     _check_sampler("sample.sampler", sample.sampler)
