@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -11,11 +12,20 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzz.wire_targets import mutate
 from loiter.limits import MAX_MESSAGE_BYTES
 from loiter.v1 import ingest_service_pb2 as pb
 from loiter.v1 import sample_pb2
-from loiter_aggregator.ingest.validation import Invalid, check_hello, check_report, check_sent
+from loiter_aggregator.ingest.validation import (
+    Invalid,
+    check_hello,
+    check_report,
+    check_rules,
+    check_sent,
+    passes_at_a_glance,
+)
 from loiter_aggregator.store.batch import Batch
+from loiter_aggregator.store.figures import read_processes
 from support.reports import (
     NOW,
     boot_id,
@@ -390,6 +400,24 @@ def _decode_and_check(data: bytes) -> None:
             check_report(request.report, WEB_1)
     except (DecodeError, Invalid):
         pass
+
+
+@pytest.mark.parametrize("message", [report(), full_report()], ids=["counts", "full"])
+def test_a_report_as_agents_send_it_passes_at_a_glance(message: pb.Report) -> None:
+    """Also with all that only some processes have."""
+    assert passes_at_a_glance(message.sample, read_processes(message.sample))
+
+
+@settings(derandomize=True, max_examples=1_500, deadline=None, database=None)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_what_passes_at_a_glance_breaks_no_rule(seed: int, changes: int) -> None:
+    """Whichever fields are changed to whatever fits on the wire, one by one or several."""
+    message, rng = full_report(), random.Random(seed)
+    for _ in range(changes):
+        mutate(message, rng)
+    taken = pb.Report.FromString(message.SerializeToString()).sample
+    if passes_at_a_glance(taken, read_processes(taken)):
+        check_rules(taken)
 
 
 VALID = send(full_report()).SerializeToString()

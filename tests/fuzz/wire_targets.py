@@ -58,7 +58,7 @@ def mutated_request(data: bytes) -> None:
     message = next((make for bound, make in kinds if data[:1] < bound), _report)()
     rng = random.Random(data)
     for _ in range(1 + len(data) % 4):
-        _mutate(message, rng)
+        mutate(message, rng)
     # Over the wire, as it would come: what can not be sent is no input.
     take_in(pb.StreamReportsRequest.FromString(message.SerializeToString()))
 
@@ -176,7 +176,7 @@ def _full_report() -> bytes:
     return pb.StreamReportsRequest(report=full_report()).SerializeToString()
 
 
-def _mutate(message: Message, rng: random.Random) -> None:
+def mutate(message: Message, rng: random.Random) -> None:
     """Changes one field somewhere in a message."""
     owner, field = rng.choice(list(_fields(message)))
     kind = rng.randrange(6)

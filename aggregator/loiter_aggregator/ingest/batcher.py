@@ -32,6 +32,7 @@ from loiter_aggregator.ingest.room import Amount, Room
 from loiter_aggregator.ingest.time_again import TimeAgain
 from loiter_aggregator.store.batch import Batch, HostRecord, Lost
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError, UnfitError
+from loiter_aggregator.store.figures import Processes
 from loiter_aggregator.store.parts import Entry, halves, only_entry, rejected
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,10 @@ class _Pending:
 
     def grow(self, host_key: int, rows: int, size: int) -> None:
         """Notes the room that something takes."""
-        self.amounts.setdefault(host_key, Amount()).add(rows, size)
+        amount = self.amounts.get(host_key)
+        if amount is None:
+            amount = self.amounts[host_key] = Amount()
+        amount.add(rows, size)
 
     def note(self, received: int) -> None:
         """Notes when something came."""
@@ -84,7 +88,10 @@ class _Pending:
 
     def due_to(self, hearer: Hearer) -> _Due:
         """What a stream is to hear."""
-        return self.due.setdefault(hearer, _Due())
+        due = self.due.get(hearer)
+        if due is None:
+            due = self.due[hearer] = _Due()
+        return due
 
 
 class Batcher:
@@ -176,6 +183,7 @@ class Batcher:
         skew: int = 0,
         settled: Mapping[int, int] = _NOTHING,
         size: int | None = None,
+        processes: Processes | None = None,
     ) -> None:
         """Takes a report that passed validation; `hearer` hears when it and all before it are durable.
 
@@ -189,13 +197,14 @@ class Batcher:
             skew: How far the host's clock was behind ours when the sample was taken, in milliseconds.
             settled: Up to where each epoch is accounted for, as the agent said, be it with another aggregator.
             size: The bytes of its message.
+            processes: Those of its sample, where somebody has read them already.
 
         Raises:
             StoreError: What is stored of the host can not be read.
             TooManyEpochs: The host draws too many.
         """
         rows, size = 1 + len(report.sample.processes), report.ByteSize() if size is None else size
-        host = await self._enter(host_key, rows, size)
+        host = self._enter_now(host_key, rows, size) or await self._enter(host_key, rows, size)
         epoch, sequence = report.spool_epoch, report.sequence
         if sequence <= host.marks.get(epoch, 0):
             self.counters.duplicates += 1
@@ -210,7 +219,7 @@ class Batcher:
             else:
                 self._lose(host_key, missing(epoch, sequence, known), received)
                 rename = self._names.renamer(host_key, report.host_id)
-                self._open.batch.add(host_key, report, received, skew, rename)
+                self._open.batch.add(host_key, report, received, skew, rename, processes)
             host.marks[epoch] = sequence
             host.last_seen = received
         acknowledged = self._open.due_to(hearer).acknowledgements
@@ -422,6 +431,11 @@ class Batcher:
         self.on_reset()
         await self.room.announce()
 
+    def _enter_now(self, host_key: int, rows: int, size: int) -> KnownHost | None:
+        """Takes room for a host where nothing has to be waited for, as is the rule."""
+        host = self._hosts.get(host_key)
+        return host if host is not None and self.room.enter_now(host_key, rows, size) else None
+
     async def _enter(self, host_key: int, rows: int, size: int) -> KnownHost:
         await self.room.enter(host_key, rows, size)
         try:
@@ -473,5 +487,5 @@ def _why(error: Exception) -> str:
 
 
 def _settled(host: KnownHost, said: Mapping[int, int], epoch: int) -> int | None:
-    known = [position[epoch] for position in (host.marks, said) if epoch in position]
-    return max(known, default=None)
+    mark, told = host.marks.get(epoch), said.get(epoch)
+    return told if mark is None or (told is not None and told > mark) else mark

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -93,6 +93,21 @@ class Session:
         return not self.at_work and now - self.heard > silent_after(self.interval_seconds)
 
 
+@dataclass(slots=True)
+class AtWork:
+    """A block in which a stream is not read. A class, as it is entered for each report."""
+
+    session: Session
+    monotonic: Callable[[], float]
+
+    def __enter__(self) -> None:
+        self.session.at_work = True
+
+    def __exit__(self, *_: object) -> None:
+        self.session.at_work = False
+        self.session.heard = self.monotonic()
+
+
 class Registry:
     """The streams that are open, by host."""
 
@@ -143,15 +158,9 @@ class Registry:
         if self._sessions.get(session.host_id) is session:
             del self._sessions[session.host_id]
 
-    @contextmanager
-    def at_work(self, session: Session) -> Iterator[None]:
+    def at_work(self, session: Session) -> AtWork:
         """Something came by a stream, and the block takes it in."""
-        session.at_work = True
-        try:
-            yield
-        finally:
-            session.at_work = False
-            session.heard = self._monotonic()
+        return AtWork(session, self._monotonic)
 
     def deliver(self, session: Session, sent: int | None) -> list[Conflict]:
         """A report came, sent at a time in milliseconds, where that is known.

@@ -64,6 +64,17 @@ class Room:
         since = [*islice(self._waiting.values(), 1), *(() if self._in_vain is None else (self._in_vain,))]
         return self._monotonic() - min(since) if since else 0.0
 
+    def enter_now(self, host_key: int, rows: int, size: int) -> bool:
+        """Takes room if there is some, and nobody waits for it."""
+        if (
+            self._waiting
+            or not self._used.has_room(rows, size, self._bound)
+            or not self._share_is_left(host_key, rows, size)
+        ):
+            return False
+        self._take(host_key, rows, size)
+        return True
+
     async def enter(self, host_key: int, rows: int, size: int) -> None:
         """Takes room, once there is."""
         if not self._share_is_left(host_key, rows, size):
@@ -81,6 +92,9 @@ class Room:
                 raise
             finally:
                 del self._waiting[me]
+        self._take(host_key, rows, size)
+
+    def _take(self, host_key: int, rows: int, size: int) -> None:
         self._used.add(rows, size)
         held = self._by_host.get(host_key)
         if held is None:

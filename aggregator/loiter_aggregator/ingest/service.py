@@ -229,7 +229,9 @@ class IngestService:
             while isinstance(data := await context.read(), bytes):  # until grpc.aio.EOF
                 with self._registry.at_work(session):
                     await self._take(intake, answers, data)
-                    await self._keep_to_rate(host_key)
+                    if (pause := self._bucket(host_key).take(self._monotonic())) > 0:
+                        # A host that floods waits. It is not read meanwhile, and the others are.
+                        await asyncio.sleep(pause)
         finally:
             self.socket_queries.close(intake.stream)
             answering.cancel()
@@ -242,29 +244,32 @@ class IngestService:
         report = pb.Report()
         try:
             request = _decode(data)
-            if request.WhichOneof("request") == "socket_answer":
+            kind = request.WhichOneof("request")
+            if kind == "socket_answer":
                 self.socket_queries.take(intake.stream, request.socket_answer)
                 return
-            if request.WhichOneof("request") != "report":
+            if kind != "report":
                 raise Invalid("the message is not a report")
             report = request.report
             check_sent(request)
-            check_report(report, intake.session.host_id)
+            processes = check_report(report, intake.session.host_id)
         except Invalid as error:
             await self._reject(intake, answers, report, error)
             return
         clock, sent = intake.clock, _sent(request)
         clock.hear(sent, self._clock(), self._since_boot())
-        self._note_conflicts(self._registry.deliver(intake.session, None if sent is None else clock.time_of(sent)))
-        if report.sample.HasField("interval"):
-            intake.session.interval_seconds = from_duration(report.sample.interval) / 1_000
+        if intake.session.claims:
+            self._note_conflicts(self._registry.deliver(intake.session, None if sent is None else clock.time_of(sent)))
         skew = 0
         if report.HasField("sample"):
-            skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.sample.sample_time))
+            sample = report.sample
+            if sample.HasField("interval"):
+                intake.session.interval_seconds = from_duration(sample.interval) / 1_000
+            skew = clock.skew(report.boot_id, _taken(report), from_timestamp(sample.sample_time))
             self._note_clock(intake)
         elif report.loss.HasField("last_sample_time"):
             skew = clock.skew(report.boot_id, _taken(report), from_timestamp(report.loss.last_sample_time))
-        await self._batcher.put(intake.host_key, report, answers, skew, intake.settled, len(data))
+        await self._batcher.put(intake.host_key, report, answers, skew, intake.settled, len(data), processes)
 
     async def _reject(self, intake: _Intake, answers: Answers, report: pb.Report, error: Invalid) -> None:
         self._batcher.counters.rejected += 1
@@ -285,11 +290,6 @@ class IngestService:
             answers.reject(rejection)
         else:
             await self._batcher.put_rejected(intake.host_key, rejection, answers, intake.settled)
-
-    async def _keep_to_rate(self, host_key: int) -> None:
-        """Lets a host that floods wait. It is not read meanwhile, and the others are."""
-        if (pause := self._bucket(host_key).take(self._monotonic())) > 0:
-            await asyncio.sleep(pause)
 
     def _bucket(self, host_key: int) -> TokenBucket:
         bucket = self._buckets.get(host_key)

@@ -31,11 +31,20 @@ from loiter.limits import (
 )
 from loiter.v1 import ingest_service_pb2, sample_pb2, socket_pb2
 from loiter_aggregator.clock import from_duration
+from loiter_aggregator.ingest.glance import (
+    CAUSES,
+    DEGRADATIONS,
+    LATEST_SECONDS,
+    OWNER_SOURCES,
+    SAMPLERS,
+    processes_hold,
+    sample_holds,
+)
+from loiter_aggregator.store.figures import NO_PROCESSES, Processes, read_processes
 
 _HOST_ID: Final = re.compile(HOST_ID_PATTERN)
 _BOOT_ID: Final = re.compile(BOOT_ID_PATTERN)
 _LABEL_KEY: Final = re.compile(LABEL_KEY_PATTERN)
-_LATEST_SECONDS: Final = 4_102_444_800  # the year 2100
 _MAX_SEQUENCE: Final = 2**63 - 1
 _MAX_PORT: Final = 65_535
 _MAX_SETTLED: Final = 2_000
@@ -50,10 +59,6 @@ _MAX_ROWS: Final = {
     "ports": MAX_PORT_BUDGETS,
     "namespaces": MAX_NAMESPACES,
 }
-_SAMPLERS: Final = frozenset(sample_pb2.Sampler.values())
-_CAUSES: Final = frozenset(sample_pb2.Cause.values())
-_OWNER_SOURCES: Final = frozenset(sample_pb2.OwnerSource.values())
-_DEGRADATIONS: Final = frozenset(sample_pb2.Degradation.values())
 _LOSS_REASONS: Final = frozenset(ingest_service_pb2.LossReason.values())
 _TCP_STATES: Final = frozenset(socket_pb2.TcpState.values())
 _COST: Final = ("cpu_seconds", "wall_seconds", "process_cpu_seconds", "cpu_share", "cpu_budget")
@@ -99,8 +104,8 @@ def check_sent(request: ingest_service_pb2.StreamReportsRequest) -> None:
         _check(request.hello.instance or not request.HasField("hello"), "instance is missing")
 
 
-def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
-    """Checks a report on a stream that was opened for `host_id`."""
+def check_report(report: ingest_service_pb2.Report, host_id: str) -> Processes:
+    """Checks a report on a stream that was opened for `host_id`. Returns the processes of its sample, now read."""
     check_name(report)
     _check(report.host_id == host_id, "host_id is not the one in the hello")
     _check(_BOOT_ID.fullmatch(report.boot_id), "boot_id is not a UUID")
@@ -110,8 +115,8 @@ def check_report(report: ingest_service_pb2.Report, host_id: str) -> None:
     _check(content is not None, "both sample and loss are missing")
     if content == "loss":
         _check_loss(report.loss, report.sequence)
-    else:
-        _check_sample(report.sample)
+        return NO_PROCESSES
+    return _check_sample(report.sample)
 
 
 def check_name(report: ingest_service_pb2.Report) -> None:
@@ -153,7 +158,25 @@ def _check_loss(loss: ingest_service_pb2.Loss, sequence: int) -> None:
             _check_time(f"loss.{name}", getattr(loss, name))
 
 
-def _check_sample(sample: sample_pb2.Sample) -> None:
+def _check_sample(sample: sample_pb2.Sample) -> Processes:
+    if len(sample.processes) <= MAX_PROCESSES:  # a message can hold so many that to read them takes long
+        processes = read_processes(sample)
+        if passes_at_a_glance(sample, processes):
+            return processes
+    check_rules(sample)
+    return read_processes(sample)  # it has something seldom, and breaks no rule
+
+
+def passes_at_a_glance(sample: sample_pb2.Sample, processes: Processes) -> bool:
+    """Whether a sample is seen to keep all rules without going by them one by one."""
+    try:
+        return sample_holds(sample) and processes_hold(processes, _check_details)
+    except Invalid:  # what is wrong is said in the order of the rules
+        return False
+
+
+def check_rules(sample: sample_pb2.Sample) -> None:
+    """Goes by the rules for a sample one by one, and names the first that it breaks."""
     _check(sample.HasField("sample_time"), "sample.sample_time is missing")
     _check_time("sample.sample_time", sample.sample_time)
     _check_sampler("sample.sampler", sample.sampler)
@@ -168,7 +191,7 @@ def _check_sample(sample: sample_pb2.Sample) -> None:
     for status in sample.collectors:
         _check_texts("a collector", status, ("name", "error"))
     _check_numbers("sample.cost", sample.cost, _COST)
-    _check(sample.degradation in _DEGRADATIONS, "sample.degradation is not known")
+    _check(sample.degradation in DEGRADATIONS, "sample.degradation is not known")
     if sample.HasField("interval"):
         _check_duration("sample.interval", sample.interval)
         _check(
@@ -192,9 +215,14 @@ def _check_process(process: sample_pb2.ProcessSample) -> None:
     _check_time("start_time of a process", process.start_time)
     _check_texts(what, process, ("name", "app", "user"))
     _check_text(f"arguments of {what}", process.arguments)
-    _check(process.cause in _CAUSES, f"cause of {what} is not known")
+    _check(process.cause in CAUSES, f"cause of {what} is not known")
     _check_numbers(what, process, ("ports_share",))
-    # Most processes have none of these.
+    _check_details(process)
+
+
+def _check_details(process: sample_pb2.ProcessSample) -> None:
+    """Checks what most processes do not have."""
+    what = f"process {process.pid}"
     if process.HasField("close_wait_age"):
         _check_numbers(what, process.close_wait_age, ("p50_seconds", "p99_seconds", "max_seconds"))
     if process.HasField("container"):
@@ -218,7 +246,7 @@ def _check_time_wait_group(group: sample_pb2.TimeWaitGroup) -> None:
     _check_texts(what, group, ("namespace", "destination", "listener"))
     _check_numbers(what, group, ("closes_per_second",))
     owner = group.owner
-    _check(owner.source in _OWNER_SOURCES, f"source of the owner of {what} is not known")
+    _check(owner.source in OWNER_SOURCES, f"source of the owner of {what} is not known")
     _check(owner.pid > 0 or not owner.HasField("pid"), f"the owner of {what} has pid 0")
     if owner.HasField("start_time"):
         _check_time(f"start_time of the owner of {what}", owner.start_time)
@@ -231,7 +259,7 @@ def _check_counts(what: str, counts: Mapping[str, int]) -> None:
 
 
 def _check_sampler(what: str, sampler: int) -> None:
-    _check(sampler in _SAMPLERS, f"{what} is not known")
+    _check(sampler in SAMPLERS, f"{what} is not known")
 
 
 def _check_numbers(what: str, message: Message, names: Iterable[str]) -> None:
@@ -249,7 +277,7 @@ def _check_texts(what: str, message: Message, names: Iterable[str]) -> None:
 
 
 def _check_time(what: str, stamp: Timestamp) -> None:
-    _check(0 <= stamp.seconds < _LATEST_SECONDS and 0 <= stamp.nanos < 10**9, f"{what} is out of range")
+    _check(0 <= stamp.seconds < LATEST_SECONDS and 0 <= stamp.nanos < 10**9, f"{what} is out of range")
 
 
 def _check_duration(what: str, duration: Duration) -> None:

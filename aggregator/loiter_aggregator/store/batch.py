@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,34 +12,9 @@ import numpy as np
 
 from loiter.v1 import ingest_service_pb2, sample_pb2
 from loiter_aggregator.clock import from_duration, from_timestamp
-from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE, TCP_STATES
-
-Column = np.ndarray[Any, np.dtype[Any]]
-
-_COVERAGE = (
-    "sockets_attributed",
-    "sockets_unattributed",
-    "sockets_ownerless",
-    "close_wait_uncharged",
-    "processes",
-    "processes_unreadable",
-    "processes_vanished",
-    "namespaces",
-    "namespaces_unread",
-    "namespaces_by_procfs",
-)
-_OTHER = ("processes", "established", "close_wait", "sockets", "fd_open")
-_COST = (
-    "cpu_seconds",
-    "wall_seconds",
-    "process_cpu_seconds",
-    "resident_bytes",
-    "late_ticks",
-    "dropped_reports",
-)
-_TIME_WAIT_LIMITS = ("overflows", "max_buckets", "reuse")
-_PROCESS_COUNTS = ("established", "close_wait", "time_wait", "sockets", "fd_open", "fd_limit", "fd_limit_hard")
-_AGES = ("p50_seconds", "p99_seconds", "max_seconds")
+from loiter_aggregator.store.figures import Processes, read_processes
+from loiter_aggregator.store.rows import Column, columns_of, host_row, process_rows
+from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE
 
 
 def key_of(*parts: str) -> int:
@@ -60,8 +35,8 @@ class Identity(NamedTuple):
 
 
 @lru_cache(maxsize=16_384)
-def identity_key(identity: Identity) -> int:
-    """The key of an identity. Most processes are called as they were in the sample before."""
+def identity_key(identity: tuple[str, str, str]) -> int:
+    """The key of an Identity. Most processes are called as they were in the sample before."""
     return key_of(*identity)
 
 
@@ -122,44 +97,38 @@ class Batch:
         received: int,
         skew: int = 0,
         rename: Callable[[Identity], Identity] | None = None,
+        processes: Processes | None = None,
     ) -> int:
         """Adds a sample that passed validation, and returns the time it was taken at, set right.
 
         `skew` is how far, in milliseconds, the host's clock was behind ours when the sample was taken. A sample is
-        never from our future. `rename` may give a process another identity than it claims.
+        never from our future. `rename` may give a process another identity than it claims. `processes` are those of the
+        sample, where somebody has read them already.
         """
         sample = report.sample
         taken = from_timestamp(sample.sample_time)
         ts = min(taken + skew, received)
         # What was added to the agent's time, so that it can be had back.
         added = ts - taken if skew else 0
-        self.host_rows.append(_host_row(host_key, report, ts, received, added))
-        self.process_counts.append(len(sample.processes))
-        for process in sample.processes:
-            identity = Identity(process.name, process.app, process.user)
-            key = identity_key(identity)
-            if key not in self.identities:
-                if rename is not None:
-                    identity = rename(identity)
-                    key = identity_key(identity)
-                self.identities[key] = identity
-            self.process_rows.append(
-                (
-                    ts,
-                    host_key,
-                    process.pid,
-                    from_timestamp(process.start_time),
-                    key,
-                    *_optional(process, _PROCESS_COUNTS),
-                    _stuck(process),
-                    process.cause or None,
-                    *_optional_ages(process),
-                    *_optional(process, ("ports_share",)),
-                )
-            )
+        if processes is None:
+            processes = read_processes(sample)
+        rows = process_rows(host_key, processes, ts, lambda texts: self._identify(texts, rename))
+        self.process_rows += rows
+        self.process_counts.append(len(rows))
+        self.host_rows.append(host_row(host_key, report, ts, received, added, processes, rows))
         self._keep_latest(host_key, ts, sample)
         self._mark(host_key, report.spool_epoch, report.sequence, received)
         return ts
+
+    def _identify(self, texts: tuple[str, str, str], rename: Callable[[Identity], Identity] | None) -> int:
+        key = identity_key(texts)
+        if key not in self.identities:
+            identity = Identity(*texts)
+            if rename is not None:
+                identity = rename(identity)
+                key = identity_key(identity)
+            self.identities[key] = identity
+        return key
 
     def add_loss(self, host_key: int, lost: Lost, received: int) -> None:
         """Adds samples that will never come. The mark moves to the last of them."""
@@ -187,15 +156,15 @@ class Batch:
 
     def host_columns(self) -> dict[str, Column]:
         """The rows of host_sample as columns."""
-        return _columns(self.host_rows, HOST_SAMPLE)
+        return columns_of(self.host_rows, HOST_SAMPLE)
 
     def process_columns(self) -> dict[str, Column]:
         """The rows of process_sample as columns."""
-        return _columns(self.process_rows, PROCESS_SAMPLE)
+        return columns_of(self.process_rows, PROCESS_SAMPLE)
 
     def lost_columns(self) -> dict[str, Column]:
         """The rows of lost_sample as columns."""
-        return _columns(self.lost_rows, LOST_SAMPLE)
+        return columns_of(self.lost_rows, LOST_SAMPLE)
 
     def latest_columns(self) -> dict[str, Column]:
         """The rows of host_latest as columns."""
@@ -213,72 +182,3 @@ class Batch:
     def __len__(self) -> int:
         """How many samples there are."""
         return len(self.host_rows)
-
-
-def _host_row(host_key: int, report: ingest_service_pb2.Report, ts: int, received: int, skew: int) -> tuple[Any, ...]:
-    sample = report.sample
-    return (
-        ts,
-        received,
-        skew,
-        host_key,
-        sample.sampler,
-        *_optional(sample.tcp_states, TCP_STATES),
-        *_optional(sample.host_fds, ("allocated", "limit")),
-        *_optional(sample.coverage, _COVERAGE),
-        sample.coverage.dump_torn,
-        *_optional(sample.other_processes, _OTHER),
-        *_optional(sample.cost, _COST),
-        *_optional(sample.time_wait_limits, _TIME_WAIT_LIMITS),
-        _cause(sample.processes),
-        _host_stuck(sample),
-        max((share for share in map(_ports_share, sample.ports) if share is not None), default=None),
-        report.spool_epoch,
-        report.sequence,
-        sample.degradation,
-    )
-
-
-def _stuck(process: sample_pb2.ProcessSample) -> int | None:
-    """A process without CLOSE_WAIT sockets has none that are stuck, also where the agent does not say so."""
-    if process.HasField("stuck"):
-        return process.stuck
-    return 0 if process.HasField("close_wait") and not process.close_wait else None
-
-
-def _host_stuck(sample: sample_pb2.Sample) -> int | None:
-    """The sum over the processes of which it is known; None where it is known of none."""
-    known = [stuck for stuck in map(_stuck, sample.processes) if stuck is not None]
-    if known:
-        return sum(known)
-    return 0 if sample.tcp_states.HasField("close_wait") and not sample.tcp_states.close_wait else None
-
-
-def _cause(processes: Iterable[sample_pb2.ProcessSample]) -> int | None:
-    """The cause of the process with the most CLOSE_WAIT sockets that stay, of those that have one."""
-    explained = (process for process in processes if process.cause)
-    worst = max(explained, key=lambda process: (process.evidence.settled, process.close_wait), default=None)
-    return worst.cause if worst is not None else None
-
-
-def _ports_share(budget: sample_pb2.PortBudget) -> float | None:
-    return min(1.0, budget.used / budget.available) if budget.available else None
-
-
-def _optional_ages(process: sample_pb2.ProcessSample) -> list[float | None]:
-    if not process.HasField("close_wait_age"):
-        return [None] * len(_AGES)
-    return [getattr(process.close_wait_age, name) for name in _AGES]
-
-
-def _optional(message: Any, names: Iterable[str]) -> list[Any]:
-    return [getattr(message, name) if message.HasField(name) else None for name in names]
-
-
-def _columns(rows: list[tuple[Any, ...]], types: dict[str, tuple[str, str]]) -> dict[str, Column]:
-    columns: dict[str, Column] = {}
-    for (name, (_, numpy_type)), values in zip(types.items(), zip(*rows, strict=True), strict=True):
-        absent = [value is None for value in values]
-        filled = [0 if value is None else value for value in values]
-        columns[name] = np.ma.masked_array(np.array(filled, dtype=numpy_type), mask=absent)
-    return columns
