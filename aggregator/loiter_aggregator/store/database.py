@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
@@ -74,6 +74,14 @@ class Database:
         if broken is not None:
             self._discard(connection)
             raise BrokenDatabase(self.explain(broken)) from None
+
+    def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+        """Runs a query on the tables as they are in the file. Raises StoreError."""
+        try:
+            with self.cursor() as cursor:
+                return cursor.execute(sql, parameters).fetchall()
+        except duckdb.Error as error:
+            raise StoreError(f"cannot read from the store: {self.explain(error)}") from None
 
     def check_in_place(self) -> None:
         """Checks that the file is still where it was opened.
