@@ -15,11 +15,12 @@ from loiter_aggregator.store import rollup
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.database import BrokenDatabase, Database, StoreError
 from loiter_aggregator.store.forgetting import UNUSED_IDENTITIES
-from loiter_aggregator.store.levels import ROLLUPS, SAMPLE, SOURCE, Level
+from loiter_aggregator.store.levels import LEVELS, ROLLUPS, SAMPLE, SOURCE, Level
 from loiter_aggregator.store.maintenance import Maintenance
 from loiter_aggregator.store.manifest import sealed_files
 from loiter_aggregator.store.migrations import migrate
 from loiter_aggregator.store.question import Parameters, Question, Rows
+from loiter_aggregator.store.ranges import Kept
 from loiter_aggregator.store.rolling import SETTLED_MS
 from loiter_aggregator.store.schema import CREATE, VERSION
 from loiter_aggregator.store.sealed_folder import SealedFolder
@@ -176,11 +177,17 @@ class DuckDbStore:
             self._database.checkpoint_if_due()
 
     def roll(self, now: int) -> bool:
-        """Rolls the next bucket that has settled by a time, in milliseconds. Returns whether there was one.
+        """Rolls the next buckets that have settled by a time, in milliseconds. Returns whether there were any.
 
         Raises StoreError.
         """
         return self.maintenance.roll(now - SETTLED_MS)
+
+    def kept(self) -> dict[Level, Kept]:
+        """What there is of each level, for `ranges`. Raises StoreError."""
+        rows = self._database.read("SELECT name, rolled_until, forgotten_until FROM level")
+        found = {name: Kept(rolled, forgotten) for name, rolled, forgotten in rows}
+        return {level: found[level.name] for level in LEVELS}
 
     def seal(self, now: int, hot: int) -> int:
         """Seals what was taken more than `hot` milliseconds ago, and is rolled. Returns how many files were made.

@@ -17,7 +17,7 @@ from loiter_aggregator.store.database import BrokenDatabase, Database, StoreErro
 from loiter_aggregator.store.forgetting import drop_old_files, note_forgotten, take_back
 from loiter_aggregator.store.levels import KINDS, Level
 from loiter_aggregator.store.manifest import SealedFile
-from loiter_aggregator.store.rolling import roll_bucket
+from loiter_aggregator.store.rolling import roll_buckets
 from loiter_aggregator.store.sealed_folder import SealedFolder
 from loiter_aggregator.store.sealing import SLICE_ROWS, Step, due_merges, due_slices, merge, seal
 from loiter_aggregator.store.turns import Turns
@@ -46,14 +46,14 @@ class Maintenance:
         self.on_step: Step = _go_on
 
     def roll(self, until: int) -> bool:
-        """Rolls the next bucket that ends by a time, in milliseconds. Returns whether there was one.
+        """Rolls the next buckets that end by a time, in milliseconds. Returns whether there were any.
 
         Raises StoreError.
         """
         if self._closing.is_set():
             return False
         with self._turns.job, self._turns.rolling(until), self._begin() as connection:
-            level = roll_bucket(connection, until)
+            level = roll_buckets(connection, until)
             self.on_step(f"{level.name} rolled" if level else "nothing rolled")
         self._database.checkpoint_if_due()
         return level is not None

@@ -16,9 +16,12 @@ from loiter_aggregator.store.rollup import from_rollups, from_samples
 # A bucket is rolled so long after its end: most of what belongs to it has come by then, and need not be added later.
 SETTLED_MS: Final = 30_000
 
+# What is rolled at once, in rows of hosts; those of processes are some ten times as many.
+_ROWS: Final = 60_000
 
-def roll_bucket(connection: duckdb.DuckDBPyConnection, until: int) -> Level | None:
-    """Rolls the next bucket that ends by a time, in milliseconds, of the finest level that has one.
+
+def roll_buckets(connection: duckdb.DuckDBPyConnection, until: int) -> Level | None:
+    """Rolls the next buckets that end by a time, in milliseconds, of the finest level that has any.
 
     Returns that level, None where all is rolled. Is to be a transaction in which nobody writes rows of before that
     time. Raises duckdb.Error.
@@ -53,20 +56,32 @@ def _begin(connection: duckdb.DuckDBPyConnection) -> bool:
     return True
 
 
-def _roll(connection: duckdb.DuckDBPyConnection, level: Level, mark: int, end: int) -> None:
-    source = SOURCE[level]
-    time = source.time
-    rows = connection.execute(
-        f"SELECT min({time}) FROM {source.table('host')} WHERE {time} >= {int(mark)} AND {time} < {int(end)}"
-    ).fetchall()
-    (first,) = rows[0]
-    if first is not None:  # else there is nothing for as long, as where the aggregator was down
-        start = level.floor(first)
-        end = start + level.width
+def _roll(connection: duckdb.DuckDBPyConnection, level: Level, mark: int, reach: int) -> None:
+    time = SOURCE[level].time
+    start, end = _buckets(connection, level, mark, reach)
+    if start < end:
         for kind in KINDS:
             made = rollup_of(level, kind, f"{time} >= {start} AND {time} < {end}")
             connection.execute(f"INSERT INTO {level.table(kind)} BY NAME {made}")
     _mark(connection, level, end)
+
+
+def _buckets(connection: duckdb.DuckDBPyConnection, level: Level, mark: int, reach: int) -> tuple[int, int]:
+    """Which buckets to roll: one, or as many as have some rows together, as where the aggregator was down for long."""
+    source = SOURCE[level]
+    bucket = f"{source.time} - {source.time} % {level.width}"
+    buckets = connection.execute(
+        f"SELECT {bucket} AS start, count(*) FROM {source.table('host')} "
+        f"WHERE {source.time} >= {int(mark)} AND {source.time} < {int(reach)} GROUP BY start ORDER BY start"
+    ).fetchall()
+    if not buckets:
+        return reach, reach
+    first, end, rows = buckets[0][0], buckets[0][0], 0
+    for start, count in buckets:
+        if rows and rows + count > _ROWS:
+            return first, end
+        rows, end = rows + count, start + level.width
+    return first, reach
 
 
 def _mark(connection: duckdb.DuckDBPyConnection, level: Level, time: int) -> None:

@@ -193,6 +193,20 @@ def from_rollups(kind: Kind, level: Level, source: str, where: str) -> str:
     )
 
 
+def line_sums(prefix: str = "", y: str = "close_wait", origin: str = "$now") -> str:
+    """The sums that a line needs, over rollup rows, with t in seconds since an origin in milliseconds.
+
+    They have the names that the sums over samples have in rankings, with `prefix` before them.
+    """
+    n, st, stt, sy, sty, syy = (f"{prefix}{name}" for name in ("n", "st", "stt", "sy", "sty", "syy"))
+    d = f"CAST(bucket - {origin} AS DOUBLE)"
+    return f"""
+        sum({n}) AS {n}, sum({st} + {n} * {d}) / 1e3 AS {st},
+        sum({stt} + 2 * {d} * {st} + {n} * {d} * {d}) / 1e6 AS {stt},
+        sum({sy}) AS {sy}, sum({sty} + {d} * {sy}) / 1e3 AS {sty}, sum({syy}) AS {syy},
+        min({prefix}y_min) AS {prefix}y_min, max({y}) AS {prefix}y_max"""
+
+
 CREATE: Final = (
     # `rolled_until` is the mark of a rollup; before `forgotten_until`, rows are gone by retention. NULL: not yet.
     "CREATE TABLE level (name VARCHAR, rolled_until BIGINT, forgotten_until BIGINT)",
