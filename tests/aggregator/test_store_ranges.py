@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +13,7 @@ from loiter_aggregator.store.ranges import Kept, Range, ranges
 from support.aggregators import open_store
 from support.reports import HOUR as HOUR_MS
 from support.reports import MINUTE as MINUTE_MS
-from support.store_levels import MIDNIGHT, put, raw_sums, roll, sums
+from support.store_levels import MIDNIGHT, put, raw_sums, roll, sums, the_same
 
 DAY = 24 * HOUR_MS
 ALL = {SAMPLE: Kept(), **dict.fromkeys(ROLLUPS, Kept(rolled_until=MIDNIGHT + DAY))}
@@ -163,11 +162,5 @@ def test_sums_over_ranges_are_those_over_the_samples(
         for window in windows:
             since, until = sorted(window)
             for kind in KINDS:
-                found, raw = sums(store, kind, since, until, coarsest), raw_sums(store, kind, since, until)
-                assert [_plain(row) for row in found] == [pytest.approx(_plain(row), rel=1e-12) for row in raw]
+                assert the_same(sums(store, kind, since, until, coarsest), raw_sums(store, kind, since, until))
         store.close()
-
-
-def _plain(row: tuple[float | None, ...]) -> tuple[float, ...]:
-    """Numbers alone; a sum of nothing is 0 in a rollup and unknown over samples."""
-    return tuple(float(value or 0) for value in row)

@@ -150,6 +150,7 @@ class Maintenance:
         self._database.checkpoint_if_due()
 
     def _delete(self, files: Iterable[SealedFile]) -> None:
+        self.on_step("files to be deleted")
         self._folder.doom(one.file for one in files)
         self.on_step("files deleted")
 
