@@ -11,8 +11,8 @@ from loiter_aggregator.store.duckdb_store import DuckDbStore
 from loiter_aggregator.store.levels import KINDS, LEVELS, SAMPLE, Kind, Level
 from loiter_aggregator.store.ranges import Range, ranges
 from loiter_aggregator.store.rollup import line_sums
-from support.aggregators import batch_of
-from support.reports import HOUR, NOW, process, report, sample
+from support.aggregators import batch_of, host_key, record
+from support.reports import HOUR, NOW, hello, process, report, sample
 
 # The start of an hour, and of a day.
 MIDNIGHT: Final = NOW - NOW % (24 * HOUR)
@@ -28,27 +28,27 @@ _SERIES: Final[dict[Kind, str]] = {"host": "host_key", "process": "host_key, pid
 
 def put(store: DuckDbStore, *samples: tuple[str, int, int | None], received: int = NOW + 1_000 * HOUR) -> None:
     """Stores samples (hostname, time, CLOSE_WAIT) in one batch, each with two processes; the first has as many."""
-    store.write(
-        batch_of(
-            *(
-                report(
-                    hostname,
-                    sequence=time,
-                    taken=sample(
-                        time,
-                        count,
-                        time_wait=time % 9,
-                        processes=[
-                            process(100, count, time_wait=time % 7, fd_open=None if time % 5 == 0 else time % 50),
-                            process(200, time % 3, fd_open=3, fd_limit=1024),
-                        ],
-                    ),
-                )
-                for hostname, time, count in samples
-            ),
-            received=received,
-        )
+    batch = batch_of(
+        *(
+            report(
+                hostname,
+                sequence=time,
+                taken=sample(
+                    time,
+                    count,
+                    time_wait=time % 9,
+                    processes=[
+                        process(100, count, time_wait=time % 7, fd_open=None if time % 5 == 0 else time % 50),
+                        process(200, time % 3, fd_open=3, fd_limit=1024),
+                    ],
+                ),
+            )
+            for hostname, time, count in samples
+        ),
+        received=received,
     )
+    batch.hosts.update((host_key(hostname), record(hello(hostname))) for hostname, _, _ in samples)
+    store.write(batch)
 
 
 def roll(store: DuckDbStore, until: int) -> None:

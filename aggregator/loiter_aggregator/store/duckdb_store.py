@@ -15,7 +15,8 @@ from loiter_aggregator.store import rollup
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.database import BrokenDatabase, Database, StoreError
 from loiter_aggregator.store.forgetting import UNUSED_IDENTITIES
-from loiter_aggregator.store.levels import LEVELS, ROLLUPS, SAMPLE, SOURCE, Level
+from loiter_aggregator.store.late import rolled_until
+from loiter_aggregator.store.levels import LEVELS, ROLLUPS, SAMPLE, SOURCE, TABLES, Level
 from loiter_aggregator.store.maintenance import Maintenance
 from loiter_aggregator.store.manifest import sealed_files
 from loiter_aggregator.store.migrations import migrate
@@ -27,7 +28,7 @@ from loiter_aggregator.store.sealed_folder import SealedFolder
 from loiter_aggregator.store.turns import Turns
 from loiter_aggregator.store.writing import write_batch
 
-__all__ = ["DuckDbStore", "StoreError", "UnfitError"]
+__all__ = ["DuckDbStore", "LevelFigures", "StoreError", "UnfitError"]
 
 # Errors that are about what was to be written, and not about the file.
 _UNFIT: Final = (duckdb.DataError, duckdb.IntegrityError)
@@ -54,6 +55,15 @@ class StoredHost(NamedTuple):
     interval_ms: int
     last_seen: int | None
     certificate_name: str | None
+
+
+class LevelFigures(NamedTuple):
+    """How far a level has come, in milliseconds, None where nothing is rolled; and what of it is sealed."""
+
+    rolled_until: int | None
+    files: int
+    rows: int
+    bytes: int
 
 
 class DuckDbStore:
@@ -189,6 +199,20 @@ class DuckDbStore:
         found = {name: Kept(rolled, forgotten) for name, rolled, forgotten in rows}
         return {level: found[level.name] for level in LEVELS}
 
+    def figures(self) -> dict[str, LevelFigures]:
+        """How far each level has come, by its name; samples need not be rolled. Raises StoreError."""
+        with self._database.cursor() as connection:
+            marks, files = rolled_until(connection), sealed_files(connection)
+        return {
+            level.name: LevelFigures(
+                marks[level.name],
+                len(found := [one for one in files if TABLES[one.table][0] is level]),
+                sum(one.rows for one in found),
+                sum(one.bytes for one in found),
+            )
+            for level in LEVELS
+        }
+
     def seal(self, now: int, hot: int) -> int:
         """Seals what was taken more than `hot` milliseconds ago, and is rolled. Returns how many files were made.
 
@@ -206,8 +230,8 @@ class DuckDbStore:
         before = {SAMPLE: time, **{level: rollups.get(level, time) for level in ROLLUPS}}
         if rollups:
             self._roll_before(before)
-        self.maintenance.forget_files(before)
-        forgotten = [self.maintenance.forget_rows(level, end) for level, end in before.items()]
+        forgotten = [self.maintenance.forget_files(before)]
+        forgotten += [self.maintenance.forget_rows(level, end) for level, end in before.items()]
         oldest = min(before.values())
         long_gone = time - _LONG_GONE_MS
         self._change(
@@ -282,6 +306,7 @@ class DuckDbStore:
     def close(self) -> None:
         """Closes the store. Closing twice is harmless."""
         self._closing.set()
+        self.maintenance.hurry()
         with self._turns.turn():
             self._database.close()
 

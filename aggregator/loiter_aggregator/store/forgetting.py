@@ -33,7 +33,7 @@ def drop_old_files(connection: duckdb.DuckDBPyConnection, before: Times) -> list
         for level, time in before.items()
         for kind in KINDS
         for one in sealed_files(
-            connection, f"table_name = '{level.table(kind)}' AND last_time + {level.width} < {int(time)}"
+            connection, f"table_name = '{level.table(kind)}' AND last_time + {max(1, level.width)} <= {int(time)}"
         )
     ]
     drop_files(connection, old)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import duckdb
@@ -19,7 +20,7 @@ from loiter_aggregator.store.levels import KINDS, Level
 from loiter_aggregator.store.manifest import SealedFile
 from loiter_aggregator.store.rolling import roll_buckets
 from loiter_aggregator.store.sealed_folder import SealedFolder
-from loiter_aggregator.store.sealing import SLICE_ROWS, Step, due_merges, due_slices, merge, seal
+from loiter_aggregator.store.sealing import SLICE_ROWS, Step, due_merges, due_parts, merge, seal
 from loiter_aggregator.store.turns import Turns
 
 # What is deleted at once, as nothing can be written meanwhile: about a second's worth.
@@ -27,6 +28,10 @@ _SLICE_ROWS: Final = 500_000
 _MINUTE_MS: Final = 60_000
 
 Begin = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
+
+
+class _GivesWay(Exception):
+    """Somebody waits for what takes long."""
 
 
 class Maintenance:
@@ -41,9 +46,18 @@ class Maintenance:
         self._turns = turns
         self._folder = folder
         self._closing = closing
+        self._wanted = threading.Event()
+        self._slow: duckdb.DuckDBPyConnection | None = None
         self.slice_rows = SLICE_ROWS
         # Is told of each step within a transaction, by a name: tests end the process there.
         self.on_step: Step = _go_on
+
+    def hurry(self) -> None:
+        """Interrupts what takes long, for whoever said that it is in the way."""
+        slow = self._slow
+        if slow is not None:
+            with suppress(duckdb.Error):  # it has just ended
+                slow.interrupt()
 
     def roll(self, until: int) -> bool:
         """Rolls the next buckets that end by a time, in milliseconds. Returns whether there were any.
@@ -52,7 +66,7 @@ class Maintenance:
         """
         if self._closing.is_set():
             return False
-        with self._turns.job, self._turns.rolling(until), self._begin() as connection:
+        with self._turns.rolling(until), self._begin() as connection:
             level = roll_buckets(connection, until)
             self.on_step(f"{level.name} rolled" if level else "nothing rolled")
         self._database.checkpoint_if_due()
@@ -64,34 +78,43 @@ class Maintenance:
         Returns how many files were made. Raises StoreError: what was sealed by then is sealed.
         """
         made = 0
-        with self._begin() as connection:
-            slices = due_slices(connection, before, now, self.slice_rows)
-        for one in slices:
-            if self._closing.is_set():
-                return made
-            with self._sealing() as (connection, written):
-                written.append(seal(connection, one, self._folder, now, self.on_step))
-            made += 1
-        with self._begin() as connection:
-            merges = due_merges(connection, self.slice_rows)
-        for files in merges:
-            with self._sealing() as (connection, written):
-                written.append(merge(connection, files, self._folder, now, self.on_step))
-            self._delete(files)
-            made += 1
+        with self._database.cursor() as connection:
+            parts = due_parts(connection, before, now)
+        for part in parts:
+            made += len(self._make_files(partial(seal, part, self.slice_rows, self._folder, now, self.on_step)))
+        return made + self._merge(now)
+
+    def _merge(self, now: int) -> int:
+        if self._closing.is_set():
+            return 0
+        made = 0
+        with self._database.cursor() as connection:
+            merges = due_merges(connection, self.slice_rows, self._folder)
+        for old in merges:
+            files = self._make_files(partial(merge, old, self._folder, now, self.on_step))
+            if files:
+                self._delete(old)
+            made += len(files)
         return made
 
-    def forget_files(self, before: Mapping[Level, int]) -> None:
-        """Deletes the sealed files that are wholly older than the time of their level. Raises StoreError."""
+    def forget_files(self, before: Mapping[Level, int]) -> bool:
+        """Deletes the sealed files that are wholly older than the time of their level. Returns whether there were any.
+
+        Raises StoreError.
+        """
         with self._turns.job, self._begin() as connection:
             note_forgotten(connection, before)
             files = drop_old_files(connection, before)
             self.on_step("files off the list")
         self._delete(files)
+        return bool(files)
 
     def take_back(self, after: int, until: int) -> None:
         """Deletes samples and losses of later than `after`, up to `until`, from all levels. Raises StoreError."""
-        with self._turns.job, self._turns.turn():
+        self._wanted.set()
+        self.hurry()
+        with self._turns.job, self._turns.turn_for_all():
+            self._wanted.clear()
             with self._begin() as connection:
                 files = take_back(connection, after, until, self._folder)
                 self.on_step("taken back")
@@ -131,23 +154,41 @@ class Maintenance:
         )
         return [min((minute + 1) * _MINUTE_MS, end) for (minute,) in rows]
 
-    @contextmanager
-    def _sealing(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[str | None]]]:
-        """A transaction that makes a file. Where it fails, so is the file that the block noted."""
-        made: list[str | None] = []
-        try:
-            with self._turns.job, self._begin() as connection:
-                yield connection, made
-        except BrokenDatabase:
-            raise  # the file may be on the list: the next start knows
-        except StoreError as error:
-            for file in made:
-                if file is not None:
+    def _make_files(self, make: Callable[[duckdb.DuckDBPyConnection], Iterable[str]]) -> list[str]:
+        """Has files made in one transaction, and returns them; none where that is in somebody's way.
+
+        Then it is begun again another time. Where it fails, the files are given up. Raises StoreError.
+        """
+        with self._turns.job:
+            files: list[str] = []
+            try:
+                with self._begin() as connection, self._slowly(connection):
+                    for file in make(connection):
+                        files.append(file)
+                        if self._is_in_the_way():
+                            raise _GivesWay
+            except BrokenDatabase:
+                raise  # the files may be on the list: the next start knows
+            except (_GivesWay, StoreError, OSError) as error:
+                for file in files:
                     self._folder.give_up(file)
-            raise StoreError(f"cannot seal what is old: {error}") from None
-        except OSError as error:
-            raise StoreError(f"cannot seal what is old in {self._folder.path}: {error.strerror}") from None
+                if self._is_in_the_way():
+                    return []
+                said = f"{self._folder.path}: {error.strerror}" if isinstance(error, OSError) else error
+                raise StoreError(f"cannot seal what is old: {said}") from None
         self._database.checkpoint_if_due()
+        return files
+
+    @contextmanager
+    def _slowly(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        self._slow = connection
+        try:
+            yield
+        finally:
+            self._slow = None
+
+    def _is_in_the_way(self) -> bool:
+        return self._closing.is_set() or self._wanted.is_set()
 
     def _delete(self, files: Iterable[SealedFile]) -> None:
         self.on_step("files to be deleted")

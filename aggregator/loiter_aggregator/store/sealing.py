@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import duckdb
 
 from loiter_aggregator.store.late import rolled_until
-from loiter_aggregator.store.levels import HOUR, ROLLUPS, SAMPLE, SOURCE, TABLES, Level
+from loiter_aggregator.store.levels import HOUR, MINUTE, ROLLUPS, SAMPLE, SOURCE, TABLES, Level
 from loiter_aggregator.store.manifest import SealedFile, add_file, drop_files, sealed_files
 from loiter_aggregator.store.rollup import from_rollups
 from loiter_aggregator.store.schema import VERSION
@@ -28,8 +28,10 @@ from loiter_aggregator.store.sealed_folder import SealedFolder
 
 Step = Callable[[str], None]
 
-# What is sealed at once: it has to be sorted, and for so long rows of the past can not be deleted for other reasons.
+# What a file holds at most, or one host has: it is sorted in memory.
 SLICE_ROWS: Final = 2_000_000
+# What is sealed in one transaction.
+_PART_ROWS: Final = 40_000_000
 # So many rows that came late to a sealed span are worth a file; fewer wait.
 _LATE_ROWS: Final = 200_000
 _LATE_MS: Final = 3_600_000
@@ -38,31 +40,28 @@ _SMALL_FILES: Final = 4
 _FORMAT: Final = "FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2, ROW_GROUP_SIZE 122880"
 
 
-class Slice(NamedTuple):
-    """Rows of a table that are to be sealed together: of a span, of hosts from one key to before another."""
+class Part(NamedTuple):
+    """Rows of a table that are to be sealed together: of a span, taken from `since` to before `until`, milliseconds."""
 
     table: str
     span: int
-    first_key: int
-    end_key: int
+    since: int
+    until: int
 
     @property
     def where(self) -> str:
         """A condition on the rows of the table."""
         level, _ = TABLES[self.table]
-        keys = f"host_key >= {self.first_key} AND host_key < {self.end_key}::UHUGEINT"
-        return f"{level.time} >= {self.span} AND {level.time} < {self.span + level.span} AND {keys}"
+        return f"{level.time} >= {self.since} AND {level.time} < {self.until}"
 
 
-def due_slices(
-    connection: duckdb.DuckDBPyConnection, before: int, now: int, slice_rows: int = SLICE_ROWS
-) -> list[Slice]:
+def due_parts(connection: duckdb.DuckDBPyConnection, before: int, now: int) -> list[Part]:
     """What is to be sealed by now of what was taken before a time, in milliseconds, oldest first.
 
     Only what is in all levels that are made of it. Raises duckdb.Error.
     """
     marks = rolled_until(connection)
-    slices: list[Slice] = []
+    parts: list[Part] = []
     for table, (level, _) in TABLES.items():
         mark = marks[_last_needed(level).name]
         if mark is None:
@@ -76,51 +75,53 @@ def due_slices(
         for span, rows in spans:
             waited = span not in sealed or not 0 <= now - sealed[span] < _LATE_MS
             if waited or rows >= _LATE_ROWS:
-                slices += _slices(connection, table, span, rows, slice_rows)
-    return slices
+                parts += _parts(table, span, rows)
+    return parts
 
 
-def seal(connection: duckdb.DuckDBPyConnection, one: Slice, folder: SealedFolder, now: int, step: Step) -> str | None:
-    """Seals a slice, in the transaction of the caller. Returns the file, None where there are no such rows any more.
+def seal(
+    part: Part, slice_rows: int, folder: SealedFolder, now: int, step: Step, connection: duckdb.DuckDBPyConnection
+) -> Iterator[str]:
+    """Seals a part, in the transaction of the caller. Yields each file that is made.
 
-    Where the transaction fails after that, the file is to be given up. Raises duckdb.Error and OSError.
+    All of the part is deleted at once: what lies together in the database takes nothing to delete there, and the rows
+    of some hosts do not. Where the transaction fails, the files are to be given up. Raises duckdb.Error and OSError.
     """
-    level, kind = TABLES[one.table]
-    source = f"SELECT * FROM {one.table} WHERE {one.where}"
-    if level is not SAMPLE:  # partial rows become whole ones
-        source = from_rollups(kind, level, one.table, one.where)
-    file = _write(connection, folder, one.table, one.span, source, now, step)
-    if file is None:
-        return None
-    connection.execute(f"DELETE FROM {one.table} WHERE {one.where}")
+    level, kind = TABLES[part.table]
+    for where in _slices(connection, part, slice_rows):
+        source = f"SELECT * FROM {part.table} WHERE {where}"
+        if level is not SAMPLE:  # partial rows become whole ones
+            source = from_rollups(kind, level, part.table, where)
+        yield from _write(connection, folder, part.table, part.span, source, now, step)
+    connection.execute(f"DELETE FROM {part.table} WHERE {part.where}")
     step("rows deleted")
-    return file
 
 
-def due_merges(connection: duckdb.DuckDBPyConnection, slice_rows: int = SLICE_ROWS) -> list[list[SealedFile]]:
+def due_merges(connection: duckdb.DuckDBPyConnection, slice_rows: int, folder: SealedFolder) -> list[list[SealedFile]]:
     """The files of each span that are to become one. Raises duckdb.Error."""
     small: dict[tuple[str, int], list[SealedFile]] = {}
     for one in sealed_files(connection, f"row_count < {slice_rows // 4}"):
-        small.setdefault((one.table, one.span), []).append(one)
+        if one.file not in folder.missing:
+            small.setdefault((one.table, one.span), []).append(one)
     return [files for files in small.values() if len(files) > _SMALL_FILES]
 
 
 def merge(
-    connection: duckdb.DuckDBPyConnection, files: list[SealedFile], folder: SealedFolder, now: int, step: Step
-) -> str | None:
+    files: list[SealedFile], folder: SealedFolder, now: int, step: Step, connection: duckdb.DuckDBPyConnection
+) -> list[str]:
     """Makes one file of several, in the transaction of the caller, who then has the old ones deleted.
 
-    Returns the new file. Raises duckdb.Error and OSError.
+    Returns what is made. Raises duckdb.Error and OSError.
     """
     table = files[0].table
     level, kind = TABLES[table]
     source = read_back(table, [str(folder.path / one.file) for one in files])
     if level is not SAMPLE:
         source = from_rollups(kind, level, f"({source})", "true")
-    file = _write(connection, folder, table, files[0].span, source, now, step)
+    made = _write(connection, folder, table, files[0].span, source, now, step)
     drop_files(connection, files)
     step("old files off the list")
-    return file
+    return made
 
 
 def _write(
@@ -131,8 +132,8 @@ def _write(
     source: str,
     now: int,
     step: Step,
-) -> str | None:
-    """Writes a file and puts it onto the list; None where there is nothing to write."""
+) -> list[str]:
+    """Writes a file and puts it onto the list; none where there is nothing to write."""
     when = datetime.fromtimestamp(span / 1_000, UTC).strftime("%Y%m%dT%H")
     name = f"{table}-{when}-{uuid.uuid4().hex[:12]}.parquet"
     temporary = str(folder.temporary(name))
@@ -142,7 +143,7 @@ def _write(
         step("file written")
         if not rows:
             folder.give_up(name)
-            return None
+            return []
         size = folder.keep(name)
         step("file renamed")
         first, last, identities = _contents(connection, table, str(folder.path / name))
@@ -151,7 +152,7 @@ def _write(
     except BaseException:
         folder.give_up(name)
         raise
-    return name
+    return [name]
 
 
 def _contents(connection: duckdb.DuckDBPyConnection, table: str, path: str) -> tuple[int, int, list[int]]:
@@ -169,19 +170,26 @@ def _last_needed(level: Level) -> Level:
     return next((coarser for coarser in ROLLUPS if SOURCE[coarser] is level), HOUR)
 
 
-def _slices(
-    connection: duckdb.DuckDBPyConnection, table: str, span: int, rows: int, slice_rows: int
-) -> Iterator[Slice]:
+def _parts(table: str, span: int, rows: int) -> Iterator[Part]:
+    """Equal parts of the time of a span, in whole minutes, none of which has too many rows."""
     level, _ = TABLES[table]
-    first = 0
-    if rows > slice_rows:
-        within = f"{level.time} >= {span} AND {level.time} < {span + level.span}"
-        found = 0
-        for key, count in connection.execute(
-            f"SELECT host_key, count(*) FROM {table} WHERE {within} GROUP BY host_key ORDER BY host_key"
-        ).fetchall():
-            if found and found + count > slice_rows:
-                yield Slice(table, span, first, key)
-                first, found = key, 0
-            found += count
-    yield Slice(table, span, first, 2**64)
+    count = max(1, -(-rows // _PART_ROWS))
+    width = max(MINUTE.width, MINUTE.ceil(-(-level.span // count)))
+    for since in range(span, span + level.span, width):
+        yield Part(table, span, since, min(since + width, span + level.span))
+
+
+def _slices(connection: duckdb.DuckDBPyConnection, part: Part, slice_rows: int) -> list[str]:
+    """Conditions on the rows of a part, each of some hosts, so that each holds about so many rows."""
+    hosts = connection.execute(
+        f"SELECT host_key, count(*) FROM {part.table} WHERE {part.where} GROUP BY host_key ORDER BY host_key"
+    ).fetchall()
+    bounds, found = [], 0
+    for key, count in hosts:
+        if found and found + count > slice_rows:
+            bounds.append(key)
+            found = 0
+        found += count
+    lower = ["", *(f" AND host_key >= {key}" for key in bounds)]
+    upper = [*(f" AND host_key < {key}" for key in bounds), ""]
+    return [part.where + above + below for above, below in zip(lower, upper, strict=True)]

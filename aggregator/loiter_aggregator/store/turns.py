@@ -10,7 +10,8 @@ from contextlib import contextmanager
 class Turns:
     """One writes at a time. What is made of rows that are there already takes longer, and need not stop those to come.
 
-    `job` is for whoever changes rows that are stored: rolling, sealing, retention. There is one job at a time.
+    `job` is for whoever moves or deletes rows that are stored. There is one such job at a time; who wants a turn, too,
+    takes the job first.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,12 @@ class Turns:
                 return
             with self._old_rows:
                 yield
+
+    @contextmanager
+    def turn_for_all(self) -> Iterator[None]:
+        """The same for a change of any rows: rolling is waited for."""
+        with self.turn(), self._old_rows:
+            yield
 
     @contextmanager
     def rolling(self, until: int) -> Iterator[None]:
