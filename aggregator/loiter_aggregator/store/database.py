@@ -35,6 +35,7 @@ class Database:
     def __init__(self, file: Path, memory_limit: str) -> None:
         """Opens the file, and makes it where there is none. Raises StoreError."""
         self._file = file
+        self.catalog = file.stem  # which is what DuckDB calls it
         self._memory_limit = memory_limit
         self._changed = threading.Condition()
         self._cursors = 0
@@ -137,6 +138,7 @@ class Database:
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": self._memory_limit,
             "autoinstall_known_extensions": False,
+            "parquet_metadata_cache": True,  # sealed files do not change
             "checkpoint_threshold": "1TB",  # see checkpoint_if_due
         }
         try:

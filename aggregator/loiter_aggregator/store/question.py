@@ -91,7 +91,7 @@ class Question:
         # The list of files and the hot rows have to be of one moment: what is sealed moves from the one to the other.
         with self._folder.reading():
             cursor.begin()
-            make_views(cursor, tables, self._folder, *self._window)
+            make_views(cursor, self._database.catalog, tables, self._folder, *self._window)
             rows = cursor.execute(sql, parameters).fetchall()
             cursor.commit()
             return rows

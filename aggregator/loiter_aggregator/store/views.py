@@ -23,6 +23,7 @@ def tables_in(sql: str) -> frozenset[str]:
 
 def make_views(
     connection: duckdb.DuckDBPyConnection,
+    catalog: str,
     tables: Collection[str],
     folder: SealedFolder,
     since: int | None,
@@ -30,9 +31,10 @@ def make_views(
 ) -> None:
     """Has the names of tables stand for hot and sealed rows on this connection; it is in a transaction.
 
+    `catalog` is the name that DuckDB has for the file.
+
     Sealed files that have nothing within the window are left out, as are those that are missing. Raises duckdb.Error.
     """
-    ((catalog,),) = connection.execute("SELECT current_database()").fetchall()
     by_table: dict[str, list[SealedFile]] = {}
     for one in sealed_files(connection, _overlaps(tables, since, until)):
         if one.file not in folder.missing:
