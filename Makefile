@@ -78,11 +78,12 @@ docs: $(READY) ## Generate the reference from the code
 docs-current: $(READY)
 	@$(BIN)/python docs/generate.py --check
 
-bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives, a restart, and a report
+bench: $(READY) system-packages ## Measure what a tick costs, beside the alternatives, a restart, a report, and what the store keeps
 	$(BIN)/python tests/bench/sampler.py
 	$(BIN)/python tests/bench/namespaces.py
 	$(BIN)/python tests/bench/recovery.py
 	$(BIN)/python tests/bench/ingest.py
+	$(BIN)/python tests/bench/store.py
 
 leaklab: $(READY) system-packages ## Score the verdicts against programs that misbehave in known ways
 	PYTHONPATH=tests $(BIN)/python -m leaklab.score

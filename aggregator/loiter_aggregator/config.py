@@ -18,6 +18,24 @@ class StoreSettings:
     """Table `store`: what is kept, and with how much memory."""
 
     retention: float = setting(86_400.0, duration(60, 366 * 86_400), "how long samples are kept")
+    retention_minutes: float = setting(
+        7 * 86_400.0,
+        duration(3_600, 3_660 * 86_400),
+        "how long rollups of a minute are kept, unless samples are longer",
+    )
+    retention_five_minutes: float = setting(
+        30 * 86_400.0,
+        duration(86_400, 3_660 * 86_400),
+        "how long rollups of five minutes are kept, unless finer ones are longer",
+    )
+    retention_hours: float = setting(
+        400 * 86_400.0,
+        duration(7 * 86_400, 3_660 * 86_400),
+        "how long rollups of an hour are kept, unless finer ones are longer",
+    )
+    seal_after: float = setting(
+        7_200.0, duration(600, 7 * 86_400), "how long rows stay in the database before they move to compressed files"
+    )
     memory_limit: str = setting(
         "2GB", matching(r"[0-9]{1,6}(MB|GB)", "a size such as 512MB or 2GB"), "the most memory the store may use"
     )

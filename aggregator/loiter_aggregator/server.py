@@ -45,7 +45,9 @@ from loiter_aggregator.reports.file import ReportFile
 from loiter_aggregator.reports.reporting import Reporting
 from loiter_aggregator.retention import Retention
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
+from loiter_aggregator.store.levels import FIVE_MINUTES, HOUR, MINUTE
 from loiter_aggregator.turn_taking import give_way_soon
+from loiter_aggregator.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from loiter_aggregator.web.server import WebServer
@@ -103,7 +105,8 @@ async def _serve(
     reports = Reporting(report_file, fleet, links, settings.data_dir, clock, settings.reports.settle)
     alerts = Alerting(alert_file, fleet, links, settings.data_dir, clock)
     reading = Reading(fleet, Sockets(fleet, ingest.socket_queries), reports, alerts)
-    inside = Inside(lambda: batcher.waiting, lambda: batcher.room.rows, store.file)
+    upkeep = Upkeep(store, round(settings.store.seal_after * 1_000), clock)
+    inside = Inside(lambda: batcher.waiting, lambda: batcher.room.rows, store.file, upkeep)
     metrics = Metrics(fleet, batcher.counters, settings.metrics, reading, inside, clock)
     health_service = health.aio.HealthServicer()
     # Before gRPC's: servers of gRPC that have started can not be let go of by an error.
@@ -118,6 +121,8 @@ async def _serve(
         asyncio.create_task(keep_running("what sends reports", reports.run)),
         asyncio.create_task(keep_running("what evaluates alerts", alerts.run)),
         asyncio.create_task(keep_running("what gathers metrics", metrics.run)),
+        asyncio.create_task(keep_running("what rolls samples", upkeep.keep_rolling)),
+        asyncio.create_task(keep_running("what seals samples", upkeep.keep_sealing)),
     ]
     scheduler = _schedule(store, settings, clock)
     for door in doors:
@@ -219,7 +224,14 @@ def _furnish(
 
 
 def _schedule(store: DuckDbStore, settings: AggregatorSettings, clock: Clock) -> AsyncIOScheduler:
-    retention = Retention(store, round(settings.store.retention * 1_000), clock)
+    kept = settings.store
+    rollups = {MINUTE: kept.retention_minutes, FIVE_MINUTES: kept.retention_five_minutes, HOUR: kept.retention_hours}
+    retention = Retention(
+        store,
+        round(kept.retention * 1_000),
+        clock,
+        rollups={level: round(seconds * 1_000) for level, seconds in rollups.items()},
+    )
 
     async def forget() -> None:
         try:

@@ -258,3 +258,12 @@ def test_hosts_that_leave_something_out_are_named_most_first(store: DuckDbStore)
     store.write(batch_of(report("c", 1, late, epoch=8)))
     assert degraded_hosts(store, {}, NOW, 10) == [NotedHost(host_id("b"), "b", 4), NotedHost(host_id("a"), "a", 1)]
     assert fleet_coverage(store, {}, NOW).hosts_degraded == 2
+
+
+def test_a_host_that_is_long_gone_is_not_silent_any_more(store: DuckDbStore) -> None:
+    """Though it is still known, as its rollups are kept for longer."""
+    put_host(store, record(hello("web-1")), NOW)
+    assert fleet_coverage(store, {}, NOW + 31 * 24 * HOUR).hosts_silent == 1
+    assert [host.hostname for host in silent_hosts(store, {}, NOW + 31 * 24 * HOUR, 10)] == ["web-1"]
+    assert fleet_coverage(store, {}, NOW + 31 * 24 * HOUR + 1).hosts == 0
+    assert silent_hosts(store, {}, NOW + 31 * 24 * HOUR + 1, 10) == []

@@ -26,22 +26,14 @@ from loiter_aggregator.store.duckdb_store import StoreError
 from loiter_aggregator.store.schema import VERSION
 from support.aggregators import FakeClock, batch_of, open_store, ranking
 from support.reports import EPOCH, NOW, SECOND, full_report, report
+from support.stores_of_old import make_old_store
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
-OLD = ("store_v1_first", "store_v1", "store_v2", "store_v3")
+OLD = ("store_v1_first", "store_v1", "store_v2", "store_v3", "store_v4")
 # Those of tests/fixtures/capture_store.py.
 WEB, DB = "7765622d310000000000000000000000", "64622d31000000000000000000000000"
 TABLES = ("host_sample", "process_sample", "identity", "host", "host_label", "high_water")
 
 old = pytest.mark.parametrize("name", OLD)
-
-
-def make(folder: Path, name: str) -> Path:
-    """Makes the store that an older loiter made."""
-    file = folder / "loiter.duckdb"
-    with duckdb.connect(str(file)) as connection:
-        connection.execute((FIXTURES / f"{name}.sql").read_text())
-    return file
 
 
 def contents(file: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -79,7 +71,7 @@ def test_an_old_store_gets_the_tables_of_a_new_one(tmp_path: Path, name: str) ->
     """The same columns and keys as if this loiter had made it."""
     (tmp_path / "new").mkdir()
     open_store(tmp_path / "new").close()
-    file = make(tmp_path, name)
+    file = make_old_store(tmp_path, name)
     open_store(tmp_path).close()
     assert columns(file) == columns(tmp_path / "new" / "loiter.duckdb")
     assert keys(file) == keys(tmp_path / "new" / "loiter.duckdb")
@@ -88,7 +80,7 @@ def test_an_old_store_gets_the_tables_of_a_new_one(tmp_path: Path, name: str) ->
 @old
 def test_every_row_is_still_there(tmp_path: Path, name: str) -> None:
     """With all that the older loiter knew, and nothing made up: what it did not know is unknown."""
-    file = make(tmp_path, name)
+    file = make_old_store(tmp_path, name)
     with duckdb.connect(str(file)) as connection:
         connection.execute("ALTER TABLE host_sample DROP COLUMN IF EXISTS errors")  # the one that is given up
         known = {
@@ -102,9 +94,9 @@ def test_every_row_is_still_there(tmp_path: Path, name: str) -> None:
     for table in TABLES:
         assert store.read(f"SELECT {', '.join(known[table])} FROM {table} ORDER BY ALL") == before[table], table
         assert before[table], table
-    assert store.read("SELECT DISTINCT skew, spool_epoch, sequence, degradation FROM host_sample") == [
-        (0, None, None, None)
-    ]
+    sequences = [(0, EPOCH, sequence, 0) for sequence in range(1, 6)] if name == "store_v4" else [(0, None, None, None)]
+    named = "SELECT DISTINCT skew, spool_epoch, sequence, degradation FROM host_sample ORDER BY sequence"
+    assert store.read(named) == sequences
     assert store.read("SELECT DISTINCT certificate_name FROM host") == [(None,)]
     assert store.read("SELECT * FROM lost_sample") == []
     assert store.read("SELECT version FROM store_version") == [(VERSION,)]
@@ -114,7 +106,7 @@ def test_every_row_is_still_there(tmp_path: Path, name: str) -> None:
 @old
 def test_questions_are_answered(tmp_path: Path, name: str) -> None:
     """From what the older loiter stored."""
-    make(tmp_path, name)
+    make_old_store(tmp_path, name)
     store = open_store(tmp_path)
     asked = ranking()
     for host in rank_hosts(store, asked):
@@ -144,7 +136,7 @@ def test_questions_are_answered(tmp_path: Path, name: str) -> None:
 @old
 def test_what_was_stored_before_is_known_and_what_comes_is_stored(tmp_path: Path, name: str) -> None:
     """The marks of the older loiter go on, and so do its series and its names of processes."""
-    make(tmp_path, name)
+    make_old_store(tmp_path, name)
     store = open_store(tmp_path)
     key = key_of(WEB)
     assert store.high_water() == {(key, EPOCH): 5, (key_of(DB), EPOCH): 5}
@@ -155,7 +147,7 @@ def test_what_was_stored_before_is_known_and_what_comes_is_stored(tmp_path: Path
     store.write(batch_of(coming, received=NOW + SECOND))
     assert store.high_water(key) == {(key, EPOCH): 6}
     columns = "degradation, spool_epoch, sequence, close_wait, namespaces_by_procfs"
-    assert store.read(f"SELECT {columns} FROM host_sample WHERE sequence IS NOT NULL") == [(0, EPOCH, 6, 12, None)]
+    assert store.read(f"SELECT {columns} FROM host_sample WHERE sequence = 6") == [(0, EPOCH, 6, 12, None)]
     series = store.read("SELECT count(*) FROM process_sample WHERE host_key = $key AND pid = 100", {"key": key})
     assert series == [(6,)]
     store.close()
@@ -167,7 +159,7 @@ def test_what_was_stored_before_is_known_and_what_comes_is_stored(tmp_path: Path
 
 def test_a_migration_is_logged_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """From which version to which, and how long it took; and there is none the second time."""
-    make(tmp_path, "store_v1")
+    make_old_store(tmp_path, "store_v1")
     with caplog.at_level(logging.INFO):
         open_store(tmp_path).close()
         open_store(tmp_path).close()
@@ -193,7 +185,7 @@ DuckDbStore(Path(sys.argv[1]), "256MB")
 @pytest.mark.parametrize("statements", [0, 2, 5])
 def test_a_migration_that_is_killed_leaves_the_old_store(tmp_path: Path, statements: int) -> None:
     """Whatever it had done by then is undone, and the next start migrates."""
-    file = make(tmp_path, "store_v1")
+    file = make_old_store(tmp_path, "store_v1")
     before = contents(file)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(statements)], capture_output=True, timeout=60, check=False
@@ -208,7 +200,7 @@ def test_a_migration_that_is_killed_leaves_the_old_store(tmp_path: Path, stateme
 
 def test_a_migration_that_fails_leaves_the_old_store_and_says_so(tmp_path: Path) -> None:
     """As where somebody has changed the tables by hand."""
-    file = make(tmp_path, "store_v3")
+    file = make_old_store(tmp_path, "store_v3")
     with duckdb.connect(str(file)) as connection:
         connection.execute("CREATE TABLE lost_sample (mine INTEGER)")
     before = contents(file)
@@ -235,7 +227,7 @@ class Stream:
 @old
 def test_what_comes_again_after_a_migration_is_not_stored_again(tmp_path: Path, name: str) -> None:
     """An agent that had no acknowledgement sends its last reports to the newer loiter once more, and then new ones."""
-    make(tmp_path, name)
+    make_old_store(tmp_path, name)
     store = open_store(tmp_path)
 
     async def scenario() -> None:

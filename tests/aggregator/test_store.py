@@ -19,7 +19,7 @@ from loiter.v1 import sample_pb2 as pb
 from loiter_aggregator.clock import from_timestamp
 from loiter_aggregator.host_detail import find_host, known_names
 from loiter_aggregator.ranking.hosts import rank_hosts
-from loiter_aggregator.store import duckdb_store
+from loiter_aggregator.store import maintenance
 from loiter_aggregator.store.batch import Batch, Lost
 from loiter_aggregator.store.database import BrokenDatabase
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
@@ -478,8 +478,8 @@ def test_a_name_that_was_forgotten_is_stored_again_whatever_failed_meanwhile(
             with pytest.raises(StoreError, match="can not be read now"):
                 store.write(again)
         else:
-            # After those of the samples, and of what is only there for them.
-            broken.setattr(store, "_transaction", _given_up_after(store._transaction, commits=3))
+            # After those of the list of files, the samples, and what is only there for them.
+            broken.setattr(store, "_transaction", _given_up_after(store._transaction, commits=4))
             with pytest.raises(BrokenDatabase):
                 store.forget_before(NOW + 1)
     assert (_count(store, "host_sample"), _count(store, "identity")) == (0, 0)
@@ -510,7 +510,7 @@ def test_batches_are_written_between_the_steps_of_a_large_delete(
     store: DuckDbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As soon as the step under way is over, so that the delete holds up neither acknowledgements nor the watchdog."""
-    monkeypatch.setattr(duckdb_store, "_SLICE_ROWS", 1)
+    monkeypatch.setattr(maintenance, "_SLICE_ROWS", 1)
     store_samples(store, "web-1", [sample(NOW - minute * MINUTE, 1) for minute in range(1, 6)])
     again = batch_of(report("web-1", 6, sample(NOW, 1)))
     writer = threading.Thread(target=store.write, args=(again,))
@@ -520,7 +520,7 @@ def test_batches_are_written_between_the_steps_of_a_large_delete(
         steps.append("written" if threading.current_thread() is writer else "deleted")
         if writer.ident is None:
             writer.start()
-            wait_until(store._next.locked, 20, "the writer waits for its turn")
+            wait_until(store._turns._next.locked, 20, "the writer waits for its turn")
 
     monkeypatch.setattr(store._database, "checkpoint_if_due", step_is_over)
     store.forget_before(NOW)
@@ -535,7 +535,7 @@ def test_a_name_that_comes_into_use_while_unused_ones_are_looked_for_stays(
     """That takes a while in a large store, in which reports are stored."""
     store_samples(store, "web-1", [sample(NOW, 1, processes=[process()])])
     again = batch_of(report("web-1", 2, sample(NOW + SECOND, 1, processes=[process()])))
-    read = store.read
+    read = store._database.read
 
     def read_slowly(sql: str, parameters: Parameters = ()) -> Rows:
         rows = read(sql, parameters)
@@ -544,7 +544,7 @@ def test_a_name_that_comes_into_use_while_unused_ones_are_looked_for_stays(
             store.write(again)
         return rows
 
-    monkeypatch.setattr(store, "read", read_slowly)
+    monkeypatch.setattr(store._database, "read", read_slowly)
     store.forget_before(NOW + 1)
     assert _count(store, "identity") == 1
 

@@ -18,7 +18,7 @@ from loiter_aggregator.store.database import BrokenDatabase
 from loiter_aggregator.store.duckdb_store import DuckDbStore, StoreError
 from support.aggregators import batch_of, host_key, open_store, put_host, ranking, record
 from support.full_disks import leave_no_room, small_disk
-from support.reports import EPOCH, NOW, hello, process, report, sample
+from support.reports import EPOCH, HOUR, NOW, hello, process, report, sample
 
 KEY = host_key("web-1")
 
@@ -171,3 +171,28 @@ def test_a_writer_that_is_killed_on_a_full_disk_leaves_what_it_stored(disk: Path
         (disk / "ballast").unlink()
         store.write(batch(last + 1))
         assert stored(store) == [*range(1, last + 2)]
+
+
+def test_a_full_disk_stops_rolling_and_sealing_and_nothing_is_lost(tmp_path: Path) -> None:
+    """All stays as it was, no file is left behind, and it goes on once there is room."""
+    now = NOW + 48 * HOUR
+    with small_disk(tmp_path / "disk", 20_000_000) as disk, opened(disk) as store:
+        put_host(store, record(hello()), NOW)
+        for sequence in range(1, 6):
+            store.write(batch(sequence))
+        leave_no_room(disk)
+        with pytest.raises(StoreError, match=r"cannot write to the store: the disk of .* is full"):
+            store.roll(now)
+        assert store.read("SELECT count(*) FROM process_minute") == [(0,)]
+        (disk / "rest").unlink()
+        while store.roll(now):
+            pass
+        leave_no_room(disk)
+        with pytest.raises(StoreError, match=r"cannot seal what is old: .* is full"):
+            store.seal(now, hot=HOUR)
+        assert not list((disk / "data" / "sealed").glob("*"))
+        assert stored(store) == [1, 2, 3, 4, 5]
+        (disk / "rest").unlink()
+        assert store.seal(now, hot=HOUR) > 0
+        assert stored(store) == [1, 2, 3, 4, 5]
+        assert store.read("SELECT sum(samples) FROM process_hour") == [(5_000,)]

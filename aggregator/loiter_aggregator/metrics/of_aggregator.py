@@ -16,6 +16,7 @@ from loiter_aggregator.distribution import Distribution
 from loiter_aggregator.fleet.turns import QuestionCounts
 from loiter_aggregator.ingest.counters import Counters
 from loiter_aggregator.metrics.families import counter, counters, gauge, gauges, histogram
+from loiter_aggregator.upkeep import Upkeep
 
 _NO_LABELS: Final[tuple[str, ...]] = ()
 
@@ -27,6 +28,7 @@ class Inside:
     reports_waiting: Callable[[], int]
     rows_waiting: Callable[[], int]
     store_file: Path
+    upkeep: Upkeep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ def families(
         )
         yield gauge("loiter_ingest_waiting_rows", "Rows that came in and are not stored yet.", inside.rows_waiting())
         yield from _store(inside.store_file)
+        if inside.upkeep is not None:
+            yield from _levels(inside.upkeep)
     yield from _questions(questions)
     labels = ("method", "code")
     yield histogram(
@@ -122,6 +126,27 @@ def _store(file: Path) -> Iterator[Metric]:
     except OSError:
         free = None
     yield gauge("loiter_store_disk_free_bytes", "Room that is left on the disk of the store.", free)
+
+
+def _levels(upkeep: Upkeep) -> Iterator[Metric]:
+    figures = upkeep.figures
+    yield gauges(
+        "loiter_store_rolled_until_timestamp_seconds",
+        "Up to when samples are rolled up, by level.",
+        "level",
+        {name: one.rolled_until / 1_000 for name, one in figures.items() if one.rolled_until is not None},
+    )
+    for what, of in (("files", "Files"), ("rows", "Rows in files"), ("bytes", "Size of files")):
+        yield gauges(
+            f"loiter_store_sealed_{what}",
+            f"{of} that old rows have moved to, by level.",
+            "level",
+            {name: getattr(one, what) for name, one in figures.items()},
+        )
+    yield gauge(
+        "loiter_store_sealed_files_missing", "Such files that are gone: their rows are lost.", upkeep.missing_files
+    )
+    yield counter("loiter_store_upkeep_failures", "Times that rows could not be rolled up or moved.", upkeep.failures)
 
 
 def _size(file: Path) -> float | None:

@@ -33,6 +33,9 @@ _COVERAGE = (
 # For how long the loss of samples is said beneath every ranking.
 LOSING_FOR_MS: Final = 3_600_000
 
+# A host that was not heard of for so long does not count as silent any more: all that is shown of it is its past.
+_GONE_MS: Final = 31 * 86_400_000
+
 _LOST: Final = "last_sequence - first_sequence + 1"
 
 SILENT = f"greatest({_SILENT_AFTER_INTERVALS} * interval_ms, {_SILENT_FLOOR_MS})"
@@ -90,7 +93,7 @@ def fleet_coverage(store: Reader, labels: Mapping[str, str], now: int, since: in
     hosts that sent samples within the window, those are silent that sent none in its last moments.
     """
     parameters = label_parameters(labels) | {"now": now}
-    known = f"SELECT * FROM host WHERE last_seen IS NOT NULL{label_filter(labels)}"
+    known = f"SELECT * FROM host WHERE last_seen >= $now - {_GONE_MS}{label_filter(labels)}"
     if since is not None:
         known = f"SELECT host_key, interval_ms, latest AS last_seen FROM ({_seen(labels, since, now)}) AS seen"
     hosts, reporting = store.read(
@@ -136,7 +139,7 @@ def silent_hosts(store: Reader, labels: Mapping[str, str], now: int, limit: int,
     rows = store.read(
         f"""
         SELECT host_id, hostname, last_seen FROM host
-        WHERE last_seen < $now - {SILENT} AND last_seen >= {int(since)}{label_filter(labels)}
+        WHERE last_seen < $now - {SILENT} AND last_seen >= {max(int(since), now - _GONE_MS)}{label_filter(labels)}
         ORDER BY last_seen, hostname LIMIT {int(limit)}""",
         label_parameters(labels) | {"now": now},
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsInt
 
 from loiter.v1 import sample_pb2
+from loiter_aggregator.store import schema
 
 By = Literal[
     "close_wait_growth",
@@ -40,10 +41,9 @@ ORDER: Final[Mapping[By, str]] = {
 
 TREND_PARTS: Final = 20
 
-# A sample of an agent that leaves processes out says nothing of them, not that there are none.
-KNOWS_PROCESSES: Final = f"coalesce(degradation, 0) < {sample_pb2.DEGRADATION_COUNTS_ONLY}"
-# Nor does one that leaves causes out say that CLOSE_WAIT sockets have none.
-KNOWS_CAUSES: Final = f"coalesce(degradation, 0) < {sample_pb2.DEGRADATION_NO_DETAIL}"
+# What a sample knows, as the store has it.
+KNOWS_PROCESSES: Final = schema.KNOWS_PROCESSES
+KNOWS_CAUSES: Final = schema.KNOWS_CAUSES
 
 # The group that each host is in, by the value of a label; hosts without the label are not in it.
 GROUP_OF: Final = "SELECT host_key, value FROM host_label WHERE name = $group_by"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
@@ -35,6 +35,7 @@ class Database:
     def __init__(self, file: Path, memory_limit: str) -> None:
         """Opens the file, and makes it where there is none. Raises StoreError."""
         self._file = file
+        self.catalog = file.stem  # which is what DuckDB calls it
         self._memory_limit = memory_limit
         self._changed = threading.Condition()
         self._cursors = 0
@@ -74,6 +75,14 @@ class Database:
         if broken is not None:
             self._discard(connection)
             raise BrokenDatabase(self.explain(broken)) from None
+
+    def read(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> list[tuple[Any, ...]]:
+        """Runs a query on the tables as they are in the file. Raises StoreError."""
+        try:
+            with self.cursor() as cursor:
+                return cursor.execute(sql, parameters).fetchall()
+        except duckdb.Error as error:
+            raise StoreError(f"cannot read from the store: {self.explain(error)}") from None
 
     def check_in_place(self) -> None:
         """Checks that the file is still where it was opened.
@@ -129,6 +138,7 @@ class Database:
         config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": self._memory_limit,
             "autoinstall_known_extensions": False,
+            "parquet_metadata_cache": True,  # sealed files do not change
             "checkpoint_threshold": "1TB",  # see checkpoint_if_due
         }
         try:

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import duckdb
 
+from loiter_aggregator.store import rollup
 from loiter_aggregator.store.batch import Batch
 from loiter_aggregator.store.database import BrokenDatabase, Database, StoreError
+from loiter_aggregator.store.forgetting import UNUSED_IDENTITIES
+from loiter_aggregator.store.late import rolled_until
+from loiter_aggregator.store.levels import LEVELS, ROLLUPS, SAMPLE, SOURCE, TABLES, Level
+from loiter_aggregator.store.maintenance import Maintenance
+from loiter_aggregator.store.manifest import sealed_files
 from loiter_aggregator.store.migrations import migrate
 from loiter_aggregator.store.question import Parameters, Question, Rows
-from loiter_aggregator.store.schema import CREATE, LOST_AT, VERSION
+from loiter_aggregator.store.ranges import Kept
+from loiter_aggregator.store.rolling import SETTLED_MS
+from loiter_aggregator.store.schema import CREATE, VERSION
+from loiter_aggregator.store.sealed_folder import SealedFolder
+from loiter_aggregator.store.turns import Turns
 from loiter_aggregator.store.writing import write_batch
 
-__all__ = ["DuckDbStore", "StoreError", "UnfitError"]
+__all__ = ["DuckDbStore", "LevelFigures", "StoreError", "UnfitError"]
 
 # Errors that are about what was to be written, and not about the file.
 _UNFIT: Final = (duckdb.DataError, duckdb.IntegrityError)
 
 _FILE: Final = "loiter.duckdb"
+_SEALED: Final = "sealed"
 # A host that has not been heard of for so long beyond retention is forgotten, and so is the epoch of a spool.
 _LONG_GONE_MS: Final = 30 * 86_400_000
 _RETRY_SECONDS: Final = 1.0
-# What is deleted at once, as nothing can be written meanwhile: about a second's worth.
-_SLICE_ROWS: Final = 500_000
-_MINUTE_MS: Final = 60_000
 
 
 class UnfitError(StoreError):
@@ -48,6 +57,15 @@ class StoredHost(NamedTuple):
     certificate_name: str | None
 
 
+class LevelFigures(NamedTuple):
+    """How far a level has come, in milliseconds, None where nothing is rolled; and what of it is sealed."""
+
+    rolled_until: int | None
+    files: int
+    rows: int
+    bytes: int
+
+
 class DuckDbStore:
     """An open store."""
 
@@ -64,9 +82,12 @@ class DuckDbStore:
         except OSError as error:
             raise StoreError(f"cannot use the folder {data_dir}: {error.strerror}") from None
         self._database = Database(file, memory_limit)
-        self._writing = threading.Lock()
-        self._next = threading.Lock()
+        self._turns = Turns()
         self._closing = threading.Event()
+        self.sealed = SealedFolder(data_dir / _SEALED)
+        self.maintenance = Maintenance(
+            self._database, lambda: self._transaction(), self._turns, self.sealed, self._closing
+        )
         # Called by the thread that writes while it waits for the file to be readable again.
         self.on_wait: Callable[[], None] = lambda: None
         # Those in the file, and no others as long as this is certain: whoever deletes some need not say which.
@@ -84,7 +105,7 @@ class DuckDbStore:
         tables = {name for (name,) in self.read("SELECT table_name FROM duckdb_tables()")}
         if not tables:
             with self._transaction() as connection:
-                for statement in CREATE:
+                for statement in (*CREATE, *rollup.CREATE):
                     connection.execute(statement)
             return
         if "store_version" not in tables:
@@ -103,6 +124,15 @@ class DuckDbStore:
             # Hosts that greeted and never reported: nobody is connected yet who could.
             connection.execute("DELETE FROM host WHERE last_seen IS NULL")
         self._read_identities()
+        self._settle_files()
+
+    def _settle_files(self) -> None:
+        with self._database.cursor() as connection:
+            listed = sealed_files(connection)
+        try:
+            self.sealed.settle(listed)
+        except OSError as error:
+            raise StoreError(f"cannot use the folder {self.sealed.path}: {error.strerror}") from None
 
     def _migrate(self, file: Path, found: int) -> None:
         try:
@@ -142,7 +172,7 @@ class DuckDbStore:
             UnfitError: Nothing of the batch was stored, nor ever will be.
             StoreError: Nothing of the batch was stored.
         """
-        with self._turn():
+        with self._turns.turn_for_rows(min(batch.times(), default=None)):
             self._database.check_in_place()
             if not self._identities_are_certain:
                 self._read_identities()
@@ -156,35 +186,67 @@ class DuckDbStore:
             self._used.update(batch.identities)
             self._database.checkpoint_if_due()
 
-    def forget_before(self, time: int) -> None:
+    def roll(self, now: int) -> bool:
+        """Rolls the next buckets that have settled by a time, in milliseconds. Returns whether there were any.
+
+        Raises StoreError.
+        """
+        return self.maintenance.roll(now - SETTLED_MS)
+
+    def kept(self) -> dict[Level, Kept]:
+        """What there is of each level, for `ranges`. Raises StoreError."""
+        rows = self._database.read("SELECT name, rolled_until, forgotten_until FROM level")
+        found = {name: Kept(rolled, forgotten) for name, rolled, forgotten in rows}
+        return {level: found[level.name] for level in LEVELS}
+
+    def figures(self) -> dict[str, LevelFigures]:
+        """How far each level has come, by its name; samples need not be rolled. Raises StoreError."""
+        with self._database.cursor() as connection:
+            marks, files = rolled_until(connection), sealed_files(connection)
+        return {
+            level.name: LevelFigures(
+                marks[level.name],
+                len(found := [one for one in files if TABLES[one.table][0] is level]),
+                sum(one.rows for one in found),
+                sum(one.bytes for one in found),
+            )
+            for level in LEVELS
+        }
+
+    def seal(self, now: int, hot: int) -> int:
+        """Seals what was taken more than `hot` milliseconds ago, and is rolled. Returns how many files were made.
+
+        Raises StoreError: what was sealed by then is sealed, and the next time goes on from there.
+        """
+        return self.maintenance.seal(now - hot, now)
+
+    def forget_before(self, time: int, rollups: Mapping[Level, int] = MappingProxyType({})) -> None:
         """Deletes samples taken before a time in milliseconds, and all that is only there for samples long gone.
 
-        Step by step: batches are written in between. What a crash leaves is deleted the next time. Raises StoreError.
+        Rollups are kept from times of their own, before which nothing of theirs is kept; without, from that time, too.
+        What they are to keep is rolled before. Step by step: batches are written in between. What a crash leaves is
+        deleted the next time. Raises StoreError.
         """
-        slices = self._slices(time)
-        for end in slices:
-            self._change(
-                ("DELETE FROM host_sample WHERE ts < ?", [end]), ("DELETE FROM process_sample WHERE ts < ?", [end])
-            )
+        before = {SAMPLE: time, **{level: rollups.get(level, time) for level in ROLLUPS}}
+        if rollups:
+            self._roll_before(before)
+        forgotten = [self.maintenance.forget_files(before)]
+        forgotten += [self.maintenance.forget_rows(level, end) for level, end in before.items()]
+        oldest = min(before.values())
         long_gone = time - _LONG_GONE_MS
         self._change(
-            ("DELETE FROM lost_sample WHERE greatest(last_ts, received) < ?", [time]),
+            ("DELETE FROM lost_sample WHERE greatest(last_ts, received) < ?", [oldest]),
             ("DELETE FROM host_latest WHERE ts < ?", [time]),
             ("DELETE FROM high_water WHERE updated < ?", [long_gone]),
-            ("DELETE FROM host WHERE last_seen < ?", [long_gone]),
+            ("DELETE FROM host WHERE last_seen < ?", [min(long_gone, oldest)]),
             ("DELETE FROM host_label WHERE host_key NOT IN (SELECT host_key FROM host)", []),
         )
-        if slices:
+        if any(forgotten):
             self._forget_identities()
 
     def forget_between(self, after: int, until: int) -> None:
         """Deletes samples and losses of later than `after`, up to `until`, in milliseconds. Raises StoreError."""
-        span = [after, until]
-        self._change(
-            ("DELETE FROM host_sample WHERE ts > ? AND ts <= ?", span),
-            ("DELETE FROM process_sample WHERE ts > ? AND ts <= ?", span),
-            (f"DELETE FROM lost_sample WHERE {LOST_AT} > ? AND {LOST_AT} <= ?", span),
-        )
+        self.maintenance.take_back(after, until)
 
     def follow_clock(self, step: int, now: int) -> None:
         """Has the clock set by `step` milliseconds to `now`: when hosts were heard of is as long ago as before.
@@ -195,27 +257,21 @@ class DuckDbStore:
 
     def newest_sample(self) -> int | None:
         """When the newest sample was taken, in milliseconds; None without any. Raises StoreError."""
-        newest: int | None = self.read("SELECT max(ts) FROM host_sample")[0][0]
+        newest: int | None = self._database.read(
+            "SELECT max(ts) FROM (SELECT max(ts) AS ts FROM host_sample UNION ALL "
+            "SELECT max(last_time) FROM sealed WHERE table_name = 'host_sample') AS newest"
+        )[0][0]
         return newest
 
-    def _slices(self, time: int) -> list[int]:
-        """The times up to which to delete one after the other, so that each step is of some rows and not of all."""
-        rows = self.read(
-            """
-            SELECT max(minute) FROM (
-                SELECT minute, sum(rows) OVER (ORDER BY minute) // $slice_rows AS slice FROM (
-                    SELECT ts // $minute_ms AS minute, count(*) AS rows
-                    FROM (SELECT ts FROM host_sample WHERE ts < $time
-                        UNION ALL SELECT ts FROM process_sample WHERE ts < $time) AS old
-                    GROUP BY minute) AS minutes) AS sliced
-            GROUP BY slice ORDER BY slice""",
-            {"time": time, "minute_ms": _MINUTE_MS, "slice_rows": _SLICE_ROWS},
-        )
-        return [min((minute + 1) * _MINUTE_MS, time) for (minute,) in rows]
+    def _roll_before(self, before: Mapping[Level, int]) -> None:
+        """Rolls all that is to be forgotten of a level into the next one."""
+        until = max(level.ceil(before[SOURCE[level]]) for level in ROLLUPS)
+        while self.maintenance.roll(until):
+            pass
 
     def _change(self, *statements: tuple[str, list[int]]) -> None:
         """Runs statements together, unless the store is being closed."""
-        with self._turn():
+        with self._turns.job, self._turns.turn():
             if self._closing.is_set():
                 return
             with self._transaction() as connection:
@@ -225,15 +281,10 @@ class DuckDbStore:
 
     def _forget_identities(self) -> None:
         """Deletes what no stored process is called. To find it takes a while, in which it may come into use again."""
-        with self._turn():
+        with self._turns.turn():
             self._used.clear()
-        unused = {
-            key
-            for (key,) in self.read(
-                "SELECT identity_key FROM identity EXCEPT SELECT DISTINCT identity_key FROM process_sample"
-            )
-        }
-        with self._turn():
+        unused = {key for (key,) in self._database.read(UNUSED_IDENTITIES)}
+        with self._turns.turn():
             unused -= self._used
             if not unused or self._closing.is_set():
                 return
@@ -245,25 +296,19 @@ class DuckDbStore:
         """Runs a query on a connection of its own, beside the writer. Raises StoreError."""
         return self.question().read(sql, parameters)
 
-    def question(self) -> Question:
-        """Begins to read for one question, which can be called off."""
-        return Question(self._database)
+    def question(self, since: int | None = None, until: int | None = None) -> Question:
+        """Begins to read for one question, which can be called off.
+
+        Where it asks for what was taken within a window, in milliseconds, it need not look at the files of other times.
+        """
+        return Question(self._database, self.sealed, since, until)
 
     def close(self) -> None:
         """Closes the store. Closing twice is harmless."""
         self._closing.set()
-        with self._turn():
+        self.maintenance.hurry()
+        with self._turns.turn():
             self._database.close()
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Lets the block alone write. Who waits is the next: a lock by itself may go to whoever just gave it back."""
-        with self._next:
-            self._writing.acquire()
-        try:
-            yield
-        finally:
-            self._writing.release()
 
     @contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import duckdb
 
 from loiter_aggregator.store.database import BrokenDatabase, Database, StoreError
+from loiter_aggregator.store.manifest import sealed_files
+from loiter_aggregator.store.sealed_folder import SealedFolder
+from loiter_aggregator.store.views import make_views, tables_in
 
 Rows = list[tuple[Any, ...]]
 Parameters = Sequence[object] | Mapping[str, object]
@@ -29,9 +32,13 @@ class CalledOff(Exception):
 class Question:
     """Runs the queries of one question, one after the other."""
 
-    def __init__(self, database: Database) -> None:
-        """Takes what to read from."""
+    def __init__(
+        self, database: Database, folder: SealedFolder, since: int | None = None, until: int | None = None
+    ) -> None:
+        """Takes what to read from, and the window that is asked for, in milliseconds, if there is one."""
         self._database = database
+        self._folder = folder
+        self._window = since, until
         self._guard = threading.Lock()
         self._running: duckdb.DuckDBPyConnection | None = None
         self._called_off = False
@@ -47,6 +54,10 @@ class Question:
             return self._read(sql, parameters)
         except BrokenDatabase:
             # Something else broke it, or this query: then it says so again.
+            return self._read(sql, parameters)
+        except StoreError:
+            if not self._misses_more():
+                raise
             return self._read(sql, parameters)
 
     def call_off(self) -> None:
@@ -64,7 +75,7 @@ class Question:
             with self._database.cursor() as cursor:
                 self._run(cursor)
                 try:
-                    return cursor.execute(sql, parameters).fetchall()
+                    return self._answer(cursor, sql, parameters)
                 finally:
                     with self._guard:
                         self._running = None
@@ -72,6 +83,23 @@ class Question:
             raise CalledOff from None
         except duckdb.Error as error:
             raise StoreError(f"cannot read from the store: {self._database.explain(error)}") from None
+
+    def _answer(self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters) -> Rows:
+        tables = tables_in(sql)
+        if not tables:
+            return cursor.execute(sql, parameters).fetchall()
+        # The list of files and the hot rows have to be of one moment: what is sealed moves from the one to the other.
+        with self._folder.reading():
+            cursor.begin()
+            make_views(cursor, self._database.catalog, tables, self._folder, *self._window)
+            rows = cursor.execute(sql, parameters).fetchall()
+            cursor.commit()
+            return rows
+
+    def _misses_more(self) -> bool:
+        """Whether sealed files are gone that were there before: what there is can be answered without them."""
+        with self._database.cursor() as cursor:
+            return self._folder.look_for(sealed_files(cursor))
 
     def _run(self, cursor: duckdb.DuckDBPyConnection) -> None:
         with self._guard:

@@ -12,7 +12,12 @@ from typing import Final
 
 from loiter.v1 import sample_pb2 as pb
 
-VERSION: Final = 4
+VERSION: Final = 5
+
+# A sample of an agent that leaves processes out says nothing of them, not that there are none.
+KNOWS_PROCESSES: Final = f"coalesce(degradation, 0) < {pb.DEGRADATION_COUNTS_ONLY}"
+# Nor does one that leaves causes out say that CLOSE_WAIT sockets have none.
+KNOWS_CAUSES: Final = f"coalesce(degradation, 0) < {pb.DEGRADATION_NO_DETAIL}"
 
 TCP_STATES: Final = tuple(field.name for field in pb.TcpStateCounts.DESCRIPTOR.fields)
 

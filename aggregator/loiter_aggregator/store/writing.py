@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 
 from loiter_aggregator.store.batch import Batch, HostRecord
+from loiter_aggregator.store.late import add_late_rows
 from loiter_aggregator.store.schema import HOST_SAMPLE, LOST_SAMPLE, PROCESS_SAMPLE
 
 _TEXTS: Final = ("host_id", "hostname", "boot_id", "agent_version", "kernel_release", "certificate_name")
@@ -20,6 +21,7 @@ def write_batch(connection: duckdb.DuckDBPyConnection, batch: Batch, known_ident
     _put_hosts(connection, batch.hosts)
     _insert(connection, "host_sample", HOST_SAMPLE, batch.host_columns() if batch.host_rows else None)
     _insert(connection, "process_sample", PROCESS_SAMPLE, batch.process_columns() if batch.process_rows else None)
+    add_late_rows(connection, batch)
     _insert(connection, "lost_sample", LOST_SAMPLE, batch.lost_columns() if batch.lost_rows else None)
     identities = _identity_columns(
         {key: names for key, names in batch.identities.items() if key not in known_identities}
