@@ -31,7 +31,7 @@ STORE_FILES: Final = (
     "loiter.duckdb.wal.recovery",
     "loiter.duckdb",
 )
-# What is put off there while a question is answered, and what is kept of drawing charts.
+# What is put off there while a question is answered, the sealed hours, and what is kept of drawing charts.
 STORE_FOLDERS: Final = ("loiter.duckdb.tmp", "sealed", "cache/matplotlib")
 
 # systemd finds there what LoadCredential= of the unit names, and gives it to the service alone.
