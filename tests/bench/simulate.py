@@ -95,7 +95,7 @@ async def bare(channels: list[grpc.aio.Channel], hosts: int, seconds: float) -> 
 
     async def send(number: int) -> None:
         nonlocal sent
-        call = channels[number % len(channels)].stream_stream(METHOD)()
+        call: Any = channels[number % len(channels)].stream_stream(METHOD)()
 
         async def read() -> None:
             while isinstance(await call.read(), bytes):
